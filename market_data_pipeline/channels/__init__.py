@@ -1,0 +1,1 @@
+"""Channels: bounded, ordered, one-way paths between two nodes."""

@@ -1,0 +1,272 @@
+"""Frame <-> bytes: msgpack, versioned, bounded, with a CRC32C.
+
+An entry is the msgpack array ``[version, kind, origin, mark, born, payload, crc]``. ``origin`` names the task that wrote
+it. ``crc`` is always written as a 5-byte uint32 and covers every byte before it. The payload is
+
+* rows (kind 0): a list of items; a record travels as a map with the extra key ``"__record__"``;
+* columns (kind 1): ``[record kind, n, {name: column}]`` where a column is ``[numpy type, bytes]``,
+  ``["dict", numpy type of the codes, codes, names]`` (``names``: a msgpack list, packed once more, so that equal lists
+  are recognised by their bytes) or ``["any", list of ints and strings]``.
+
+Decoding checks the length first, then the CRC, then unpacks with explicit bounds. Anything wrong is a ``CodecError``.
+Items that cannot be written (a type msgpack has no word for, an int over 64 bits, an item over the frame's size) are
+handed back with the reason; they never cost their neighbours anything.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import google_crc32c
+import msgpack
+import numpy as np
+
+from market_data_pipeline.errors import CodecError
+from market_data_pipeline.frame import (
+    NO_MARK,
+    Array,
+    Column,
+    Columns,
+    Dictionary,
+    Frame,
+    Items,
+    cut_items,
+    to_rows,
+)  # fmt: skip
+from market_data_pipeline.records import RECORDS, ROW_RECORDS
+
+VERSION = 1
+ROWS, COLUMNS = 0, 1
+FRAME_ITEMS = 8192
+FRAME_BYTES = 256 * 1024
+_CRC_BYTES = 5
+_OVERHEAD = 256
+_TYPES = frozenset({"<i8", "<f8", "|i1", "<u4", "<u2", "|u1", "|b1", "<i4", "<f4"})
+_RECORD_KEY = "__record__"
+_ROW_KINDS = {cls: kind for kind, cls in ROW_RECORDS.items()}
+
+
+class Rejected(NamedTuple):
+    """An item that could not travel, and why."""
+
+    item: Any
+    reason: str
+
+
+class Decoded(NamedTuple):
+    origin: str
+    frame: Frame
+
+
+def crc32c(data: bytes | memoryview) -> int:
+    """CRC-32C (Castagnoli, RFC 3720) of ``data``."""
+    return int(google_crc32c.value(bytes(data)))
+
+
+def _default(value: Any) -> Any:
+    kind = _ROW_KINDS.get(type(value))
+    if kind is not None:
+        return {_RECORD_KEY: kind, **value._asdict()}
+    if isinstance(value, tuple | set | frozenset):
+        return list(value)
+    if isinstance(value, dict):
+        return dict(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(
+        f"{type(value).__name__} cannot travel; allowed: None, bool, int, float, str, bytes, list, dict, records"
+    )
+
+
+def pack(value: Any) -> bytes:
+    """msgpack of plain data and records. Raises ``CodecError``."""
+    try:
+        return bytes(msgpack.packb(value, default=_default, strict_types=True))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CodecError(str(error)) from error
+
+
+def unpack(data: bytes | memoryview, limit: int = 64 * 1024 * 1024) -> Any:
+    """The reverse of :func:`pack`, bounded by ``limit`` bytes; tuples come back as lists. Raises ``CodecError``."""
+    size = len(data)
+    if size > limit:
+        raise CodecError(f"{size} bytes are over the limit of {limit}")
+    try:
+        return msgpack.unpackb(
+            data, strict_map_key=True, timestamp=0, max_ext_len=0, max_str_len=size, max_bin_len=size,
+            max_array_len=size, max_map_len=size, object_hook=_revive,
+        )  # fmt: skip
+    except Exception as error:  # msgpack raises half a dozen kinds for bad bytes
+        raise CodecError(f"not valid msgpack: {type(error).__name__}: {error}") from error
+
+
+def seal(blob: bytes) -> bytes:
+    """``blob`` with its CRC32C in front, as state is stored."""
+    return struct.pack(">I", crc32c(blob)) + blob
+
+
+def unseal(data: bytes, where: str) -> bytes:
+    """The reverse of :func:`seal`. Raises ``CodecError`` naming ``where``."""
+    if len(data) < 4 or struct.unpack(">I", data[:4])[0] != crc32c(data[4:]):
+        raise CodecError(f"{where}: checksum does not match")
+    return data[4:]
+
+
+@lru_cache(maxsize=64)
+def _pack_names(names: tuple[str, ...]) -> bytes:
+    return bytes(msgpack.packb(names))
+
+
+@lru_cache(maxsize=64)
+def _unpack_names(blob: bytes) -> tuple[str, ...]:
+    names = unpack(blob)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CodecError("a dictionary column's names are not a list of strings")
+    return tuple(names)
+
+
+def _compact(column: Dictionary) -> Dictionary:
+    used, codes = np.unique(column.codes, return_inverse=True)
+    return Dictionary(codes.astype(np.uint32), tuple(column.names[code] for code in used.tolist()))
+
+
+def _pack_column(column: Column) -> list[Any]:
+    if isinstance(column, Dictionary):
+        if len(column.names) > max(len(column), 16):
+            column = _compact(column)
+        kind = "|u1" if len(column.names) <= 0xFF else "<u2" if len(column.names) <= 0xFFFF else "<u4"
+        return ["dict", kind, column.codes.astype(kind, copy=False).tobytes(), _pack_names(column.names)]
+    if column.dtype == object:
+        return ["any", column.tolist()]
+    return [column.dtype.str, column.tobytes()]
+
+
+def _unpack_column(name: str, n: int, parts: Any) -> Column:
+    if not isinstance(parts, list) or not parts:
+        raise CodecError(f"column {name!r} is not a list")
+    if parts[0] == "dict" and len(parts) == 4:
+        names = _unpack_names(parts[3])
+        codes = _unpack_array(name, n, parts[1], parts[2])
+        if codes.dtype.kind != "u" or (n and int(codes.max()) >= len(names)):
+            raise CodecError(f"column {name!r}: a code is outside its {len(names)} names")
+        return Dictionary(codes, names)
+    if parts[0] == "any" and len(parts) == 2 and isinstance(parts[1], list) and len(parts[1]) == n:
+        column = np.empty(n, dtype=object)
+        column[:] = parts[1]
+        return column
+    if len(parts) == 2:
+        return _unpack_array(name, n, parts[0], parts[1])
+    raise CodecError(f"column {name!r} has an unknown layout")
+
+
+def _unpack_array(name: str, n: int, kind: Any, data: Any) -> Array:
+    if kind not in _TYPES or not isinstance(data, bytes):
+        raise CodecError(f"column {name!r}: type {kind!r} is not allowed")
+    array = np.frombuffer(data, dtype=kind) if len(data) % np.dtype(kind).itemsize == 0 else None
+    if array is None or len(array) != n:
+        raise CodecError(f"column {name!r}: {len(data)} bytes are not {n} values of {kind}")
+    return array
+
+
+def encode(origin: str, frame: Frame) -> bytes:
+    """One frame as one entry. Raises ``CodecError`` where an item cannot be written."""
+    items = frame.items
+    payload: Any
+    if isinstance(items, Columns):
+        columns = {name: _pack_column(column) for name, column in items.data.items()}
+        kind, payload = COLUMNS, [items.kind, items.n, columns]
+    else:
+        kind, payload = ROWS, items
+    body = pack([VERSION, kind, origin, frame.mark, frame.born, payload, 0])[:-1]
+    return body + b"\xce" + struct.pack(">I", crc32c(body))
+
+
+def decode(blob: bytes, limit: int = 2 * FRAME_BYTES) -> Decoded:
+    """The reverse of :func:`encode`. Raises ``CodecError`` saying what is wrong with the entry."""
+    if len(blob) > limit:
+        raise CodecError(f"entry of {len(blob)} bytes is over the limit of {limit}")
+    cut = len(blob) - _CRC_BYTES
+    if cut < 1 or blob[cut] != 0xCE or struct.unpack(">I", blob[cut + 1 :])[0] != crc32c(memoryview(blob)[:cut]):
+        raise CodecError(f"entry of {len(blob)} bytes: checksum does not match")
+    parts = unpack(blob, limit)
+    if not isinstance(parts, list) or len(parts) != 7:
+        raise CodecError("entry is not a list of 7")
+    version, kind, origin, mark, born, payload, _crc = parts
+    if version != VERSION:
+        raise CodecError(f"frame version {version!r}; this program reads {VERSION}")
+    if type(mark) is not int or type(born) is not int or not isinstance(origin, str):
+        raise CodecError("origin, mark or born has a wrong type")
+    return Decoded(origin, Frame(_items(kind, payload), mark, born))
+
+
+def _items(kind: Any, payload: Any) -> Items:
+    if kind == ROWS and isinstance(payload, list):
+        return payload
+    if kind == COLUMNS and isinstance(payload, list) and len(payload) == 3:
+        record, n, columns = payload
+        known = record in RECORDS or record == ""
+        if not known or type(n) is not int or n < 0 or not isinstance(columns, dict) or (n and not columns):
+            raise CodecError("a columns payload needs a known record kind, a count and columns")
+        return Columns(record, {name: _unpack_column(name, n, column) for name, column in columns.items()})
+    raise CodecError(f"unknown payload kind {kind!r}")
+
+
+def _revive(fields: dict[str, Any]) -> Any:
+    kind = fields.pop(_RECORD_KEY, None)
+    if kind is None:
+        return fields
+    cls = ROW_RECORDS.get(kind)
+    if cls is None or set(fields) != set(cls._fields):
+        raise CodecError(f"a record's fields are not those of {cls.__name__ if cls else 'any record'}")
+    return cls(**fields)
+
+
+def _bytes_per_row(columns: Columns) -> int:
+    total = 0
+    for column in columns.data.values():
+        array = column.codes if isinstance(column, Dictionary) else column
+        total += 24 if array.dtype == object else array.dtype.itemsize
+    return max(total, 1)
+
+
+def encode_items(
+    origin: str,
+    items: Items,
+    mark: int = NO_MARK,
+    born: int = 0,
+    frame_items: int = FRAME_ITEMS,
+    frame_bytes: int = FRAME_BYTES,
+) -> tuple[list[bytes], list[Rejected]]:
+    """``items`` as entries of at most ``frame_items`` items and ``frame_bytes`` bytes, in order, the last of them with
+    ``mark``; and the items that cannot travel."""
+    blobs: list[bytes] = []
+    rejected: list[Rejected] = []
+    if isinstance(items, Columns):
+        frame_items = min(frame_items, max(1, (frame_bytes - _OVERHEAD) // _bytes_per_row(items)))
+    todo = [Frame(part, NO_MARK, born) for part in reversed(cut_items(items, frame_items))]
+    todo[0] = todo[0]._replace(mark=mark)
+    while todo:
+        frame = todo.pop()
+        blob, reason = _try_encode(origin, frame, frame_bytes)
+        if not reason:
+            blobs.append(blob)
+        elif len(frame.items) > 1:
+            left, *right = cut_items(frame.items, (len(frame.items) + 1) // 2)
+            todo += [frame._replace(items=right[0]), Frame(left, NO_MARK, born)]
+        else:
+            rejected.append(Rejected(to_rows(frame.items)[0], reason))
+            if frame.mark != NO_MARK:
+                todo.append(frame._replace(items=[]))
+    return blobs, rejected
+
+
+def _try_encode(origin: str, frame: Frame, limit: int) -> tuple[bytes, str]:
+    try:
+        blob = encode(origin, frame)
+    except CodecError as error:
+        return b"", str(error)
+    return blob, f"{len(blob)} bytes are over the frame limit of {limit}" if len(blob) > limit else ""

@@ -1,0 +1,202 @@
+"""Dag, Node, Edge: what the user declares. Validation finds every kind of mistake before anything runs."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from market_data_pipeline.errors import DagValidationError
+from market_data_pipeline.operators.base import ON_ERROR, OnError, Operator
+from market_data_pipeline.sinks.base import Sink
+from market_data_pipeline.sources.base import Source
+
+NodeFn = Callable[[dict[str, Any], dict[str, Any]], Awaitable[None]]
+"""A coroutine node: ``async fn(in_ch, out_ch)``; both map neighbour names to channels."""
+
+NodeKind = Literal["source", "operator", "sink", "coroutine"]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One step: a name and a Source, Operator, Sink or coroutine function.
+
+    ``singleton``: run once in the whole job instead of once per partition; ``None`` lets the planner decide (a source
+    that cannot be split is a singleton, and so is what follows it by forward edges). ``on_error``: what happens to an
+    item on which an operator raises: ``dead_letter`` (default), ``skip`` or ``fail``.
+    """
+
+    name: str
+    fn: Source | Operator | Sink | NodeFn
+    singleton: bool | None = None
+    on_error: OnError = "dead_letter"
+
+    @property
+    def kind(self) -> NodeKind:
+        if isinstance(self.fn, Source):
+            return "source"
+        if isinstance(self.fn, Operator):
+            return "operator"
+        return "sink" if isinstance(self.fn, Sink) else "coroutine"
+
+
+@dataclass(frozen=True)
+class Edge:
+    """``src -> dst``. At most one of: ``key`` (repartition by this field), ``broadcast`` (to all partitions),
+    ``boundary`` (same partition, but through a stream)."""
+
+    src: str
+    dst: str
+    key: str | None = None
+    broadcast: bool = False
+    boundary: bool = False
+
+
+class Dag:
+    """A graph of nodes and edges, built in any order, immutable once validated."""
+
+    def __init__(self, name: str = "dag") -> None:
+        self.name = name
+        self._nodes: list[Node] = []
+        self._edges: list[Edge] = []
+        self._order: tuple[str, ...] | None = None
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        """Nodes by name, in order of declaration."""
+        return {node.name: node for node in self._nodes}
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        return tuple(self._edges)
+
+    def add_node(self, node: Node) -> Node:
+        """Add ``node``; mistakes are reported by :meth:`validate`. Returns the node."""
+        self._changeable()
+        self._nodes.append(node)
+        return node
+
+    def add_edge(
+        self, src: str, dst: str, key: str | None = None, boundary: bool = False, broadcast: bool = False
+    ) -> Edge:
+        """Join two nodes by name. Returns the edge."""
+        self._changeable()
+        edge = Edge(src, dst, key, broadcast, boundary)
+        self._edges.append(edge)
+        return edge
+
+    def upstream(self, name: str) -> list[str]:
+        return [edge.src for edge in self._edges if edge.dst == name]
+
+    def downstream(self, name: str) -> list[str]:
+        return [edge.dst for edge in self._edges if edge.src == name]
+
+    def validate(self) -> tuple[str, ...]:
+        """Check everything; returns the node names in topological order (Kahn 1962, ties in order of declaration).
+
+        Raises :class:`DagValidationError`: no nodes, duplicate or bad name, unknown node, duplicate edge, cycle (as a
+        path), a node that nothing feeds, a node that no edge reaches, a source with an input, a sink with an output.
+        """
+        if self._order is None:
+            self._check_nodes()
+            self._check_edges()
+            self._order = self._sorted()
+            self._check_flow()
+        return self._order
+
+    def _changeable(self) -> None:
+        if self._order is not None:
+            raise DagValidationError(f"dag {self.name!r} is already validated and cannot be changed; build a new one")
+
+    def _check_nodes(self) -> None:
+        if not self._nodes:
+            raise DagValidationError(f"dag {self.name!r} has no nodes")
+        seen: set[str] = set()
+        for node in self._nodes:
+            if not isinstance(node.name, str) or not _NAME.fullmatch(node.name):
+                raise DagValidationError(f"node name {node.name!r} must match {_NAME.pattern}")
+            if node.name in seen:
+                raise DagValidationError(f"duplicate node {node.name!r}: every node needs a name of its own")
+            seen.add(node.name)
+            if node.on_error not in ON_ERROR:
+                raise DagValidationError(
+                    f"node {node.name!r}: on_error={node.on_error!r}; allowed: {', '.join(ON_ERROR)}"
+                )
+            self._check_fn(node)
+
+    def _check_fn(self, node: Node) -> None:
+        fn = node.fn
+        if isinstance(fn, type):
+            raise DagValidationError(
+                f"node {node.name!r}: {fn.__name__} is a class; give an instance: {fn.__name__}(...)"
+            )
+        if node.kind == "coroutine" and not is_coroutine_function(fn):
+            raise DagValidationError(
+                f"node {node.name!r}: {fn!r} is neither a Source, Operator or Sink nor an 'async def fn(in_ch, out_ch)'"
+            )
+
+    def _check_edges(self) -> None:
+        names = list(self.nodes)
+        seen: set[tuple[str, str]] = set()
+        for edge in self._edges:
+            for end in (edge.src, edge.dst):
+                if end not in names:
+                    near = get_close_matches(end, names, 1)
+                    hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(names)}"
+                    raise DagValidationError(f"edge {edge.src} -> {edge.dst}: unknown node {end!r}{hint}")
+            if (edge.src, edge.dst) in seen:
+                raise DagValidationError(f"duplicate edge {edge.src} -> {edge.dst}")
+            seen.add((edge.src, edge.dst))
+            if (edge.key is not None) + edge.broadcast + edge.boundary > 1:
+                raise DagValidationError(f"edge {edge.src} -> {edge.dst}: choose one of key, broadcast, boundary")
+
+    def _sorted(self) -> tuple[str, ...]:
+        waiting = {name: len(self.upstream(name)) for name in self.nodes}
+        ready = deque(name for name, count in waiting.items() if count == 0)
+        order: list[str] = []
+        while ready:
+            name = ready.popleft()
+            order.append(name)
+            for dst in self.downstream(name):
+                waiting[dst] -= 1
+                if waiting[dst] == 0:
+                    ready.append(dst)
+        if len(order) < len(waiting):
+            path = self._cycle({name for name in waiting if name not in order})
+            raise DagValidationError(f"dag {self.name!r} has a cycle: {' -> '.join(path)}")
+        return tuple(order)
+
+    def _cycle(self, within: set[str]) -> list[str]:
+        """A cycle among ``within``, where every node has a predecessor: walk back until one is met again."""
+        name = next(node for node in self.nodes if node in within)
+        path = [name]
+        while True:
+            name = next(src for src in self.upstream(name) if src in within)
+            if name in path:
+                cycle = [name, *reversed(path[path.index(name) :])]
+                start = cycle.index(min(cycle[:-1], key=list(self.nodes).index))
+                return [*cycle[start:-1], *cycle[:start], cycle[start]]
+            path.append(name)
+
+    def _check_flow(self) -> None:
+        for node in self._nodes:
+            fed, feeds = self.upstream(node.name), self.downstream(node.name)
+            if node.kind == "source" and fed:
+                raise DagValidationError(f"source {node.name!r} cannot have an input, but {fed[0]!r} feeds it")
+            if node.kind == "sink" and feeds:
+                raise DagValidationError(f"sink {node.name!r} cannot have an output, but it feeds {feeds[0]!r}")
+            if node.kind in ("operator", "sink") and not fed:
+                raise DagValidationError(f"{node.kind} {node.name!r} has no source: no edge leads to it")
+            if not fed and not feeds and len(self._nodes) > 1:
+                raise DagValidationError(f"node {node.name!r} is unreachable: no edge joins it to the others")
+
+
+def is_coroutine_function(fn: object) -> bool:
+    """Whether calling ``fn`` gives a coroutine: an ``async def``, a partial of one, or an object with async call."""
+    inner = getattr(fn, "func", fn)
+    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004

@@ -1,0 +1,144 @@
+"""The plan: a compiled Dag. Data only, no code; equal in every process that compiled the same program."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+EdgeKind = Literal["forward", "keyed", "broadcast", "boundary", "gather"]
+"""How items cross an edge. ``gather``: from every partition to the one where a singleton runs."""
+
+
+@dataclass(frozen=True)
+class PlanNode:
+    """A node: its kind, the type and configuration it was declared with, and its policy."""
+
+    name: str
+    kind: str
+    type: str
+    config: dict[str, Any]
+    on_error: str
+
+
+@dataclass(frozen=True)
+class PlanEdge:
+    src: str
+    dst: str
+    kind: EdgeKind
+    key: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.src}.{self.dst}"
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """Nodes joined by forward edges, in topological order. ``home``: the partition where a singleton runs, or None."""
+
+    name: str
+    nodes: tuple[str, ...]
+    home: int | None = None
+
+
+@dataclass(frozen=True)
+class TaskId:
+    """(subgraph, partition): the unit of placement, state and recovery."""
+
+    subgraph: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.subgraph}/{self.partition}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Subgraphs, edges, P. ``channels`` are the edges that cross a stream."""
+
+    name: str
+    partitions: int
+    nodes: tuple[PlanNode, ...]
+    edges: tuple[PlanEdge, ...]
+    subgraphs: tuple[Subgraph, ...]
+
+    @cached_property
+    def node(self) -> dict[str, PlanNode]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def subgraph_of(self) -> dict[str, Subgraph]:
+        """The subgraph of each node."""
+        return {name: subgraph for subgraph in self.subgraphs for name in subgraph.nodes}
+
+    @cached_property
+    def channels(self) -> tuple[PlanEdge, ...]:
+        return tuple(edge for edge in self.edges if edge.kind != "forward")
+
+    def tasks(self) -> Iterator[TaskId]:
+        """Every task of the job."""
+        for subgraph in self.subgraphs:
+            for partition in self.partitions_of(subgraph):
+                yield TaskId(subgraph.name, partition)
+
+    def partitions_of(self, subgraph: Subgraph) -> range:
+        """The partitions in which a subgraph runs."""
+        return range(self.partitions) if subgraph.home is None else range(subgraph.home, subgraph.home + 1)
+
+    def inputs(self, subgraph: Subgraph) -> list[PlanEdge]:
+        return [edge for edge in self.channels if edge.dst in subgraph.nodes]
+
+    def outputs(self, subgraph: Subgraph) -> list[PlanEdge]:
+        return [edge for edge in self.channels if edge.src in subgraph.nodes]
+
+    def origins(self, edge: PlanEdge, partition: int) -> tuple[str, ...]:
+        """The tasks that write to ``edge``'s stream in ``partition``."""
+        subgraph = self.subgraph_of[edge.src]
+        if edge.kind == "boundary":
+            return (str(TaskId(subgraph.name, partition)),)
+        return tuple(str(TaskId(subgraph.name, p)) for p in self.partitions_of(subgraph))
+
+    def targets(self, edge: PlanEdge, partition: int) -> range:
+        """The partitions to which the task in ``partition`` may write on ``edge``."""
+        if edge.kind == "boundary":
+            return range(partition, partition + 1)
+        return self.partitions_of(self.subgraph_of[edge.dst])
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "partitions": self.partitions,
+            "nodes": {node.name: _without_name(node) for node in self.nodes},
+            "edges": {edge.name: {"kind": edge.kind, "key": edge.key} for edge in self.edges},
+            "subgraphs": {s.name: {"nodes": list(s.nodes), "home": s.home} for s in self.subgraphs},
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+
+def _without_name(node: PlanNode) -> dict[str, Any]:
+    return {"kind": node.kind, "type": node.type, "config": node.config, "on_error": node.on_error}
+
+
+def first_difference(ours: Any, theirs: Any, path: str = "plan") -> str | None:
+    """Where two plans (as dicts) first differ, as ``path: ours X, theirs Y``; ``None`` when they are equal."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in sorted({*ours, *theirs}):
+            if key not in ours or key not in theirs:
+                return f"{path}.{key}: only in {'ours' if key in ours else 'theirs'}"
+            found = first_difference(ours[key], theirs[key], f"{path}.{key}")
+            if found:
+                return found
+        return None
+    return None if ours == theirs else f"{path}: ours {ours!r}, theirs {theirs!r}"

@@ -1,0 +1,53 @@
+"""Durations as people write them ("1s", "250ms", "5m") and as the system keeps them: int nanoseconds."""
+
+import re
+from datetime import timedelta
+
+from market_data_pipeline.errors import ConfigError
+
+_UNITS = {
+    "ns": 1,
+    "us": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60 * 1_000_000_000,
+    "h": 3600 * 1_000_000_000,
+    "d": 86400 * 1_000_000_000,
+}
+_PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ns|us|ms|s|m|h|d)\s*")
+
+Duration = str | int | timedelta
+"""``"1s"``, ``"250ms"``, ``"1d"``; an int of nanoseconds; or a ``timedelta``."""
+
+
+def parse_duration(value: Duration, name: str = "duration") -> int:
+    """Nanoseconds of ``value``; ``name`` is what the error calls it. Raises :class:`ConfigError`."""
+    if isinstance(value, bool):
+        raise ConfigError(f"{name}: {value!r} is not a duration; write for example '1s', '250ms', '5m', '1h'")
+    if isinstance(value, timedelta):
+        return (value.days * 86400 + value.seconds) * 1_000_000_000 + value.microseconds * 1000
+    if isinstance(value, int):
+        return value
+    match = _PATTERN.fullmatch(value)
+    if match is None:
+        raise ConfigError(f"{name}: {value!r} is not a duration; write for example '1s', '250ms', '5m', '1h'")
+    number, unit = match.groups()
+    whole, _, fraction = number.partition(".")
+    scale = _UNITS[unit]
+    return int(whole) * scale + (int(fraction) * scale // 10 ** len(fraction) if fraction else 0)
+
+
+def positive_duration(value: Duration, name: str) -> int:
+    """Like :func:`parse_duration`, and greater than zero."""
+    nanos = parse_duration(value, name)
+    if nanos <= 0:
+        raise ConfigError(f"{name}: {value!r} must be greater than zero")
+    return nanos
+
+
+def format_duration(nanos: int) -> str:
+    """A short text for people: ``"1s"``, ``"250ms"``, ``"1.5h"``."""
+    for unit in ("d", "h", "m", "s", "ms", "us"):
+        if abs(nanos) >= _UNITS[unit]:
+            return f"{nanos / _UNITS[unit]:.4g}{unit}"
+    return f"{nanos}ns"

@@ -1,0 +1,243 @@
+"""Frames: what travels on a channel. A batch of items, as rows or as columns, plus a mark.
+
+The mark is an event-time watermark W: no later frame on this channel carries an event with ``ts_event < W`` (late data
+aside). ``END`` as a mark says that the channel has ended; ``NO_MARK`` promises nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from market_data_pipeline.errors import RecordError
+from market_data_pipeline.records import (
+    ANY,
+    COLUMN_TYPES,
+    KINDS,
+    MAX_TIME,
+    MIN_TIME,
+    RECORDS,
+    SIDE_CODES,
+    SIDES,
+    SYMBOL,
+    field,
+)  # fmt: skip
+
+NO_MARK = MIN_TIME
+END = MAX_TIME
+
+Array = npt.NDArray[Any]
+
+
+class Dictionary:
+    """A dictionary-encoded string column: ``names[codes[i]]`` is row i. ``codes`` is uint32 of shape (n,)."""
+
+    __slots__ = ("codes", "names")
+
+    def __init__(self, codes: Array, names: tuple[str, ...]) -> None:
+        self.codes = codes
+        self.names = names
+
+    @classmethod
+    def encode(cls, values: Sequence[str]) -> Dictionary:
+        table: dict[str, int] = {}
+        codes = np.fromiter((table.setdefault(v, len(table)) for v in values), np.uint32, len(values))
+        return cls(codes, tuple(table))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def take(self, index: Array | slice) -> Dictionary:
+        return Dictionary(self.codes[index], self.names)
+
+    def tolist(self) -> list[str]:
+        names = self.names
+        return [names[code] for code in self.codes.tolist()]
+
+
+Column = Array | Dictionary
+
+
+def _take(column: Column, index: Array | slice) -> Column:
+    return column.take(index) if isinstance(column, Dictionary) else column[index]
+
+
+class Columns:
+    """Items as columns of equal length; ``kind`` is ``trade``, ``quote``, ``bar``, or ``""`` for plain dicts."""
+
+    __slots__ = ("data", "kind", "n")
+
+    def __init__(self, kind: str, data: dict[str, Column]) -> None:
+        self.kind = kind
+        self.data = data
+        self.n = len(next(iter(data.values()))) if data else 0
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Columns) and self.kind == other.kind and self.rows() == other.rows()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def array(self, name: str) -> Array:
+        """The numeric column ``name``. Raises ``RecordError`` where it is absent or a dictionary."""
+        column = self.data.get(name)
+        if column is None or isinstance(column, Dictionary):
+            raise RecordError(f"no numeric column {name!r}; there are: {', '.join(self.data)}")
+        return column
+
+    def dictionary(self, name: str) -> Dictionary:
+        """The dictionary-encoded column ``name``. Raises ``RecordError`` where it is absent or numeric."""
+        column = self.data.get(name)
+        if not isinstance(column, Dictionary):
+            raise RecordError(f"no dictionary column {name!r}; there are: {', '.join(self.data)}")
+        return column
+
+    def take(self, index: Array | slice) -> Columns:
+        return Columns(self.kind, {name: _take(column, index) for name, column in self.data.items()})
+
+    def rows(self) -> list[Any]:
+        """The items as records (or dicts where ``kind`` is ``""``), in order."""
+        lists = {name: column.tolist() for name, column in self.data.items()}
+        if "side" in lists and self.kind == "trade":
+            codes: list[Any] = lists["side"]
+            lists["side"] = [SIDES[code] for code in codes]
+        cls = RECORDS.get(self.kind)
+        if cls is not None and tuple(lists) == cls._fields:
+            return list(map(cls._make, zip(*lists.values(), strict=True)))
+        names = list(lists)
+        dicts = [dict(zip(names, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+        return dicts if cls is None else [cls(**row) for row in dicts]
+
+
+Items = list[Any] | Columns
+
+
+class Frame(NamedTuple):
+    """Items plus mark. ``born`` is the wall time (ns) at which the oldest item entered the job, 0 where unknown."""
+
+    items: Items
+    mark: int = NO_MARK
+    born: int = 0
+
+
+def _object_array(values: Sequence[Any]) -> Array:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def make_column(name: str, values: Sequence[Any]) -> Column:
+    """A column of the type that :data:`COLUMN_TYPES` gives ``name``. Raises on a value of another type."""
+    kind = COLUMN_TYPES[name]
+    if kind == SYMBOL:
+        return Dictionary.encode(values)
+    if name == "side":
+        return np.fromiter((SIDE_CODES[v] for v in values), np.int8, len(values))
+    if kind == ANY:
+        if all(type(v) is int for v in values):
+            return np.array(values, dtype=np.int64)
+        return _object_array(values)
+    return np.array(values, dtype=kind)
+
+
+def _fields_of(items: Sequence[Any], names: tuple[str, ...]) -> dict[str, Column]:
+    return {name: make_column(name, [field(item, name) for item in items]) for name in names}
+
+
+def columns_from_rows(items: Sequence[Any], needs: tuple[str, ...] = ()) -> tuple[Columns, list[tuple[Any, str]]]:
+    """Rows as columns, and the rows that could not be converted, each with the reason.
+
+    Records of one class become that class's columns; otherwise (dicts, mixed records) the columns are ``needs``, which
+    must be standard fields.
+    """
+    classes = {type(item) for item in items}
+    only = classes.pop() if len(classes) == 1 else None
+    kind = KINDS.get(only, "") if only is not None else ""
+    names: tuple[str, ...] = RECORDS[kind]._fields if kind else needs
+    try:
+        return Columns(kind, _fields_of(items, names)), []
+    except Exception:  # some item is bad: find which, one at a time; anything a user's item raises counts
+        good: list[Any] = []
+        bad: list[tuple[Any, str]] = []
+        for item in items:
+            try:
+                _fields_of([item], names)
+                good.append(item)
+            except Exception as error:
+                bad.append((item, f"needs {', '.join(names)}: {type(error).__name__}: {error}"))
+        return Columns(kind, _fields_of(good, names)), bad
+
+
+def to_rows(items: Items) -> list[Any]:
+    """``items`` as rows."""
+    return items.rows() if isinstance(items, Columns) else items
+
+
+def concat(parts: Sequence[Columns]) -> Columns:
+    """Columns of the same kind and names, one after another."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    return Columns(first.kind, {name: _concat([part.data[name] for part in parts]) for name in first.data})
+
+
+def _concat(columns: list[Column]) -> Column:
+    if isinstance(columns[0], Dictionary):
+        return _concat_dictionaries([c for c in columns if isinstance(c, Dictionary)])
+    arrays: list[Array] = [c for c in columns if not isinstance(c, Dictionary)]
+    if len({array.dtype for array in arrays}) > 1:  # int ids beside text ids
+        arrays = [array.astype(object) for array in arrays]
+    return np.concatenate(arrays)
+
+
+def _concat_dictionaries(columns: list[Dictionary]) -> Dictionary:
+    first = columns[0]
+    if all(column.names is first.names for column in columns):
+        return Dictionary(np.concatenate([column.codes for column in columns]), first.names)
+    table: dict[str, int] = {}
+    parts = []
+    for column in columns:
+        remap = np.fromiter((table.setdefault(n, len(table)) for n in column.names), np.uint32, len(column.names))
+        parts.append(remap[column.codes] if len(column) else column.codes)
+    return Dictionary(np.concatenate(parts), tuple(table))
+
+
+def same_shape(a: Items, b: Items) -> bool:
+    """Whether two batches can be joined into one."""
+    if isinstance(a, Columns) and isinstance(b, Columns):
+        return a.kind == b.kind and a.data.keys() == b.data.keys()
+    return not isinstance(a, Columns) and not isinstance(b, Columns)
+
+
+def join_items(batches: Iterable[Items]) -> list[Items]:
+    """Neighbouring batches of the same shape joined, order kept, empty ones dropped."""
+    groups: list[list[Items]] = []
+    for batch in batches:
+        if not len(batch):
+            continue
+        if groups and same_shape(groups[-1][0], batch):
+            groups[-1].append(batch)
+        else:
+            groups.append([batch])
+    joined: list[Items] = []
+    for group in groups:
+        if isinstance(group[0], Columns):
+            joined.append(concat([part for part in group if isinstance(part, Columns)]))
+        else:
+            joined.append([item for part in group for item in to_rows(part)])
+    return joined
+
+
+def cut_items(items: Items, size: int) -> list[Items]:
+    """``items`` in batches of at most ``size``."""
+    if len(items) <= size:
+        return [items]
+    starts = range(0, len(items), size)
+    if isinstance(items, Columns):
+        return [items.take(slice(start, start + size)) for start in starts]
+    return [items[start : start + size] for start in starts]

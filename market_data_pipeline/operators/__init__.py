@@ -1,0 +1,1 @@
+"""Operators: sans-I/O, synchronous, checkpointed transformations of frames."""

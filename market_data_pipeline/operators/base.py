@@ -1,0 +1,96 @@
+"""The Operator contract.
+
+An operator never does I/O, reads no clock and starts nothing. The runtime calls, for one task, in this order: ``open``,
+``restore`` (when there is state), then any number of ``process`` and ``advance``, and ``snapshot`` before each commit. One
+instance belongs to one task (subgraph, partition), so it sees all items of its partition's keys and nobody else's.
+"""
+
+from __future__ import annotations
+
+import traceback
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from market_data_pipeline.component import Component
+from market_data_pipeline.errors import OperatorFailed
+from market_data_pipeline.frame import Frame
+
+OnError = Literal["fail", "skip", "dead_letter"]
+ON_ERROR: tuple[OnError, ...] = ("fail", "skip", "dead_letter")
+
+
+class DeadLetter(NamedTuple):
+    """An item that could not be used: by which node, why, the item, where it came from, and a traceback if any."""
+
+    node: str
+    reason: str
+    item: Any
+    where: str = ""
+    traceback: str = ""
+
+
+class OperatorContext:
+    """What an operator may tell its runtime: counts and items it could not use."""
+
+    def __init__(self, node: str, partition: int = 0, on_error: OnError = "dead_letter") -> None:
+        self.node = node
+        self.partition = partition
+        self.on_error = on_error
+        self.counts: Counter[str] = Counter()
+        self.dead_letters: list[DeadLetter] = []
+
+    def count(self, name: str, n: int = 1) -> None:
+        """Add ``n`` to the counter ``name`` (``late``, ``duplicate``, ...); committed with the step."""
+        if n:
+            self.counts[name] += n
+
+    def reject(self, item: Any, reason: str, trace: str = "") -> None:
+        """Hand ``item`` to the dead letters (or skip it, or fail), as the node's policy says."""
+        if self.on_error == "fail":
+            raise OperatorFailed(f"node {self.node!r}: {reason}; item: {item!r:.300}")
+        if self.on_error == "skip":
+            self.count("skipped")
+            return
+        self.count("dead_letter")
+        self.dead_letters.append(DeadLetter(self.node, reason, item, traceback=trace))
+
+    def failed(self, item: Any, error: Exception) -> None:
+        """``item`` made a user's function raise ``error``: reject it with the traceback."""
+        if self.on_error == "fail":
+            raise OperatorFailed(f"node {self.node!r}: {type(error).__name__}: {error}; item: {item!r:.300}") from error
+        trace = "".join(traceback.format_exception(error))
+        self.reject(item, f"{type(error).__name__}: {error}", trace)
+
+
+class Operator(Component):
+    """One step of a subgraph.
+
+    ``accepts`` is what ``process`` wants: ``"rows"``, ``"columns"`` (then rows are converted using the standard fields
+    ``needs``; items that lack one go to the dead letters) or ``"any"``.
+    """
+
+    accepts: ClassVar[Literal["rows", "columns", "any"]] = "any"
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    ctx: OperatorContext
+
+    def open(self, ctx: OperatorContext) -> None:
+        """Called once before anything else."""
+        self.ctx = ctx
+
+    @abstractmethod
+    def process(self, frame: Frame) -> Iterable[Frame]:
+        """The items of one frame in; frames of results out. Marks of the results are set by the runtime."""
+
+    def advance(self, watermark: int) -> Iterable[Frame]:
+        """Event time has reached ``watermark`` (``END`` at the end of input): results that were waiting for it."""
+        return ()
+
+    def snapshot(self) -> dict[str, bytes | None]:
+        """State that changed since the last call: key -> blob, or ``None`` for a key that is gone."""
+        return {}
+
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        """Continue from all that snapshots have left. The operator is freshly opened."""

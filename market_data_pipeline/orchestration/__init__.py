@@ -1,0 +1,1 @@
+"""Ways in for users: the Dag layer, re-exported in one place."""

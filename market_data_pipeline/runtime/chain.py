@@ -1,0 +1,205 @@
+"""A fused subgraph: frames in, frames out, no I/O.
+
+Nodes of one subgraph call each other directly. Each node merges the marks of its inputs; when its watermark advances, it
+is told after the items before it were processed, and hands the mark on behind what it emitted, also when it emitted
+nothing (a filter that drops everything must not hold a join back).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from market_data_pipeline.dag.graph import Dag, Node
+from market_data_pipeline.dag.plan import Plan, PlanEdge, Subgraph
+from market_data_pipeline.errors import OperatorFailed
+from market_data_pipeline.frame import END, NO_MARK, Columns, Frame, Items, columns_from_rows, join_items, to_rows
+from market_data_pipeline.operators.base import DeadLetter, Operator, OperatorContext
+from market_data_pipeline.runtime.progress import MarkMerger
+from market_data_pipeline.sinks.base import Sink
+
+SOURCE_INPUT = "source"
+_SEPARATOR = "\x1f"
+
+
+def input_key(edge: PlanEdge, origin: str) -> str:
+    """The name of one input of a node: a channel and the task that writes to it."""
+    return f"{edge.name}{_SEPARATOR}{origin}"
+
+
+@dataclass
+class StepOutput:
+    """What a step of the chain produced since the last :meth:`Chain.take`."""
+
+    frames: dict[str, list[Items]] = field(default_factory=dict)
+    """By channel (edge name), in order."""
+    marks: dict[str, int] = field(default_factory=dict)
+    """By channel, the newest mark, where it advanced."""
+    sinks: dict[str, list[Frame]] = field(default_factory=dict)
+    """By sink node."""
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    born: int = 0
+    """Oldest entry time (ns) among the frames that led here, 0 where unknown."""
+
+
+class _Stage:
+    """A node at work: its operator or sink, its marks, where its results go."""
+
+    def __init__(self, node: Node, merger: MarkMerger, ctx: OperatorContext) -> None:
+        self.node = node
+        self.merger = merger
+        self.ctx = ctx
+        self.operator: Operator | None = node.fn.fresh() if isinstance(node.fn, Operator) else None
+        self.sink_accepts = node.fn.accepts if isinstance(node.fn, Sink) else None
+        self.next: list[_Stage] = []
+        self.exits: list[str] = []
+
+
+class Chain:
+    """All nodes of one subgraph in one partition."""
+
+    def __init__(self, plan: Plan, subgraph: Subgraph, dag: Dag, partition: int) -> None:
+        self._stages = {
+            name: _Stage(
+                dag.nodes[name],
+                MarkMerger(self._inputs(plan, name, partition)),
+                OperatorContext(name, partition, dag.nodes[name].on_error),
+            )
+            for name in subgraph.nodes
+        }
+        for edge in plan.edges:
+            if edge.src in self._stages:
+                stage = self._stages[edge.src]
+                if edge.kind == "forward":
+                    stage.next.append(self._stages[edge.dst])
+                else:
+                    stage.exits.append(edge.name)
+        for stage in self._stages.values():
+            if stage.operator is not None:
+                stage.operator.open(stage.ctx)
+        self._output = StepOutput()
+
+    @staticmethod
+    def _inputs(plan: Plan, name: str, partition: int) -> Iterator[str]:
+        if plan.node[name].kind == "source":
+            yield SOURCE_INPUT
+        for edge in plan.edges:
+            if edge.dst == name and edge.kind == "forward":
+                yield edge.src
+            elif edge.dst == name:
+                for origin in plan.origins(edge, partition):
+                    yield input_key(edge, origin)
+
+    def feed(self, node: str, key: str, frame: Frame) -> None:
+        """One frame for ``node`` from its input ``key``."""
+        born = self._output.born
+        if frame.born and (not born or frame.born < born):
+            self._output.born = frame.born
+        self._push(self._stages[node], key, frame.items, frame.mark, frame.born)
+
+    def take(self) -> StepOutput:
+        """Everything produced since the last call."""
+        output, self._output = self._output, StepOutput()
+        for stage in self._stages.values():
+            output.dead_letters += stage.ctx.dead_letters
+            stage.ctx.dead_letters.clear()
+        return output
+
+    def counts(self) -> dict[str, Counter[str]]:
+        """Counters of every node since the task began: ``in``, ``out``, and what operators count. The live objects."""
+        return {name: stage.ctx.counts for name, stage in self._stages.items()}
+
+    @property
+    def ended(self) -> bool:
+        """Whether every node has seen the end of its inputs."""
+        return all(min(stage.merger.marks.values()) == stage.merger.watermark == END for stage in self._stages.values())
+
+    def watermark(self) -> int:
+        """The smallest watermark of the chain's last nodes."""
+        ends = [stage.merger.watermark for stage in self._stages.values() if not stage.next]
+        return min(ends)
+
+    def _push(self, stage: _Stage, key: str, items: Items, mark: int, born: int) -> None:
+        results: list[Items] = []
+        if len(items):
+            stage.ctx.counts["in"] += len(items)
+            results += self._process(stage, items, born)
+        advanced = mark != NO_MARK and stage.merger.update(key, mark)
+        if advanced and stage.operator is not None:
+            results += [frame.items for frame in stage.operator.advance(stage.merger.watermark)]
+        results = join_items(results)
+        if not results and not advanced:
+            return
+        stage.ctx.counts["out"] += sum(map(len, results))
+        watermark = stage.merger.watermark if advanced else NO_MARK
+        self._emit(stage, results, watermark, born)
+
+    def _emit(self, stage: _Stage, results: list[Items], watermark: int, born: int) -> None:
+        for edge in stage.exits:
+            self._output.frames.setdefault(edge, []).extend(results)
+            if watermark != NO_MARK:
+                self._output.marks[edge] = watermark
+        for following in stage.next:
+            for items in results[:-1]:
+                self._push(following, stage.node.name, items, NO_MARK, born)
+            self._push(following, stage.node.name, results[-1] if results else [], watermark, born)
+
+    def _process(self, stage: _Stage, items: Items, born: int) -> list[Items]:
+        if stage.sink_accepts is not None:
+            form = to_rows(items) if stage.sink_accepts == "rows" else items
+            self._output.sinks.setdefault(stage.node.name, []).append(Frame(form, NO_MARK, born))
+            return []
+        operator = stage.operator
+        if operator is None:  # a source: its items enter here
+            return [items]
+        if operator.accepts == "rows":
+            items = to_rows(items)
+        elif operator.accepts == "columns" and not isinstance(items, Columns):
+            items, bad = columns_from_rows(items, operator.needs)
+            for item, reason in bad:
+                stage.ctx.reject(item, reason)
+        try:
+            return [frame.items for frame in operator.process(Frame(items, NO_MARK, born))]
+        except OperatorFailed:
+            raise
+        except Exception as error:  # a user's operator may raise anything; its frame goes where the policy says
+            for item in to_rows(items):
+                stage.ctx.failed(item, error)
+            return []
+
+    def snapshot(self) -> dict[str, bytes | None]:
+        """State that changed since the last call, by ``node + separator + key``."""
+        delta: dict[str, bytes | None] = {}
+        for name, stage in self._stages.items():
+            if stage.operator is not None:
+                for key, blob in stage.operator.snapshot().items():
+                    delta[f"{name}{_SEPARATOR}{key}"] = blob
+        return delta
+
+    def marks(self) -> dict[str, dict[str, int]]:
+        """The marks of every node's inputs, to be committed with the state."""
+        return {name: dict(stage.merger.marks) for name, stage in self._stages.items()}
+
+    def restore(
+        self, state: Mapping[str, bytes], marks: Mapping[str, dict[str, int]], counts: Mapping[str, dict[str, int]]
+    ) -> None:
+        """Continue from a commit. Called once, before the first frame."""
+        by_node: dict[str, dict[str, bytes]] = {}
+        for field_name, blob in state.items():
+            name, _, key = field_name.partition(_SEPARATOR)
+            by_node.setdefault(name, {})[key] = blob
+        for name, stage in self._stages.items():
+            stage.merger.restore(marks.get(name, {}))
+            stage.ctx.counts.update(counts.get(name, {}))
+            if stage.operator is not None:
+                if name in by_node:
+                    stage.operator.restore(by_node[name])
+                if stage.merger.watermark != NO_MARK:
+                    _exhaust(stage.operator.advance(stage.merger.watermark))
+
+
+def _exhaust(frames: Iterable[Frame]) -> None:
+    """What the committed watermark closes was emitted before the commit: nothing can be left."""
+    left = sum(len(frame.items) for frame in frames)
+    assert left == 0, f"{left} results were still waiting for a committed watermark"

@@ -1,0 +1,250 @@
+"""DagRuntime: a whole Dag in this process, without a server.
+
+The Dag is compiled for one partition. Operators joined by edges are fused and call each other directly; coroutine nodes
+(and edges with ``boundary=True``) are joined by in-memory channels. Everything runs concurrently until it ends; a node
+that fails cancels the rest and its error comes out as it was raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from market_data_pipeline.channels.base import Watermark
+from market_data_pipeline.channels.memory import Channel
+from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
+from market_data_pipeline.dag.graph import Dag
+from market_data_pipeline.dag.plan import PlanEdge, Subgraph
+from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.errors import ChannelClosed, ConfigError
+from market_data_pipeline.frame import END, NO_MARK, Frame, Items, to_rows
+from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
+from market_data_pipeline.runtime.progress import SourceWatermark
+from market_data_pipeline.sinks.base import Sink, SinkContext
+from market_data_pipeline.sources.base import Source, SourceContext
+
+_MANY = 1024
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a Dag runs in one process. Capacities and levels are those of the channels between coroutine nodes, in items.
+
+    ``max_concurrency`` bounds how many nodes run at once; a Dag with more is refused, because nodes wait for each other.
+    """
+
+    channel_capacity: int = 2048
+    high_watermark_pct: float = 0.75
+    low_watermark_pct: float = 0.25
+    max_concurrency: int = 64
+
+    def __post_init__(self) -> None:
+        if self.channel_capacity < 1:
+            raise ConfigError(f"channel_capacity: {self.channel_capacity} must be at least 1")
+        if self.max_concurrency < 1:
+            raise ConfigError(f"max_concurrency: {self.max_concurrency} must be at least 1")
+        self.levels()
+
+    def levels(self) -> Watermark:
+        return Watermark.of(self.channel_capacity, self.high_watermark_pct, self.low_watermark_pct)
+
+
+class RunResult(NamedTuple):
+    """How many nodes were started, ran to their end, were cancelled, failed."""
+
+    started: int = 0
+    completed: int = 0
+    cancelled: int = 0
+    failed: int = 0
+
+
+class DagRuntime:
+    """Runs ``dag`` once. ``result`` holds the counts also after a failure; ``counts`` the operators' counters by node;
+    ``dead_letters`` the items that could not be used."""
+
+    def __init__(self, dag: Dag, config: RunConfig | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.dag = dag
+        self.config = config or RunConfig()
+        self.clock = clock
+        self.plan = compile_dag(dag, 1, fuse=True)
+        self.result = RunResult()
+        self.counts: dict[str, Counter[str]] = {}
+        self.dead_letters: list[DeadLetter] = []
+        self._channels = {edge.name: self._channel() for edge in self.plan.channels}
+        self._stop = asyncio.Event()
+        if len(self.plan.nodes) > self.config.max_concurrency:
+            raise ConfigError(
+                f"dag {dag.name!r} has {len(self.plan.nodes)} nodes, max_concurrency is {self.config.max_concurrency};"
+                " nodes wait for each other, so all must run at once: raise it"
+            )
+
+    def _channel(self) -> Channel[Any]:
+        return Channel(self.config.channel_capacity, self.config.levels())
+
+    async def start(self) -> RunResult:
+        """Run all nodes until they end. Returns the counts; raises the first error a node raised."""
+        jobs = {
+            asyncio.create_task(self._run(subgraph), name=subgraph.name): subgraph for subgraph in self.plan.subgraphs
+        }
+        self.result = RunResult(started=len(self.plan.nodes))
+        try:
+            await asyncio.wait(jobs, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+            self._close_channels()
+            self.result = self._tally(jobs)
+        for job in jobs:
+            error = None if job.cancelled() else job.exception()
+            if error is not None:
+                raise error
+        return self.result
+
+    def stop(self) -> None:
+        """Ask the sources to end; what they have read is processed to the end."""
+        self._stop.set()
+
+    def _tally(self, jobs: dict[asyncio.Task[None], Subgraph]) -> RunResult:
+        tally: Counter[str] = Counter()
+        for job, subgraph in jobs.items():
+            outcome = "cancelled" if job.cancelled() else "failed" if job.exception() else "completed"
+            if outcome == "failed":  # the node that raised failed; those fused with it were cancelled
+                tally["failed"] += 1
+                tally["cancelled"] += len(subgraph.nodes) - 1
+            else:
+                tally[outcome] += len(subgraph.nodes)
+        return RunResult(len(self.plan.nodes), tally["completed"], tally["cancelled"], tally["failed"])
+
+    def _close_channels(self) -> None:
+        for channel in self._channels.values():
+            channel.close()
+
+    async def _run(self, subgraph: Subgraph) -> None:
+        node = self.dag.nodes[subgraph.nodes[0]]
+        if node.kind == "coroutine":
+            await self._run_coroutine(subgraph, node.fn)  # type: ignore[arg-type]
+        else:
+            await _LocalTask(self, subgraph).run()
+
+    async def _run_coroutine(self, subgraph: Subgraph, fn: Callable[..., Awaitable[None]]) -> None:
+        name = subgraph.nodes[0]
+        in_ch = {edge.src: self._channels[edge.name] for edge in self.plan.edges if edge.dst == name}
+        out_ch = {edge.dst: self._channels[edge.name] for edge in self.plan.edges if edge.src == name}
+        try:
+            await fn(in_ch, out_ch)
+        finally:
+            for channel in (*out_ch.values(), *in_ch.values()):
+                channel.close()
+
+    def channel(self, edge: PlanEdge) -> Channel[Any]:
+        """The in-memory channel of ``edge``."""
+        return self._channels[edge.name]
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
+
+class _LocalTask:
+    """One fused subgraph: reads its source or channels, steps the chain, feeds channels and sinks."""
+
+    def __init__(self, runtime: DagRuntime, subgraph: Subgraph) -> None:
+        self.runtime = runtime
+        self.plan = runtime.plan
+        self.subgraph = subgraph
+        self.chain = Chain(self.plan, subgraph, runtime.dag, 0)
+        self.outputs = {edge.name: edge for edge in self.plan.outputs(subgraph)}
+        self.lock = asyncio.Lock()
+        self.sinks: dict[str, Sink] = {}
+
+    async def run(self) -> None:
+        nodes = self.runtime.dag.nodes
+        try:
+            for name in self.subgraph.nodes:
+                fn = nodes[name].fn
+                if isinstance(fn, Sink):
+                    self.sinks[name] = fn.fresh()
+                    await self.sinks[name].open(SinkContext(name, self.runtime.dag.name), None)
+            source = nodes[self.subgraph.nodes[0]].fn
+            if isinstance(source, Source):
+                await self._pump_source(self.subgraph.nodes[0], source.fresh())
+            else:
+                async with asyncio.TaskGroup() as group:
+                    for edge in self.plan.inputs(self.subgraph):
+                        group.create_task(self._pump(edge))
+        except BaseExceptionGroup as group_error:
+            raise group_error.exceptions[0] from None
+        finally:
+            for edge in (*self.outputs.values(), *self.plan.inputs(self.subgraph)):
+                self.runtime.channel(edge).close()
+            for sink in self.sinks.values():
+                await sink.close()
+
+    async def _pump_source(self, name: str, source: Source) -> None:
+        watermark = SourceWatermark(source.max_delay)
+        clock = self.runtime.clock
+        await source.open(SourceContext(name, clock=clock), None)
+        try:
+            while not self.runtime.stopping and (batch := await source.read()) is not None:
+                frame = Frame(batch.items, watermark.observe(batch.items), clock.time_ns())
+                self.runtime.dead_letters += batch.rejected
+                await self._step(name, SOURCE_INPUT, frame)
+                await asyncio.sleep(0)
+            await self._step(name, SOURCE_INPUT, Frame([], watermark.end()))
+        finally:
+            await source.close()
+
+    async def _pump(self, edge: PlanEdge) -> None:
+        channel = self.runtime.channel(edge)
+        key = input_key(edge, self.plan.origins(edge, 0)[0])
+        watermark = SourceWatermark(0)
+        while True:
+            try:
+                taken = await channel.get_many(_MANY)
+            except ChannelClosed:
+                await self._step(edge.dst, key, Frame([], END))
+                return
+            for frame in _as_frames(taken, watermark, self.runtime.clock):
+                await self._step(edge.dst, key, frame)
+
+    async def _step(self, node: str, key: str, frame: Frame) -> None:
+        async with self.lock:
+            self.chain.feed(node, key, frame)
+            output = self.chain.take()
+            self.runtime.counts.update(self.chain.counts())
+            self.runtime.dead_letters += output.dead_letters
+            await self._write_sinks(output)
+            for name, edge in self.outputs.items():
+                await self._send(edge, output.frames.get(name, []), output.marks.get(name, NO_MARK))
+
+    async def _write_sinks(self, output: StepOutput) -> None:
+        ended = self.chain.ended
+        for name, sink in self.sinks.items():
+            frames = output.sinks.get(name, [])
+            if frames:
+                await sink.write(frames)
+            if frames or ended:
+                await sink.prepare(ended)
+                await sink.committed()
+
+    async def _send(self, edge: PlanEdge, batches: list[Items], mark: int) -> None:
+        channel = self.runtime.channel(edge)
+        if self.runtime.dag.nodes[edge.dst].kind == "coroutine":
+            for items in batches:
+                for item in to_rows(items):
+                    await channel.put(item)
+        elif batches or mark not in (NO_MARK, END):
+            for items in batches or [[]]:
+                await channel.put(Frame(items, mark if items is (batches or [items])[-1] else NO_MARK))
+
+
+def _as_frames(taken: list[Any], watermark: SourceWatermark, clock: Clock) -> list[Frame]:
+    """Frames from an operator as they are; items that a coroutine node put become one frame with an event-time mark."""
+    if isinstance(taken[0], Frame):
+        return taken
+    return [Frame(taken, watermark.observe(taken), clock.time_ns())]

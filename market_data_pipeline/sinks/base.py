@@ -1,0 +1,54 @@
+"""The Sink contract: write to the outside first, idempotently, then commit.
+
+For one step of a task the runtime calls ``write`` (any number of times), then ``prepare``, then commits what ``prepare``
+returned together with the inputs consumed, then calls ``committed``. After a crash a new owner calls ``open`` with the last
+committed value; from it the sink must undo or repeat whatever the dead owner left half done. A zombie may still be writing
+while the new owner works: nothing a sink writes before its commit may be visible under a name that another owner uses.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from market_data_pipeline.component import Component
+from market_data_pipeline.frame import Frame
+
+
+class SinkContext(NamedTuple):
+    """Which task this sink serves. ``epoch`` grows with every change of the partition's owner; ``owner`` is unique to
+    one opening of the task."""
+
+    node: str
+    job: str = "local"
+    partition: int = 0
+    epoch: int = 0
+    owner: str = "local"
+
+
+class Sink(Component):
+    """Base of all sinks. ``accepts`` is the form of items that ``write`` wants."""
+
+    accepts: ClassVar[Literal["rows", "columns", "any"]] = "any"
+
+    def check(self) -> None:
+        """Look, before anything starts, whether this sink can work. Raises ``SinkError``."""
+
+    async def open(self, ctx: SinkContext, state: Any | None) -> None:
+        """Start, or continue behind the last committed ``state``."""
+
+    @abstractmethod
+    async def write(self, frames: Sequence[Frame]) -> None:
+        """Take the frames' items."""
+
+    async def prepare(self, ended: bool) -> Any | None:
+        """Make all written so far durable outside; the returned plain data becomes part of the commit. ``ended``: no
+        more items will come."""
+        return None
+
+    async def committed(self) -> None:
+        """What the last ``prepare`` returned is committed. Whatever is done here may be done again by another owner."""
+
+    async def close(self) -> None:
+        """Release resources. What was not committed is as if it was never written."""

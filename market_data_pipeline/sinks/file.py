@@ -1,0 +1,247 @@
+"""Files: JSON lines and CSV, exactly once.
+
+A task writes to a staging file of its own (``.staging/``, the name holds the owner) and commits how many bytes of it count.
+When the file is full, old enough, or the task ends, the commit holds a manifest "staged -> final", and the rename follows.
+A new owner repeats the renames of the last manifest, copies the committed bytes of an unfinished file to a staging file of
+its own, and goes on: no half line, nothing twice, and a zombie can only write to a file that nobody will read.
+
+Final names are ``<node>-<job>-p<partition>-<number><suffix>``; symbols never become part of a path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import orjson
+
+from market_data_pipeline.durations import Duration, positive_duration
+from market_data_pipeline.errors import ConfigError, CorruptState, SinkError
+from market_data_pipeline.frame import Frame, to_rows
+from market_data_pipeline.sinks.base import Sink, SinkContext
+from market_data_pipeline.sinks.encoding import plain
+
+STAGING = ".staging"
+
+
+@dataclass
+class _Part:
+    """The file being written: where it is staged, its final name, and what waits to be appended."""
+
+    staged: Path
+    final: str
+    size: int = 0
+    fields: list[str] | None = None
+    started: float = 0.0
+    lines: list[bytes] = field(default_factory=list)
+
+
+class _FileSink(Sink):
+    """What the text formats share."""
+
+    accepts: ClassVar[Literal["rows"]] = "rows"
+    suffix: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        path: Path | str,
+        roll_bytes: int = 128 * 1024 * 1024,
+        roll_interval: Duration = "60s",
+        fsync: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.roll_bytes = roll_bytes
+        self.roll_interval = positive_duration(roll_interval, "roll_interval")
+        self.fsync = fsync
+        if roll_bytes < 1:
+            raise ConfigError(f"roll_bytes: {roll_bytes} must be at least 1")
+        self._number = 0
+        self._part: _Part | None = None
+        self._full: list[_Part] = []
+        self._sealed: list[list[str]] = []
+
+    def check(self) -> None:
+        try:
+            (self.path / STAGING).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SinkError(f"output folder {self.path}: {error.strerror or error}") from error
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise SinkError(f"output folder {self.path}: permission denied")
+
+    async def open(self, ctx: SinkContext, state: Any | None) -> None:
+        self.check()
+        self._stem = f"{ctx.node}-{ctx.job[:8]}-p{ctx.partition:04d}"
+        self._owner = f"e{ctx.epoch}-{ctx.owner[:8]}"
+        await asyncio.to_thread(self._recover, state)
+
+    def _recover(self, state: dict[str, Any] | None) -> None:
+        keep: set[str] = set()
+        if state is not None:
+            self._number = state["number"]
+            self._rename(state["sealed"])
+            if state["part"] is not None:
+                self._adopt(state["part"])
+                keep.add(self._part.staged.name if self._part else "")
+        for stale in (self.path / STAGING).glob(f"{self._stem}-*"):
+            if stale.name not in keep:
+                stale.unlink(missing_ok=True)
+
+    def _adopt(self, committed: dict[str, Any]) -> None:
+        """Copy the committed bytes of a former owner's file to one of our own."""
+        source = self.path / STAGING / committed["staged"]
+        size = committed["size"]
+        if not source.exists() or source.stat().st_size < size:
+            raise CorruptState(
+                f"{source}: {size} bytes were committed, "
+                + (f"{source.stat().st_size} are there" if source.exists() else "the file is gone")
+                + "; was it deleted, or did the machine lose power with fsync=False?"
+            )
+        part = self._new_part(committed["final"])
+        if part.staged != source:
+            with source.open("rb") as old, part.staged.open("wb") as new:
+                shutil.copyfileobj(_Limited(old, size), new)
+        else:
+            os.truncate(source, size)
+        part.size, part.fields = size, committed["fields"]
+        self._part = part
+
+    def _rename(self, sealed: Sequence[Sequence[str]]) -> None:
+        for staged, final in sealed:
+            source, target = self.path / STAGING / staged, self.path / final
+            try:
+                source.replace(target)
+            except FileNotFoundError:
+                if not target.exists():
+                    raise CorruptState(f"{source}: committed, but neither it nor {target} is there") from None
+        if sealed and self.fsync:
+            _sync_folder(self.path)
+
+    def _new_part(self, final: str) -> _Part:
+        staged = self.path / STAGING / f"{final}.{self._owner}"
+        return _Part(staged, final, started=time.monotonic())
+
+    async def write(self, frames: Sequence[Frame]) -> None:
+        for frame in frames:
+            for item in to_rows(frame.items):
+                self._add(plain(item))
+
+    def _add(self, item: Any) -> None:
+        fields = self._fields(item)
+        if self._part is not None and fields is not None and self._part.fields != fields:
+            self._full.append(self._part)
+            self._part = None
+        if self._part is None:
+            self._part = self._new_part(f"{self._stem}-{self._number:06d}{self.suffix}")
+            self._number += 1
+            self._part.fields = fields
+            self._part.lines += self._header(fields)
+        self._part.lines.append(self._line(item, fields))
+
+    def _fields(self, item: Any) -> list[str] | None:
+        return None
+
+    def _header(self, fields: list[str] | None) -> list[bytes]:
+        return []
+
+    def _line(self, item: Any, fields: list[str] | None) -> bytes:
+        raise NotImplementedError
+
+    async def prepare(self, ended: bool) -> Any | None:
+        try:
+            await asyncio.to_thread(self._flush)
+        except OSError as error:
+            raise SinkError(f"{self.path}: {error.strerror or error}") from error
+        if self._part is not None and (ended or self._is_full(self._part)):
+            self._full.append(self._part)
+            self._part = None
+        self._sealed = [[part.staged.name, part.final] for part in self._full]
+        part = self._part
+        committed = part and {"staged": part.staged.name, "final": part.final, "size": part.size, "fields": part.fields}
+        return {"number": self._number, "sealed": self._sealed, "part": committed}
+
+    def _is_full(self, part: _Part) -> bool:
+        return part.size >= self.roll_bytes or (time.monotonic() - part.started) * 1e9 >= self.roll_interval
+
+    def _flush(self) -> None:
+        for part in [*self._full, *([self._part] if self._part else [])]:
+            if not part.lines:
+                continue
+            data = b"".join(part.lines)
+            with part.staged.open("r+b" if part.size else "wb") as file:
+                file.seek(part.size)
+                file.write(data)
+                file.flush()
+                if self.fsync:
+                    os.fsync(file.fileno())
+            part.size += len(data)
+            part.lines.clear()
+
+    async def committed(self) -> None:
+        if self._sealed:
+            await asyncio.to_thread(self._rename, self._sealed)
+        self._sealed, self._full = [], []
+
+
+class JsonLines(_FileSink):
+    """One JSON object per line, in ``path/*.jsonl``: records with their field names, other items as they are.
+
+    ``roll_bytes`` and ``roll_interval``: when a file is finished and gets its final name (also at the end, and when a
+    worker leaves politely). ``fsync``: force every commit to the disk, for machines that may lose power. Exactly once.
+    """
+
+    suffix: ClassVar[str] = ".jsonl"
+
+    def _line(self, item: Any, fields: list[str] | None) -> bytes:
+        return orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+
+
+class CsvFiles(_FileSink):
+    """CSV with a header, in ``path/*.csv``. Items must be records or dicts; items with other fields than the file's header
+    start a file of their own. Arguments and guarantee as for :class:`JsonLines`."""
+
+    suffix: ClassVar[str] = ".csv"
+
+    def _fields(self, item: Any) -> list[str] | None:
+        return list(item) if isinstance(item, dict) else ["value"]
+
+    def _header(self, fields: list[str] | None) -> list[bytes]:
+        return [_csv_row(fields or [])]
+
+    def _line(self, item: Any, fields: list[str] | None) -> bytes:
+        values = list(item.values()) if isinstance(item, dict) else [item]
+        return _csv_row([orjson.dumps(v).decode() if isinstance(v, list | dict) else v for v in values])
+
+
+def _csv_row(values: list[Any]) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(values)
+    return buffer.getvalue().encode()
+
+
+class _Limited(io.RawIOBase):
+    """The first ``size`` bytes of a file."""
+
+    def __init__(self, file: io.BufferedReader, size: int) -> None:
+        self._file = file
+        self._left = size
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(data)
+        return data
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

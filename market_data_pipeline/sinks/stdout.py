@@ -1,0 +1,32 @@
+"""A sink that prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import orjson
+
+from market_data_pipeline.frame import Frame, to_rows
+from market_data_pipeline.sinks.base import Sink
+from market_data_pipeline.sinks.encoding import plain
+
+
+class Stdout(Sink):
+    """One JSON line per item on standard output. At least once: a line printed just before a crash is printed again."""
+
+    accepts: ClassVar[Literal["rows"]] = "rows"
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+
+    async def write(self, frames: Sequence[Frame]) -> None:
+        self._lines += [orjson.dumps(plain(item)) for frame in frames for item in to_rows(frame.items)]
+
+    async def prepare(self, ended: bool) -> Any | None:
+        if self._lines:
+            sys.stdout.write(b"\n".join([*self._lines, b""]).decode())
+            sys.stdout.flush()
+            self._lines = []
+        return None

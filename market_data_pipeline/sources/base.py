@@ -1,0 +1,58 @@
+"""The Source contract.
+
+``read`` returns batches; each says the position *behind* it. The runtime commits that position together with everything
+the batch led to, and opens the source there after a restart. A source that reads the same items again from the same
+position (a file, a seeded generator, a log) is exactly-once from end to end.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
+from market_data_pipeline.component import Component
+from market_data_pipeline.frame import Items
+from market_data_pipeline.operators.base import DeadLetter
+
+
+class SourceContext(NamedTuple):
+    """Where a source runs: its node, and which of how many partitions (0 of 1 for a singleton)."""
+
+    node: str
+    partition: int = 0
+    partitions: int = 1
+    clock: Clock = SYSTEM_CLOCK
+
+
+class Batch(NamedTuple):
+    """Items in arrival order, the position behind them (plain data), and rows that could not be used."""
+
+    items: Items
+    position: Any
+    rejected: tuple[DeadLetter, ...] = ()
+
+
+class Source(Component):
+    """Base of all sources.
+
+    ``splittable``: one instance per partition, each with only its partition's symbols; otherwise one instance (a
+    singleton) that feeds a keyed edge. ``max_delay``: how far out of order events may come, in ns; the watermark is the
+    largest ``ts_event`` seen less this. ``None`` promises nothing before the end.
+    """
+
+    splittable: ClassVar[bool] = False
+    max_delay: int | None = 0
+
+    def check(self) -> None:
+        """Look, before anything starts, whether this source can work. Raises ``SourceError``."""
+
+    async def open(self, ctx: SourceContext, position: Any | None) -> None:
+        """Start at ``position``, or at the beginning when it is ``None``."""
+
+    @abstractmethod
+    async def read(self) -> Batch | None:
+        """The next batch, as soon as there is something; ``None`` at the end. Never called twice at once."""
+
+    async def close(self) -> None:
+        """Release what ``open`` took. Called once, also after an error."""

@@ -1,0 +1,140 @@
+"""Text rows -> standard records, with a reason for every row that cannot be used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from market_data_pipeline.errors import ConfigError, RecordError
+from market_data_pipeline.records import COLUMN_TYPES, FLOAT, INT, MAX_TIME, MIN_TIME, RECORDS
+
+TIME_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+_OPTIONAL: dict[str, dict[str, Any]] = {
+    "trade": {"ts_recv": 0, "side": "", "trade_id": ""},
+    "quote": {"ts_recv": 0},
+    "bar": {"volume": 0.0, "trade_count": 0},
+}
+_SIDES = {"buy": "buy", "b": "buy", "sell": "sell", "s": "sell", "": "", "unknown": ""}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class RowParser:
+    """Makes records of ``kind`` from mappings of text or JSON values.
+
+    ``columns`` maps a record's field to the file's column where the names differ; ``symbol`` is the constant symbol of a
+    file that has none; ``time_unit`` is ``ns``, ``us``, ``ms``, ``s`` or ``iso``. Kind ``rows`` passes mappings through.
+    """
+
+    def __init__(self, kind: str, columns: Mapping[str, str] | None, time_unit: str, symbol: str | None) -> None:
+        if kind != "rows" and kind not in RECORDS:
+            raise ConfigError(f"kind: {kind!r} is not allowed; one of: {', '.join(RECORDS)}, rows")
+        if time_unit != "iso" and time_unit not in TIME_UNITS:
+            raise ConfigError(f"time_unit: {time_unit!r} is not allowed; one of: {', '.join(TIME_UNITS)}, iso")
+        self.kind = kind
+        self._unit = time_unit
+        self._constant = symbol
+        fields: tuple[str, ...] = RECORDS[kind]._fields if kind in RECORDS else ()
+        unknown = set(columns or {}) - set(fields)
+        if unknown and kind != "rows":
+            raise ConfigError(
+                f"columns: {sorted(unknown)[0]!r} is no field of a {kind}; there are: {', '.join(fields)}"
+            )
+        self._plan = [(name, (columns or {}).get(name, name), self._converter(name)) for name in fields]
+        self._optional = _OPTIONAL.get(kind, {})
+        self._mapped = set(columns or {})
+
+    def required(self) -> list[str]:
+        """The columns that a file must have."""
+        constant = {"symbol"} if self._constant is not None else set()
+        return [
+            column
+            for name, column, _ in self._plan
+            if name not in constant and (name in self._mapped or name not in self._optional) and name != "vwap"
+        ]
+
+    def parse(self, row: Mapping[str, Any]) -> Any:
+        """One record. Raises ``RecordError`` naming the field and the value."""
+        if self.kind == "rows":
+            return dict(row)
+        values: dict[str, Any] = {}
+        for name, column, convert in self._plan:
+            if name == "symbol" and self._constant is not None:
+                values[name] = self._constant
+                continue
+            raw = row.get(column)
+            if raw is None or raw == "":
+                if name in self._optional:
+                    values[name] = self._optional[name]
+                    continue
+                if name == "vwap":
+                    values[name] = values["close"]
+                    continue
+                raise RecordError(f"{column}: {'missing' if raw is None else 'empty'}")
+            try:
+                values[name] = convert(raw)
+            except (ValueError, TypeError, KeyError, OverflowError) as error:
+                detail = f" ({error})" if isinstance(error, RecordError) else ""
+                raise RecordError(f"{column}: {raw!r} is not {_WORDS[COLUMN_TYPES[name]]}{detail}") from error
+        return RECORDS[self.kind](**values)
+
+    def _converter(self, name: str) -> Callable[[Any], Any]:
+        if name.startswith("ts_"):
+            return _iso_ns if self._unit == "iso" else self._scaled_ns
+        by_type: dict[str, Callable[[Any], Any]] = {
+            FLOAT: _finite,
+            INT: int,
+            "|i1": _side,
+            "any": _identifier,
+            "dict": _symbol,
+        }
+        return by_type[COLUMN_TYPES[name]]
+
+    def _scaled_ns(self, value: Any) -> int:
+        scale = TIME_UNITS[self._unit]
+        if isinstance(value, float) or (isinstance(value, str) and not value.lstrip("+-").isdigit()):
+            number = round(_finite(value) * scale)
+        else:
+            number = int(value) * scale
+        if not MIN_TIME < number < MAX_TIME:
+            raise RecordError("outside 64-bit nanoseconds")
+        return number
+
+
+_WORDS = {FLOAT: "a finite number", INT: "an integer", "|i1": "buy, sell or empty", "any": "an id", "dict": "a symbol"}
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool):
+        raise RecordError("a boolean")
+    number = float(value)
+    if not math.isfinite(number):
+        raise RecordError("not finite")
+    return number
+
+
+def _side(value: Any) -> str:
+    return _SIDES[str(value).lower()]
+
+
+def _identifier(value: Any) -> int | str:
+    if isinstance(value, bool | list | dict | float):
+        raise RecordError("needs text or an integer")
+    if isinstance(value, int) and not MIN_TIME < value < MAX_TIME:
+        return str(value)
+    return value if isinstance(value, int) else str(value)
+
+
+def _symbol(value: Any) -> str:
+    if not isinstance(value, str):
+        raise RecordError("not text")
+    return value
+
+
+def _iso_ns(value: Any) -> int:
+    moment = datetime.fromisoformat(value)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    delta = moment - _EPOCH
+    return (delta.days * 86400 + delta.seconds) * 1_000_000_000 + delta.microseconds * 1000
