@@ -270,3 +270,8 @@ def _try_encode(origin: str, frame: Frame, limit: int) -> tuple[bytes, str]:
     except CodecError as error:
         return b"", str(error)
     return blob, f"{len(blob)} bytes are over the frame limit of {limit}" if len(blob) > limit else ""
+
+
+def with_mark(origin: str, mark: int, born: int = 0) -> bytes:
+    """A frame that carries only a mark."""
+    return encode(origin, Frame([], mark, born))

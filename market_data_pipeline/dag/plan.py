@@ -127,6 +127,17 @@ class Plan:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
 
+def plan_from_dict(data: dict[str, Any]) -> Plan:
+    """The plan whose :meth:`Plan.to_dict` gave ``data``."""
+    return Plan(
+        data["name"],
+        data["partitions"],
+        tuple(PlanNode(name, **node) for name, node in data["nodes"].items()),
+        tuple(PlanEdge(*name.split("."), **edge) for name, edge in data["edges"].items()),
+        tuple(Subgraph(name, tuple(s["nodes"]), s["home"]) for name, s in data["subgraphs"].items()),
+    )
+
+
 def _without_name(node: PlanNode) -> dict[str, Any]:
     return {"kind": node.kind, "type": node.type, "config": node.config, "on_error": node.on_error}
 

@@ -44,7 +44,7 @@ class _Part:
     lines: list[bytes] = field(default_factory=list)
 
 
-class _FileSink(Sink):
+class FileSink(Sink):
     """What the text formats share."""
 
     accepts: ClassVar[Literal["rows"]] = "rows"
@@ -190,7 +190,7 @@ class _FileSink(Sink):
         self._sealed, self._full = [], []
 
 
-class JsonLines(_FileSink):
+class JsonLines(FileSink):
     """One JSON object per line, in ``path/*.jsonl``: records with their field names, other items as they are.
 
     ``roll_bytes`` and ``roll_interval``: when a file is finished and gets its final name (also at the end, and when a
@@ -203,7 +203,7 @@ class JsonLines(_FileSink):
         return orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
 
 
-class CsvFiles(_FileSink):
+class CsvFiles(FileSink):
     """CSV with a header, in ``path/*.csv``. Items must be records or dicts; items with other fields than the file's header
     start a file of their own. Arguments and guarantee as for :class:`JsonLines`."""
 

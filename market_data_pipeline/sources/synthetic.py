@@ -28,10 +28,11 @@ class Synthetic(Source):
     ``disorder_by`` after their time. ``zipf``: exponent of the popularity, 0 for equal. ``seed``: any int.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - every one an independent property of the data, all by keyword
         self,
         symbols: int = 1000,
         items: int | None = 1_000_000,
+        *,
         rate: float | None = None,
         event_rate: float | None = None,
         duplicates: float = 0.0,

@@ -1,0 +1,49 @@
+"""``mdp-coordinator APP``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import click
+
+from market_data_pipeline.app import load_app, parse_sets
+from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.options import one_line_errors, options, set_up_logging
+from market_data_pipeline.settings import load_settings
+from market_data_pipeline.store.keys import check_name
+
+
+@click.command()
+@click.argument("app")
+@options(
+    "redis_url",
+    "job",
+    "partitions",
+    "sets",
+    "allow_volatile",
+    "http_host",
+    "http_port",
+    "lease_ttl_ms",
+    "log_level",
+    "debug",
+)
+@click.option("--min-workers", type=int, metavar="N", help="Workers to wait for before the first assignment [1].")
+@one_line_errors
+def main(app: str, sets: tuple[str, ...], debug: bool, **flags: Any) -> None:
+    """Compile APP (path.py[:attr] or module[:attr]), publish its plan, and assign partitions to workers until it ends."""
+    settings = load_settings(**flags)
+    set_up_logging(settings.log_level)
+    if settings.redis_url is None:
+        raise ConfigError("no server: give --redis-url or set MDP_REDIS_URL")
+    from mdp_coordinator.service import Coordinator  # noqa: PLC0415 - after the flags were found good
+
+    dag = load_app(app, parse_sets(sets))
+    plan = compile_dag(dag, settings.partitions)
+    job = check_name("--job", settings.job or dag.name)
+    asyncio.run(Coordinator(plan, job, settings, settings.redis_url.get_secret_value()).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Performs what ``state.py`` decides: leads, assigns, concludes, serves HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+
+import redis.asyncio
+
+from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
+from market_data_pipeline.dag.plan import Plan
+from market_data_pipeline.errors import JobFailed
+from market_data_pipeline.http import HttpServer
+from market_data_pipeline.metrics import CoordinatorMetrics
+from market_data_pipeline.settings import Settings
+from market_data_pipeline.store.client import TRANSIENT, check_server, connect
+from market_data_pipeline.store.control import Control, JobInfo, publish
+from market_data_pipeline.store.status import JobStatus, read_status
+from mdp_coordinator.state import Assign, CoordinatorState, Finish, View
+
+log = logging.getLogger(__name__)
+
+_TICK = 0.1
+_STATUS_EVERY = 1.0
+
+
+class Coordinator:
+    """One coordinator process for one job. ``run`` returns when the job is over or a signal asks it to leave."""
+
+    def __init__(self, plan: Plan, job_name: str, settings: Settings, url: str, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._plan, self._job_name, self._settings, self._url, self._clock = plan, job_name, settings, url, clock
+        self._metrics = CoordinatorMetrics()
+        self._token = secrets.token_hex(16)
+        self._term = 0
+        self._leaving = False
+        self._tick_failed = False
+        self._status_at = float("-inf")
+
+    async def run(self) -> None:
+        """Publish, lead (or stand by), until the job is over. Raises ``JobFailed`` when it ended so."""
+        self._client: redis.asyncio.Redis = connect(self._url)
+        try:
+            await check_server(self._client, self._url, self._settings.allow_volatile)
+            job = await publish(self._client, self._job_name, self._plan)
+            self._control = Control(self._client, job)
+            if job.state == "failed":
+                log.info("job %s had failed (%s); it goes on from its last commit", job.name, job.error)
+                await self._control.resume()
+            log.info("job %s: plan %s, %d tasks", job.name, job.fingerprint, len(list(self._plan.tasks())))
+            http = HttpServer(self._metrics.registry, self._ready, {"/api/status": self._status_document})
+            await http.start(self._settings.http_host, self._settings.http_port)
+            try:
+                await self._loop(job)
+            finally:
+                await http.close()
+        finally:
+            await self._client.aclose()
+
+    def leave(self) -> None:
+        """Give up leadership and return."""
+        self._leaving = True
+
+    async def _loop(self, job: JobInfo) -> None:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, self.leave)
+        state = CoordinatorState(job.partitions, len(list(self._plan.tasks())), self._settings.min_workers)
+        while not self._leaving:
+            try:
+                if await self._over(job):
+                    return
+                await self._tick(state)
+                self._tick_failed = False
+                await self._control.wait_for_wake(_TICK)
+            except TRANSIENT as error:
+                if not self._tick_failed:
+                    log.warning("server away (%s); workers go on with the assignment they have", error)
+                self._tick_failed = True
+                await self._clock.sleep(_TICK * 5)
+        await self._control.resign(self._term, self._token)
+
+    async def _over(self, job: JobInfo) -> bool:
+        _, uid, state, error = await self._control.version()
+        if uid != job.uid:
+            raise JobFailed(f"job {job.name!r} was removed or replaced")
+        if state == "failed":
+            raise JobFailed(f"job {job.name!r} failed: {error}")
+        if state == "finished":
+            log.info("job %s: finished", job.name)
+        return state == "finished"
+
+    async def _tick(self, state: CoordinatorState) -> None:
+        term = await self._control.lead(self._token, self._settings.lease_ttl_ms)
+        if bool(term) != bool(self._term):
+            log.info(
+                "leading, term %d" if term else "standing by: another coordinator leads", *([term] if term else [])
+            )
+        self._term = term
+        self._metrics.leader.set(1 if term else 0)
+        if not term:
+            return
+        workers, owners = await self._control.workers(), await self._control.assignment()
+        view = View(self._clock.monotonic(), workers, owners, await self._control.ended())
+        self._metrics.workers.set(len(workers))
+        self._metrics.tasks_ended.set(view.ended)
+        for command in state.decide(view):
+            if isinstance(command, Assign):
+                await self._assign(command)
+            elif isinstance(command, Finish):
+                await self._control.conclude("finished")
+        self._metrics.unassigned.set(state.unassigned(view))
+        await self._measure()
+
+    async def _assign(self, command: Assign) -> None:
+        if not await self._control.assign(self._term, self._token, list(command.transitions)):
+            log.warning("leadership was lost before an assignment; another coordinator decides now")
+            return
+        self._metrics.assignments.inc(len(command.transitions))
+        by_worker: dict[str, list[int]] = {}
+        for transition in command.transitions:
+            by_worker.setdefault(transition.worker, []).append(transition.partition)
+        for worker, partitions in by_worker.items():
+            log.info("assigned to %s: %s", worker, partitions)
+
+    async def _measure(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._status_at < _STATUS_EVERY:
+            return
+        self._status_at = now
+        for channel in (await self._status()).channels:
+            self._metrics.capacity.labels(channel.name).set(channel.capacity)
+            for partition, length in channel.lengths.items():
+                self._metrics.length.labels(channel.name, str(partition)).set(length)
+
+    async def _status(self) -> JobStatus:
+        return await read_status(
+            self._client, self._control, self._control.job, self._plan, self._settings.channel_capacity
+        )
+
+    async def _status_document(self) -> object:
+        return (await self._status()).to_dict()
+
+    async def _ready(self) -> tuple[bool, str]:
+        if self._tick_failed:
+            return False, "the server is away"
+        return True, "leading" if self._term else "standing by"

@@ -1,0 +1,152 @@
+"""Finding the user's program: ``path.py[:attr]`` or ``module[:attr]``; attr is a Dag, a Pipeline, or a function of one.
+
+Every process of a job imports the program by that name and compiles it again: code never travels.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from market_data_pipeline.dag.graph import Dag
+from market_data_pipeline.dag.pipeline import Pipeline
+from market_data_pipeline.errors import ConfigError, MdpError
+
+DEFAULT_ATTRIBUTES = ("pipeline", "dag", "app")
+
+
+def load_app(app: str, values: Mapping[str, str]) -> Dag:
+    """The validated Dag of ``app``; ``values`` fill the function's parameters. Raises ``ConfigError``."""
+    target = _find(app)
+    if callable(target) and not isinstance(target, Dag | Pipeline):
+        arguments = _arguments(app, target, values)
+        result = _call(app, target, arguments)
+    else:
+        if values:
+            raise ConfigError(f"{app}: takes no parameters, so --set {next(iter(values))}=... has nowhere to go")
+        result = target
+    if isinstance(result, Pipeline):
+        return result.build()
+    if not isinstance(result, Dag):
+        raise ConfigError(f"{app}: gives a {type(result).__name__}; needed: a Dag, a Pipeline, or a function of one")
+    result.validate()
+    return result
+
+
+def _find(app: str) -> Any:
+    name, colon, attribute = app.rpartition(":") if ":" in app else (app, "", "")
+    module = _load_file(name) if name.endswith(".py") else _load_module(name)
+    if colon:
+        if not hasattr(module, attribute):
+            near = get_close_matches(attribute, [n for n in vars(module) if not n.startswith("_")], 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"app {app!r}: {name} has no {attribute!r}{hint}")
+        return getattr(module, attribute)
+    for attribute in DEFAULT_ATTRIBUTES:
+        if hasattr(module, attribute):
+            return getattr(module, attribute)
+    raise ConfigError(f"app {app!r}: {name} has none of {', '.join(DEFAULT_ATTRIBUTES)}; say which with {name}:NAME")
+
+
+def _load_file(name: str) -> types.ModuleType:
+    path = Path(name)
+    if not path.is_file():
+        raise ConfigError(f"app {name!r}: no such file")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:  # as ``python path.py`` does, so that the program finds its neighbours
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    try:
+        spec.loader.exec_module(module)
+    except MdpError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"app {name!r}: importing it raised {type(error).__name__}: {error}") from error
+    return module
+
+
+def _load_module(name: str) -> types.ModuleType:
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise ConfigError(f"app {name!r}: no such module (a file is named with its .py)") from None
+        raise ConfigError(f"app {name!r}: importing it raised {error}") from error
+    except MdpError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"app {name!r}: importing it raised {type(error).__name__}: {error}") from error
+
+
+def _arguments(app: str, fn: Callable[..., Any], values: Mapping[str, str]) -> dict[str, Any]:
+    parameters = inspect.signature(fn).parameters
+    try:
+        hints = typing.get_type_hints(fn)
+    except NameError as error:
+        raise ConfigError(f"{app}: annotation cannot be resolved: {error}") from error
+    for name in values:
+        if name not in parameters:
+            near = get_close_matches(name, list(parameters), 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(
+                f"--set {name}: {app} has no such parameter; {hint}it takes: {', '.join(parameters) or 'none'}"
+            )
+    arguments: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        hint_type = hints.get(name, str)
+        if name in values:
+            arguments[name] = _convert(name, values[name], hint_type)
+        elif parameter.default is inspect.Parameter.empty:
+            if not _allows_none(hint_type):
+                raise ConfigError(f"{app} needs a value for {name!r}: --set {name}=...")
+            arguments[name] = None
+    return arguments
+
+
+def _convert(name: str, text: str, hint: Any) -> Any:
+    try:
+        return TypeAdapter(hint).validate_python(text)
+    except ValidationError as error:
+        wanted = getattr(hint, "__name__", None) if not typing.get_args(hint) else None
+        reason = error.errors()[0]["msg"]
+        raise ConfigError(f"--set {name}={text}: not a {wanted or hint}: {reason}") from None
+
+
+def _allows_none(hint: Any) -> bool:
+    return hint is type(None) or type(None) in typing.get_args(hint)
+
+
+def _call(app: str, fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    try:
+        return fn(**arguments)
+    except MdpError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{app}: {fn.__name__}() raised {type(error).__name__}: {error}") from error
+
+
+def parse_sets(sets: tuple[str, ...]) -> dict[str, str]:
+    """``("a=1", "b=x")`` as a dict. Raises ``ConfigError`` for one without ``=``."""
+    values = {}
+    for item in sets:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {item!r}: write name=value")
+        values[name] = value
+    return values

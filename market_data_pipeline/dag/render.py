@@ -1,0 +1,71 @@
+"""A plan for people: tree, JSON, Mermaid, Graphviz."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from market_data_pipeline.dag.plan import Plan, PlanEdge, Subgraph
+
+
+def render(plan: Plan, form: str) -> str:
+    """``plan`` as ``tree``, ``json``, ``mermaid`` or ``dot``."""
+    writers: dict[str, Callable[[Plan], str]] = {"tree": _tree, "json": _json, "mermaid": _mermaid, "dot": _dot}
+    return writers[form](plan)
+
+
+def _json(plan: Plan) -> str:
+    return json.dumps({"fingerprint": plan.fingerprint, **plan.to_dict()}, indent=2, sort_keys=True)
+
+
+def _placement(plan: Plan, subgraph: Subgraph) -> str:
+    return f"partitions 0-{plan.partitions - 1}" if subgraph.home is None else f"once, on partition {subgraph.home}"
+
+
+def _label(edge: PlanEdge) -> str:
+    return f"{edge.kind} by {edge.key}" if edge.key else edge.kind
+
+
+def _tree(plan: Plan) -> str:
+    lines = [f"{plan.name}  P={plan.partitions}  plan {plan.fingerprint}"]
+    for s, subgraph in enumerate(plan.subgraphs):
+        last = s == len(plan.subgraphs) - 1
+        lines.append(f"{'└─' if last else '├─'} subgraph {subgraph.name} ({_placement(plan, subgraph)})")
+        bar = "   " if last else "│  "
+        rows = [f"{edge.src} ~> {edge.dst}  [{_label(edge)}]" for edge in plan.inputs(subgraph)]
+        for name in subgraph.nodes:
+            node = plan.node[name]
+            inside = [edge.dst for edge in plan.edges if edge.src == name and edge.kind == "forward"]
+            arrow = f" -> {', '.join(inside)}" if inside else ""
+            rows.append(f"{name}: {node.kind} {node.type.rpartition('.')[2]}{arrow}")
+        rows += [f"{edge.src} ~> {edge.dst}  [{_label(edge)}]" for edge in plan.outputs(subgraph)]
+        lines += [f"{bar}{'└─' if row is rows[-1] else '├─'} {row}" for row in rows]
+    return "\n".join(lines)
+
+
+def _mermaid(plan: Plan) -> str:
+    lines = ["flowchart LR"]
+    for subgraph in plan.subgraphs:
+        lines.append(f'  subgraph sg_{_id(subgraph.name)}["{subgraph.name} ({_placement(plan, subgraph)})"]')
+        lines += [f'    {_id(name)}["{name}"]' for name in subgraph.nodes]
+        lines.append("  end")
+    for edge in plan.edges:
+        arrow = "-->" if edge.kind == "forward" else f"-. {_label(edge)} .->"
+        lines.append(f"  {_id(edge.src)} {arrow} {_id(edge.dst)}")
+    return "\n".join(lines)
+
+
+def _id(name: str) -> str:
+    return "n_" + name.replace("-", "__")
+
+
+def _dot(plan: Plan) -> str:
+    lines = [f'digraph "{plan.name}" {{', "  rankdir=LR; node [shape=box];"]
+    for s, subgraph in enumerate(plan.subgraphs):
+        lines.append(f'  subgraph cluster_{s} {{ label="{subgraph.name} ({_placement(plan, subgraph)})";')
+        lines += [f'    "{name}";' for name in subgraph.nodes]
+        lines.append("  }")
+    for edge in plan.edges:
+        style = "" if edge.kind == "forward" else f' [style=dashed, label="{_label(edge)}"]'
+        lines.append(f'  "{edge.src}" -> "{edge.dst}"{style};')
+    return "\n".join([*lines, "}"])

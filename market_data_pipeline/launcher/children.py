@@ -1,0 +1,86 @@
+"""Child processes of ``mdp run``: started with the app, watched, started again when they die, ended politely."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from market_data_pipeline.processes import die_with_parent
+
+_MAX_RESTARTS = 5
+_WITHIN_SECONDS = 60.0
+_LAST_LINES = 5
+NO_RESTART = (2, 3)
+"""Exit codes that say "configuration" or "server": starting again would not help."""
+
+
+@dataclass
+class Child:
+    """One child process. ``died`` holds when it died lately."""
+
+    name: str
+    command: Sequence[str]
+    env: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    died: deque[float] = field(default_factory=deque)
+
+    def start(self) -> None:
+        """Start it, its output appended to ``log``."""
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                self.command,
+                env={**os.environ, **self.env},
+                stdin=subprocess.DEVNULL,
+                stdout=None if self._prints else out,
+                stderr=out,
+                start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - the launcher has no threads
+            )
+
+    @property
+    def _prints(self) -> bool:
+        return "mdp_worker.cli" in self.command  # a Stdout sink prints where mdp run was started
+
+    def exit_code(self) -> int | None:
+        """``None`` while it runs."""
+        return None if self.process is None else self.process.poll()
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return "\n".join(f"    {line}" for line in lines[-_LAST_LINES:])
+
+    def may_restart(self) -> bool:
+        """Whether it died rarely enough; counts this death."""
+        now = time.monotonic()
+        self.died.append(now)
+        while self.died and now - self.died[0] > _WITHIN_SECONDS:
+            self.died.popleft()
+        return len(self.died) <= _MAX_RESTARTS
+
+    def terminate(self) -> None:
+        """Ask it to leave."""
+        if self.exit_code() is None and self.process is not None:
+            self.process.terminate()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for it; kill it when it does not go."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(timeout=max(0.0, seconds))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def service(name: str, module: str, arguments: Sequence[str], env: Mapping[str, str], logs: Path) -> Child:
+    """A coordinator or worker, run by this interpreter."""
+    return Child(name, [sys.executable, "-m", module, *arguments], env, logs / f"{name}.log")

@@ -1,0 +1,94 @@
+"""Looking at a job from outside: ``mdp status``, ``mdp dlq``, ``mdp remove``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import orjson
+import redis.asyncio
+from redis.exceptions import RedisError
+from rich.console import Console
+
+from market_data_pipeline.codec import unpack
+from market_data_pipeline.dag.plan import Plan, plan_from_dict
+from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.launcher.display import render
+from market_data_pipeline.settings import load_settings
+from market_data_pipeline.sinks.encoding import plain
+from market_data_pipeline.store.client import connect, explain, text_of
+from market_data_pipeline.store.control import Control, JobInfo, find_job, remove_job
+from market_data_pipeline.store.status import JobStatus, read_status
+
+_JOB_PREFIX = "mdp:job:"
+
+
+@asynccontextmanager
+async def _server(url: str | None) -> AsyncIterator[redis.asyncio.Redis]:
+    settings = load_settings(redis_url=url)
+    if settings.redis_url is None:
+        raise ConfigError("no server: give --redis-url or set MDP_REDIS_URL ('mdp run' prints the address it uses)")
+    address = settings.redis_url.get_secret_value()
+    client = connect(address)
+    try:
+        yield client
+    except (RedisError, OSError) as error:
+        raise explain(address, error) from error
+    finally:
+        await client.aclose()
+
+
+async def _job(client: redis.asyncio.Redis, name: str | None) -> JobInfo:
+    names = sorted([text_of(key).removeprefix(_JOB_PREFIX) async for key in client.scan_iter(f"{_JOB_PREFIX}*")])
+    name = name or load_settings().job or (names[0] if len(names) == 1 else None)
+    if name is None:
+        raise ConfigError(f"which job? --job NAME; there are: {', '.join(names) or 'none'}")
+    job = await find_job(client, name) if name in names else None
+    if job is None:
+        raise ConfigError(f"no job {name!r} on this server; there are: {', '.join(names) or 'none'}")
+    return job
+
+
+async def status(redis_url: str | None, job: str | None) -> JobStatus:
+    """The job's state; the only job where none is named."""
+    async with _server(redis_url) as client:
+        found = await _job(client, job)
+        plan: Plan = plan_from_dict(json.loads(found.plan))
+        return await read_status(client, Control(client, found), found, plan, load_settings().channel_capacity)
+
+
+def print_status(document: JobStatus) -> None:
+    """For people."""
+    Console().print(render(document, None))
+    if document.error:
+        Console().print(f"error: {document.error}", markup=False)
+
+
+async def dead_letters(limit: int, clear: bool, redis_url: str | None, job: str | None) -> list[str]:
+    """The oldest dead letters as JSON lines; deleted when ``clear``."""
+    async with _server(redis_url) as client:
+        found = await _job(client, job)
+        stream = found.keys.dead_letters
+        entries: list[tuple[bytes, dict[bytes, bytes]]] = cast("Any", await client.xrange(stream, count=limit))
+        lines = [orjson.dumps(_letter(text_of(entry_id), fields)).decode() for entry_id, fields in entries]
+        if clear and entries:
+            await client.xdel(stream, *(entry_id for entry_id, _ in entries))
+        return lines
+
+
+def _letter(entry_id: str, fields: dict[Any, Any]) -> dict[str, Any]:
+    letter = unpack(fields[b"d"])
+    return {"id": entry_id, **plain(letter)}
+
+
+async def remove(name: str, redis_url: str | None) -> str:
+    """Remove a job nobody works on."""
+    async with _server(redis_url) as client:
+        job = await _job(client, name)
+        living = await Control(client, job).workers()
+        if living:
+            raise ConfigError(f"job {name!r} is running, with workers {', '.join(living)}; stop them first")
+        await remove_job(client, name)
+        return f"job {name}: removed"

@@ -1,0 +1,242 @@
+"""The launcher: checks everything that can be checked, starts the processes, watches, reports, cleans up."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis.asyncio
+
+from market_data_pipeline.dag.graph import Dag
+from market_data_pipeline.dag.plan import Plan
+from market_data_pipeline.errors import ConfigError, JobFailed
+from market_data_pipeline.launcher.children import NO_RESTART, Child, service
+from market_data_pipeline.launcher.display import Display, choose_display, summary
+from market_data_pipeline.settings import Settings
+from market_data_pipeline.sinks.base import Sink
+from market_data_pipeline.sinks.file import FileSink
+from market_data_pipeline.sources.base import Source
+from market_data_pipeline.store.client import TRANSIENT, check_server, connect
+from market_data_pipeline.store.control import Control, JobInfo, check_plan, find_job, publish, remove_job
+from market_data_pipeline.store.embedded import EmbeddedServer
+from market_data_pipeline.store.status import JobStatus, read_status
+
+_LOOK_EVERY = 0.25
+_LEAVE_SECONDS = 35.0
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What ``mdp run`` was asked for."""
+
+    app: str
+    sets: tuple[str, ...]
+    workers: int
+    data_dir: Path | None
+    server: str | None
+    fresh: bool
+    plain: bool
+
+
+def preflight(dag: Dag) -> None:
+    """Let every source and sink look whether it can work, before anything starts."""
+    for node in dag.nodes.values():
+        if isinstance(node.fn, Source | Sink):
+            node.fn.check()
+
+
+class Launcher:
+    """One ``mdp run``. ``run`` returns the exit code."""
+
+    def __init__(self, options: RunOptions, dag: Dag, plan: Plan, job_name: str, settings: Settings) -> None:
+        self._options, self._dag, self._plan, self._job_name = options, dag, plan, job_name
+        self._settings = settings
+        self._interrupted = False
+        self._display: Display = choose_display(options.plain)
+        self._children: list[Child] = []
+        self._status: JobStatus | None = None
+        self._busy_seconds = 0.0
+
+    def run(self) -> int:
+        """Everything, from the server's start to its end."""
+        with ExitStack() as stack:
+            url = self._server(stack)
+            if self._options.data_dir is not None:
+                logs = self._options.data_dir / "logs"
+                logs.mkdir(parents=True, exist_ok=True)
+            else:
+                logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mdp-logs-")))
+            return asyncio.run(self._run(url, logs))
+
+    def _server(self, stack: ExitStack) -> str:
+        if self._settings.redis_url is not None:
+            if self._options.data_dir is not None:
+                raise ConfigError(
+                    "--data-dir belongs to the embedded server; with --redis-url the server keeps the data"
+                )
+            return self._settings.redis_url.get_secret_value()
+        server = EmbeddedServer(self._options.data_dir, self._options.server)
+        stack.enter_context(server)
+        kept = f"data kept in {self._options.data_dir}" if self._options.data_dir else "nothing kept"
+        self._display.say(
+            f"server: {server.url} ({kept}); look with: mdp status --redis-url {server.url} --job {self._job_name}"
+        )
+        return server.url
+
+    async def _run(self, url: str, logs: Path) -> int:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(name, self._interrupt)
+        embedded = self._settings.redis_url is None
+        self._client: redis.asyncio.Redis = connect(url)
+        try:
+            await check_server(self._client, url, self._settings.allow_volatile or embedded)
+            job = await self._find_or_publish()
+            self._control = Control(self._client, job)
+            if job.state == "finished":
+                self._display.say(f"job {job.name} has finished already; run it again from the beginning with --fresh")
+                self._status = await self._read(job)
+                self._report(0.0)
+                return 0
+            return await self._supervise(job, url, logs, embedded)
+        finally:
+            await self._client.aclose()
+
+    async def _find_or_publish(self) -> JobInfo:
+        job = await find_job(self._client, self._job_name)
+        if job is not None:
+            living = await Control(self._client, job).workers()
+            if living:
+                raise ConfigError(
+                    f"job {job.name!r} is running already, with workers {', '.join(living)}; choose another name with --job"
+                )
+            if self._options.fresh:
+                await remove_job(self._client, job.name)
+            else:
+                check_plan(job, self._plan)
+        return await publish(self._client, self._job_name, self._plan)
+
+    def _interrupt(self) -> None:
+        self._interrupted = True
+
+    def _spawn(self, url: str, logs: Path, embedded: bool) -> None:
+        arguments = [self._options.app, "--job", self._job_name]
+        for pair in self._options.sets:
+            arguments += ["--set", pair]
+        env = child_environment(self._settings, url, embedded, self._options.workers)
+        coordinator = service("coordinator", "mdp_coordinator.cli", arguments, env, logs)
+        workers = [
+            service(f"w{i}", "mdp_worker.cli", [*arguments, "--name", f"w{i}"], env, logs)
+            for i in range(1, self._options.workers + 1)
+        ]
+        self._children = [coordinator, *workers]
+        for child in self._children:
+            child.start()
+
+    async def _supervise(self, job: JobInfo, url: str, logs: Path, embedded: bool) -> int:
+        started = time.monotonic()
+        self._spawn(url, logs, embedded)
+        try:
+            with self._display:
+                state = await self._watch(job)
+        finally:
+            self._end_children()
+        self._status = await self._read(job)
+        self._report(time.monotonic() - started)
+        if state == "failed":
+            raise JobFailed(self._status.error)
+        return INTERRUPTED if self._interrupted and state == "running" else 0
+
+    async def _watch(self, job: JobInfo) -> str:
+        """Until the job is over or a signal came; the job's state."""
+        meter = _Meter()
+        while True:
+            try:
+                status = await self._read(job)
+            except TRANSIENT:
+                await asyncio.sleep(_LOOK_EVERY)
+                continue
+            rate = meter.update(status.items_in, time.monotonic())
+            self._busy_seconds = meter.busy
+            self._display.show(status, rate)
+            if status.state != "running":
+                return status.state
+            if self._interrupted:
+                self._display.say("leaving: finishing the commits under way ...")
+                return status.state
+            self._look_after_children()
+            await asyncio.sleep(_LOOK_EVERY)
+
+    def _look_after_children(self) -> None:
+        for child in self._children:
+            code = child.exit_code()
+            if code is None or code == 0:  # 0: it saw the job's end before we did
+                continue
+            self._display.say(f"{child.name} died with {_cause(code)}; its last words:\n{child.last_words()}")
+            if code in NO_RESTART or not child.may_restart():
+                raise JobFailed(f"{child.name} cannot run ({_cause(code)}); see above")
+            self._display.say(f"{child.name}: starting it again")
+            child.start()
+
+    def _end_children(self) -> None:
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        for child in reversed(self._children):  # workers first: the coordinator is there while they give back
+            child.terminate()
+        for child in self._children:
+            child.wait(deadline - time.monotonic())
+
+    async def _read(self, job: JobInfo) -> JobStatus:
+        return await read_status(self._client, self._control, job, self._plan, self._settings.channel_capacity)
+
+    def _report(self, seconds: float) -> None:
+        assert self._status is not None
+        outputs = [str(n.fn.path) for n in self._dag.nodes.values() if isinstance(n.fn, FileSink)]
+        rate = self._status.items_in / self._busy_seconds if self._busy_seconds else 0.0
+        self._display.say(summary(self._status, seconds, outputs, rate))
+
+
+class _Meter:
+    """Items per second from counts seen now and then."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, float] | None = None
+        self._rate = 0.0
+        self.busy = 0.0
+        """Seconds between the looks in which items came in."""
+
+    def update(self, items: int, now: float) -> float:
+        if self._last is not None:
+            before, then = self._last
+            if items > before:
+                self.busy += now - then
+                self._rate = (items - before) / (now - then)
+            elif now - then > 1.0:
+                self._rate = 0.0
+            else:
+                return self._rate
+        self._last = (items, now)
+        return self._rate
+
+
+def child_environment(settings: Settings, url: str, embedded: bool, workers: int) -> Mapping[str, str]:
+    """The settings as environment, for children: a password never stands in a command line."""
+    env = {
+        f"MDP_{name.upper()}": str(value)
+        for name, value in settings.model_dump(exclude={"redis_url", "job", "http_port"}).items()
+        if value is not None
+    }
+    env["MDP_REDIS_URL"] = url
+    env["MDP_MIN_WORKERS"] = str(workers)
+    if embedded:
+        env["MDP_ALLOW_VOLATILE"] = "true"
+    return env
+
+
+def _cause(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

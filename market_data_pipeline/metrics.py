@@ -1,0 +1,139 @@
+"""Every metric of the system. Names start with ``mdp_``; times are in seconds."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
+from market_data_pipeline.dag.plan import TaskId
+from market_data_pipeline.frame import END, NO_MARK
+from market_data_pipeline.runtime.contract import CommitRequest, Stream
+from market_data_pipeline.runtime.observe import TaskObserver
+
+_LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class WorkerMetrics:
+    """The metrics of one worker process."""
+
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.registry = CollectorRegistry()
+        self.clock = clock
+        r = self.registry
+        self.items_in = Counter("mdp_items_in", "Items that entered a node", ["node"], registry=r)
+        self.items_out = Counter("mdp_items_out", "Items that a node emitted", ["node"], registry=r)
+        self.events = Counter(
+            "mdp_node_events", "late, duplicate, unkeyed, skipped ... by node", ["node", "event"], registry=r
+        )
+        self.late = Counter("mdp_late_items", "Items behind the watermark, dropped", ["node"], registry=r)
+        self.duplicates = Counter("mdp_duplicate_items", "Items dropped as duplicates", ["node"], registry=r)
+        self.dead_letters = Counter("mdp_dead_letters", "Items that could not be used", ["node"], registry=r)
+        self.frames_in = Counter("mdp_frames_in", "Frames consumed", ["channel"], registry=r)
+        self.frames_out = Counter("mdp_frames_out", "Frames appended", ["channel"], registry=r)
+        self.bytes_out = Counter("mdp_frame_bytes_out", "Bytes of frames appended", ["channel"], registry=r)
+        self.commits = Counter("mdp_commits", "Commits", ["subgraph"], registry=r)
+        self.commit_seconds = Histogram(
+            "mdp_commit_seconds",
+            "Time of a commit, waiting included",
+            ["subgraph"],
+            buckets=_LATENCY_BUCKETS,
+            registry=r,
+        )
+        self.latency = Histogram(
+            "mdp_latency_seconds", "Source to committed sink", buckets=_LATENCY_BUCKETS, registry=r
+        )
+        self.length = Gauge(
+            "mdp_channel_length", "Frames in a stream, seen at a commit", ["channel", "partition"], registry=r
+        )
+        self.capacity = Gauge("mdp_channel_capacity", "Capacity of a stream in frames", ["channel"], registry=r)
+        self.crossings = Counter(
+            "mdp_channel_crossings", "Crossings of a stream's levels", ["channel", "level"], registry=r
+        )
+        self.paused = Counter("mdp_paused_seconds", "Time a task waited for its outputs", ["subgraph"], registry=r)
+        self.lag = Gauge("mdp_watermark_lag_seconds", "Wall time less watermark", ["subgraph", "partition"], registry=r)
+        self.reloads = Counter("mdp_reloads", "Times a task threw its memory away", ["subgraph"], registry=r)
+        self.fenced = Counter(
+            "mdp_fenced_commits", "Commits refused because another worker owns the partition", registry=r
+        )
+        self.owned = Gauge("mdp_partitions_owned", "Partitions this worker owns", registry=r)
+
+    def observer(self, task: TaskId, capacity: int) -> TaskObserver:
+        """The observer for one task."""
+        return _Observer(self, task, capacity)
+
+
+class _Observer(TaskObserver):
+    def __init__(self, metrics: WorkerMetrics, task: TaskId, capacity: int) -> None:
+        self._m = metrics
+        self._task = task
+        self._capacity = capacity
+        self._seen: dict[str, Tally[str]] = {}
+
+    def committed(self, request: CommitRequest, lengths: Mapping[Stream, int], seconds: float) -> None:
+        m = self._m
+        m.commits.labels(self._task.subgraph).inc()
+        m.commit_seconds.labels(self._task.subgraph).observe(seconds)
+        for consumed in request.consumed:
+            m.frames_in.labels(consumed.stream[0]).inc(consumed.entries)
+        for (channel, partition), frames in request.outputs.items():
+            m.frames_out.labels(channel).inc(len(frames))
+            m.bytes_out.labels(channel).inc(sum(map(len, frames)))
+            m.length.labels(channel, str(partition)).set(lengths[channel, partition])
+            m.capacity.labels(channel).set(self._capacity)
+
+    def restored(self, counts: Mapping[str, Tally[str]]) -> None:
+        self._seen = {node: Tally(tally) for node, tally in counts.items()}
+
+    def counted(self, counts: Mapping[str, Tally[str]], watermark: int) -> None:
+        for node, tally in counts.items():
+            before = self._seen.get(node, Tally())
+            for name, total in tally.items():
+                if total > before[name]:
+                    self._count(node, name, total - before[name])
+            self._seen[node] = Tally(tally)
+        if watermark not in (NO_MARK, END):
+            lag = (self._m.clock.time_ns() - watermark) / 1e9
+            self._m.lag.labels(self._task.subgraph, str(self._task.partition)).set(lag)
+
+    def _count(self, node: str, name: str, n: int) -> None:
+        named = {
+            "in": self._m.items_in,
+            "out": self._m.items_out,
+            "late": self._m.late,
+            "duplicate": self._m.duplicates,
+            "dead_letter": self._m.dead_letters,
+        }
+        if name in named:
+            named[name].labels(node).inc(n)
+        else:
+            self._m.events.labels(node, name).inc(n)
+
+    def latency(self, nanos: int, items: int) -> None:
+        self._m.latency.observe(nanos / 1e9)
+
+    def paused(self, seconds: float) -> None:
+        self._m.paused.labels(self._task.subgraph).inc(seconds)
+
+    def crossed(self, stream: Stream, level: str) -> None:
+        self._m.crossings.labels(stream[0], level).inc()
+
+    def reloaded(self) -> None:
+        self._m.reloads.labels(self._task.subgraph).inc()
+
+
+class CoordinatorMetrics:
+    """The metrics of one coordinator process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.leader = Gauge("mdp_coordinator_leader", "1 while this coordinator leads", registry=r)
+        self.workers = Gauge("mdp_workers", "Workers that live", registry=r)
+        self.unassigned = Gauge("mdp_partitions_unassigned", "Partitions without a living owner", registry=r)
+        self.assignments = Counter("mdp_assignments", "Partitions assigned", registry=r)
+        self.length = Gauge("mdp_channel_length", "Frames in a stream", ["channel", "partition"], registry=r)
+        self.capacity = Gauge("mdp_channel_capacity", "Capacity of a stream in frames", ["channel"], registry=r)
+        self.tasks_ended = Gauge("mdp_tasks_ended", "Tasks that have ended", registry=r)

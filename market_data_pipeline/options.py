@@ -1,0 +1,63 @@
+"""What the three commands share: options, settings, logging, and errors as one clear line."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from market_data_pipeline.errors import MdpError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS: dict[str, Any] = {
+    "redis_url": click.option("--redis-url", metavar="URL", help="Server to use (MDP_REDIS_URL)."),
+    "job": click.option("--job", metavar="NAME", help="Job name (MDP_JOB); default: the name of the Dag."),
+    "partitions": click.option("--partitions", type=int, metavar="P", help="Hash partitions (MDP_PARTITIONS) [8]."),
+    "sets": click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Fill a parameter of the app."),
+    "allow_volatile": click.option(
+        "--allow-volatile", is_flag=True, default=None, help="Accept a server without append-only file."
+    ),
+    "http_host": click.option("--http-host", metavar="HOST", help="Address of /metrics (MDP_HTTP_HOST) [127.0.0.1]."),
+    "http_port": click.option("--http-port", type=int, metavar="PORT", help="Port of /metrics (MDP_HTTP_PORT) [any]."),
+    "lease_ttl_ms": click.option("--lease-ttl-ms", type=int, metavar="MS", help="When a silent worker is dead [3000]."),
+    "log_level": click.option("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR (MDP_LOG_LEVEL)."),
+    "debug": click.option("--debug", is_flag=True, help="Show tracebacks."),
+}
+
+
+def options(*names: str) -> Callable[[F], F]:
+    """The named shared options, in order."""
+
+    def decorate(fn: F) -> F:
+        for name in reversed(names):
+            fn = _OPTIONS[name](fn)
+        return fn
+
+    return decorate
+
+
+def one_line_errors(fn: F) -> F:
+    """Errors meant for people become one line and an exit code; with ``--debug`` the traceback comes first."""
+
+    @functools.wraps(fn)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        debug = bool(kwargs.get("debug"))
+        try:
+            return fn(*args, **kwargs)
+        except MdpError as error:
+            if debug:
+                raise
+            click.echo(f"{click.get_current_context().info_name}: error: {error}", err=True)
+            sys.exit(error.exit_code)
+
+    return guarded  # type: ignore[return-value]
+
+
+def set_up_logging(level: str) -> None:
+    """Lines on standard error: time, level, where, message."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr)

@@ -1,0 +1,220 @@
+"""The task of a fused subgraph: reads streams or a source, steps the chain, feeds sinks and streams."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
+from market_data_pipeline.codec import decode
+from market_data_pipeline.dag.graph import Dag
+from market_data_pipeline.dag.plan import Plan, TaskId
+from market_data_pipeline.errors import CodecError
+from market_data_pipeline.frame import END, NO_MARK, Frame, join_items
+from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
+from market_data_pipeline.runtime.contract import Consumed, Entry, Limits, Meta, Stream, TaskStore
+from market_data_pipeline.runtime.latency import LatencyHistogram
+from market_data_pipeline.runtime.observe import TaskObserver
+from market_data_pipeline.runtime.outputs import OUTBOX
+from market_data_pipeline.runtime.progress import SourceWatermark
+from market_data_pipeline.runtime.task import Task, consumed_of, counts_of
+from market_data_pipeline.sinks.base import Sink, SinkContext
+from market_data_pipeline.sources.base import Batch, Source, SourceContext
+
+
+class ChainTask(Task):
+    """Runs one :class:`Chain`. ``epoch``, ``owner`` and ``job`` go to the sinks."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        dag: Dag,
+        task: TaskId,
+        store: TaskStore,
+        limits: Limits,
+        observer: TaskObserver,
+        sink_context: SinkContext,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        super().__init__(plan, dag, task, store, limits, observer, clock)
+        self._sink_context = sink_context
+        self._origins = {
+            (edge.name, task.partition): frozenset(plan.origins(edge, task.partition)) for edge in self.inputs.values()
+        }
+
+    async def _open(self, meta: Meta) -> None:
+        self._chain = Chain(self.plan, self.subgraph, self.dag, self.id.partition)
+        self._sinks: dict[str, Sink] = {}
+        self._source: Source | None = None
+        outbox = {name: blob for name, blob in self._state.items() if name.startswith(OUTBOX)}
+        state = {name: blob for name, blob in self._state.items() if name not in outbox}
+        self._chain.restore(state, meta.get("marks", {}), meta.get("counts", {}))
+        self.observer.restored(self._chain.counts())
+        self.outputs.restore(outbox)
+        self.outputs.restore_marks(meta.get("out_marks", {}))
+        self._latency = LatencyHistogram({int(k): v for k, v in meta.get("latency", {}).items()})
+        self._position = meta.get("position")
+        self._sink_states: dict[str, Any] = meta.get("sinks", {})
+        for name in self.subgraph.nodes:
+            fn = self.dag.nodes[name].fn
+            if isinstance(fn, Sink):
+                self._sinks[name] = sink = fn.fresh()
+                await sink.open(self._sink_context._replace(node=name), self._sink_states.get(name))
+            elif isinstance(fn, Source):
+                await self._open_source(name, fn, meta)
+
+    async def _open_source(self, name: str, template: Source, meta: Meta) -> None:
+        self._source_name = name
+        self._source = source = template.fresh()
+        self._watermark = SourceWatermark(source.max_delay)
+        self._watermark.mark = meta.get("source_mark", NO_MARK)
+        self._reading: asyncio.Task[Batch | None] | None = None
+        if self._watermark.mark != END:
+            partitions = self.plan.partitions if self.subgraph.home is None else 1
+            partition = self.id.partition if self.subgraph.home is None else 0
+            await source.open(SourceContext(name, partition, partitions, self.clock), self._position)
+
+    async def _close(self) -> None:
+        if self._source is not None:
+            if self._reading is not None:
+                self._reading.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await self._reading
+            await self._source.close()
+        for sink in self._sinks.values():
+            await sink.close()
+
+    async def _work(self) -> bool:
+        while not self.stopping:
+            if self._chain.ended:
+                await self.finish(self._meta_now())
+                return True
+            if self._source is not None:
+                await self._step_source()
+            else:
+                await self._step_streams()
+        await self._leave()
+        return False
+
+    async def _leave(self) -> None:
+        """Seal the sinks, so that what they hold is visible while nobody owns the task."""
+        if self._sinks:
+            await self._commit_step(self._chain.take(), seal=True)
+
+    async def _step_streams(self) -> None:
+        due = self.outputs.marks_due(self.clock.monotonic())
+        found = await self.read(timeout=1.0 if due is None else due)
+        letters: list[DeadLetter] = []
+        for stream, entries in found.items():
+            for entry in entries:
+                self._feed(stream, entry, letters)
+        if found or due is not None:
+            await self._commit_step(self._chain.take(), consumed_of(found), letters)
+
+    def _feed(self, stream: Stream, entry: Entry, letters: list[DeadLetter]) -> None:
+        edge = self.inputs[stream]
+        try:
+            origin, frame = decode(entry.blob, 2 * self.limits.frame_bytes)
+            if origin not in self._origins[stream]:
+                raise CodecError(f"origin {origin!r} does not write to this stream")
+        except CodecError as error:
+            where = f"{edge.name}/{stream[1]} entry {entry.id}"
+            letters.append(DeadLetter(edge.dst, f"bad frame: {error}", entry.blob[:10_000], where))
+            self._chain.counts()[edge.dst]["dead_letter"] += 1
+            return
+        self._chain.feed(edge.dst, input_key(edge, origin), frame)
+
+    async def _step_source(self) -> None:
+        batches, ended = await self._gather()
+        letters = [letter for batch in batches for letter in batch.rejected]
+        if letters:
+            self._chain.counts()[self._source_name]["dead_letter"] += len(letters)
+        born = self.clock.time_ns()
+        for items in join_items(batch.items for batch in batches):
+            frame = Frame(items, self._watermark.observe(items), born)
+            self._chain.feed(self._source_name, SOURCE_INPUT, frame)
+        if batches:
+            self._position = batches[-1].position
+        if ended:
+            self._chain.feed(self._source_name, SOURCE_INPUT, Frame([], self._watermark.end()))
+        if batches or ended or self.outputs.marks_due(self.clock.monotonic()) == 0.0:
+            await self._commit_step(self._chain.take(), dead_letters=letters)
+
+    async def _gather(self) -> tuple[list[Batch], bool]:
+        """Batches for one commit: what comes until there is enough, or until ``linger`` after the first."""
+        batches: list[Batch] = []
+        count, deadline = 0, None
+        while count < self.limits.commit_items and not self.stopping:
+            now = self.clock.monotonic()
+            due = self.outputs.marks_due(now)
+            wait = 1.0 if deadline is None else deadline - now
+            batch, pending = await self._next_batch(min(wait, due) if due is not None and not batches else wait)
+            if pending:
+                break
+            if batch is None:
+                return batches, True
+            batches.append(batch)
+            count += len(batch.items) + len(batch.rejected)
+            deadline = self.clock.monotonic() + self.limits.linger if deadline is None else deadline
+        return batches, False
+
+    async def _next_batch(self, timeout: float) -> tuple[Batch | None, bool]:
+        """The source's next batch, or ``(None, True)`` when it is not there within ``timeout``. The read goes on."""
+        assert self._source is not None
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._source.read())
+        self.check_reload()
+        await self.interruptible(asyncio.wait({self._reading}, timeout=max(0.0, timeout)))
+        if not self._reading.done():
+            return None, True
+        reading, self._reading = self._reading, None
+        return reading.result(), False
+
+    async def _commit_step(
+        self,
+        output: StepOutput,
+        consumed: list[Consumed] | None = None,
+        dead_letters: list[DeadLetter] | None = None,
+        seal: bool = False,
+    ) -> None:
+        letters = (dead_letters or []) + output.dead_letters
+        unsent = self.outputs.add(output.frames, output.marks, output.born, self.clock.monotonic())
+        for letter in unsent:
+            self._chain.counts()[letter.node]["dead_letter"] += 1
+        await self._write_sinks(output, seal or self._chain.ended)
+        state = self._chain.snapshot()
+        await self.commit(self._meta_now(), state, consumed or [], letters + unsent)
+        self.observer.counted(self._chain.counts(), self._chain.watermark())
+        now = self.clock.time_ns()
+        for name, sink in self._sinks.items():
+            await sink.committed()
+            for frame in output.sinks.get(name, []):
+                if frame.born:
+                    self._latency.record(now - frame.born, len(frame.items))
+                    self.observer.latency(now - frame.born, len(frame.items))
+
+    async def _write_sinks(self, output: StepOutput, seal: bool) -> None:
+        for name, sink in self._sinks.items():
+            frames = output.sinks.get(name, [])
+            if frames:
+                await sink.write(frames)
+            if frames or seal:
+                self._sink_states[name] = await sink.prepare(seal)
+
+    def _meta_now(self) -> Meta:
+        meta: Meta = {
+            "marks": self._chain.marks(),
+            "counts": counts_of(self._chain.counts()),
+            "watermark": self._chain.watermark(),
+        }
+        if self._sinks:
+            meta["sinks"] = self._sink_states
+            meta["latency"] = {str(bucket): n for bucket, n in self._latency.buckets.items()}
+        if self._source is not None:
+            meta["position"] = self._position
+            meta["source_mark"] = self._watermark.mark
+        if self.outputs.streams:
+            meta["out_marks"] = self.outputs.marks()
+        return meta

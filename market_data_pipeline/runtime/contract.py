@@ -1,0 +1,115 @@
+"""What a task needs of its store: values and a protocol, so that the task knows nothing of the server behind it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from market_data_pipeline.operators.base import DeadLetter
+
+Stream = tuple[str, int]
+"""A stream by its channel (edge name) and partition."""
+
+
+class Entry(NamedTuple):
+    """One entry read from a stream."""
+
+    id: str
+    blob: bytes
+
+
+class Consumed(NamedTuple):
+    """A contiguous prefix of an input stream: first and last entry id, how many entries and bytes."""
+
+    stream: Stream
+    first: str
+    last: str
+    entries: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class CommitRequest:
+    """One commit: everything or nothing of it becomes durable. ``parent`` is the commit id this task wrote last."""
+
+    parent: str
+    id: str
+    meta: bytes
+    ended: bool = False
+    consumed: Sequence[Consumed] = ()
+    outputs: Mapping[Stream, Sequence[bytes]] = field(default_factory=dict)
+    state: Mapping[str, bytes | None] = field(default_factory=dict)
+    dead_letters: Sequence[DeadLetter] = ()
+    ingest: bool = False
+    """Whether this commit brings new data into the job (a source's): it is refused when the server's memory is full."""
+
+
+class TaskRecord(NamedTuple):
+    """What the store holds of a task. ``meta`` is empty at the beginning of a job."""
+
+    commit: str
+    meta: bytes
+    ended: bool
+    state: dict[str, bytes]
+
+
+class StreamsFull(Exception):
+    """The commit found no room and changed nothing. ``streams`` may contain the dead letters, as ``None``."""
+
+    def __init__(self, streams: list[Stream | None]) -> None:
+        super().__init__(streams)
+        self.streams = streams
+
+
+class TaskStore(Protocol):
+    """The store as one task sees it. Every call waits while the server is away."""
+
+    async def load(self) -> TaskRecord:
+        """The task's record. Raises ``LostTask``, ``CorruptState``."""
+        ...
+
+    async def read(self, cursors: Mapping[Stream, str], timeout: float) -> dict[Stream, list[Entry]]:
+        """Entries behind the cursors (``"0-0"``: from the head), as soon as there are any; empty after ``timeout`` s."""
+        ...
+
+    async def commit(self, request: CommitRequest) -> dict[Stream, int]:
+        """Make it durable; the lengths of its output streams. Safe to repeat with the same request.
+
+        Raises ``StreamsFull``, ``Fenced``, ``StaleTask``, ``LostTask``, ``JobChanged``.
+        """
+        ...
+
+    async def lengths(self, streams: Sequence[Stream]) -> dict[Stream, int]:
+        """How many frames wait in each stream."""
+        ...
+
+
+def new_commit_id() -> str:
+    """128 random bits: never a counter, which would repeat itself after a rollback of the server."""
+    return secrets.token_hex(16)
+
+
+class Limits(NamedTuple):
+    """Sizes of frames, commits and streams; see ``settings.py`` for what each means."""
+
+    frame_items: int = 8192
+    frame_bytes: int = 256 * 1024
+    commit_items: int = 65536
+    commit_frames: int = 16
+    channel_capacity: int = 64
+    channel_bytes: int = 32 * 1024 * 1024
+    high: int = 48
+    low: int = 16
+    linger: float = 0.005
+    mark_interval: float = 0.02
+    dead_letter_capacity: int = 100_000
+
+    @property
+    def commit_bytes(self) -> int:
+        """Bytes that one commit appends to one stream, at most."""
+        return self.commit_frames * self.frame_bytes
+
+
+Meta = dict[str, Any]

@@ -1,0 +1,73 @@
+"""Backpressure between tasks: a task whose output is above its high level waits until it is back at the low one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from market_data_pipeline.channels.base import Hysteresis, Watermark
+from market_data_pipeline.clock import Clock
+from market_data_pipeline.runtime.contract import Limits, Stream, TaskStore
+from market_data_pipeline.runtime.observe import TaskObserver
+
+log = logging.getLogger(__name__)
+
+_FIRST_DELAY, _LAST_DELAY = 0.002, 0.05
+
+
+class Gate:
+    """The levels of one task's output streams."""
+
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        limits: Limits,
+        store: TaskStore,
+        observer: TaskObserver,
+        clock: Clock,
+        stopping: Callable[[], bool],
+    ) -> None:
+        levels = Watermark(limits.high, limits.low)
+        self._levels = {stream: Hysteresis(levels) for stream in streams}
+        self._store = store
+        self._observer = observer
+        self._clock = clock
+        self._stopping = stopping
+        self._low = limits.low
+
+    async def wait(self, lengths: Mapping[Stream, int]) -> None:
+        """Take note of ``lengths``; return when no output is above its levels, or the task is to stop."""
+        self._note(lengths)
+        above = [stream for stream, levels in self._levels.items() if levels.above]
+        if not above:
+            return
+        started, delay = self._clock.monotonic(), _FIRST_DELAY
+        while above and not self._stopping():
+            await self._clock.sleep(delay)
+            delay = min(delay * 1.5, _LAST_DELAY)
+            self._note(await self._store.lengths(above))
+            above = [stream for stream, levels in self._levels.items() if levels.above]
+            now = self._clock.monotonic()
+            self._observer.paused(now - started)
+            started = now
+
+    async def wait_for_room(self, streams: Sequence[Stream]) -> None:
+        """Return when the streams that refused a commit are at the low level, or the task is to stop."""
+        started, delay = self._clock.monotonic(), _FIRST_DELAY
+        while not self._stopping():
+            await self._clock.sleep(delay)
+            delay = min(delay * 1.5, _LAST_DELAY)
+            lengths = await self._store.lengths(streams)
+            self._note(lengths)
+            now = self._clock.monotonic()
+            self._observer.paused(now - started)
+            started = now
+            if all(length <= self._low for length in lengths.values()):
+                return
+
+    def _note(self, lengths: Mapping[Stream, int]) -> None:
+        for stream, length in lengths.items():
+            crossing = self._levels[stream].update(length)
+            if crossing is not None:
+                log.debug("stream %s/%d crossed its %s level: %d frames", *stream, crossing, length)
+                self._observer.crossed(stream, crossing)

@@ -1,0 +1,33 @@
+"""What a task tells about itself while it works. The default says nothing; metrics implement it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from market_data_pipeline.runtime.contract import CommitRequest, Stream
+
+
+class TaskObserver:
+    """Base: ignores everything."""
+
+    def committed(self, request: CommitRequest, lengths: Mapping[Stream, int], seconds: float) -> None:
+        """A commit succeeded, taking ``seconds`` with its waiting; ``lengths`` of the output streams behind it."""
+
+    def counted(self, counts: Mapping[str, Counter[str]], watermark: int) -> None:
+        """The counters of every node since the job began, and the chain's watermark (ns)."""
+
+    def restored(self, counts: Mapping[str, Counter[str]]) -> None:
+        """The counters that the task starts from."""
+
+    def latency(self, nanos: int, items: int) -> None:
+        """``items`` reached a sink ``nanos`` after they entered the job."""
+
+    def paused(self, seconds: float) -> None:
+        """The task has waited for its outputs."""
+
+    def crossed(self, stream: Stream, level: str) -> None:
+        """A stream crossed its ``high`` or ``low`` level."""
+
+    def reloaded(self) -> None:
+        """The task threw its memory away and loads again."""

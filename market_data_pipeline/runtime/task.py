@@ -1,0 +1,214 @@
+"""A task: read, step, commit, for ever.
+
+One commit makes a step durable: frames appended to the outputs, state, the consumed inputs, dead letters. A refusal that
+says "the store knows something else" makes the task throw its memory away and load again; a fence ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import abstractmethod
+from collections.abc import Awaitable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
+from market_data_pipeline.codec import pack, unpack
+from market_data_pipeline.dag.graph import Dag
+from market_data_pipeline.dag.plan import Plan, Subgraph, TaskId
+from market_data_pipeline.errors import StaleTask
+from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.runtime.contract import (
+    CommitRequest,
+    Consumed,
+    Entry,
+    Limits,
+    Meta,
+    Stream,
+    StreamsFull,
+    TaskRecord,
+    TaskStore,
+    new_commit_id,
+)  # fmt: skip
+from market_data_pipeline.runtime.gate import Gate
+from market_data_pipeline.runtime.observe import TaskObserver
+from market_data_pipeline.runtime.outputs import Outputs
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_READ_TIMEOUT = 1.0
+
+
+class Task:
+    """What all tasks share: loading, reading with cursors, committing with backpressure, stopping politely."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        dag: Dag,
+        task: TaskId,
+        store: TaskStore,
+        limits: Limits,
+        observer: TaskObserver,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.plan, self.dag, self.id, self.store = plan, dag, task, store
+        self.limits, self.observer, self.clock = limits, observer, clock
+        self.subgraph: Subgraph = next(s for s in plan.subgraphs if s.name == task.subgraph)
+        self.inputs = {(edge.name, task.partition): edge for edge in plan.inputs(self.subgraph)}
+        self._stopping = False
+        self._reload = False
+        self._scopes: set[asyncio.Timeout] = set()
+
+    def stop(self) -> None:
+        """Ask the task to finish its step, commit, and return. A step that finds no room is given up: nothing of it
+        is durable, the next owner does it again."""
+        self._stopping = True
+        self.interrupt()
+
+    def reload(self) -> None:
+        """Ask the task to throw its memory away and load again: the server is not the one it was."""
+        self._reload = True
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Cut short whatever the task waits for in :meth:`interruptible`."""
+        for scope in self._scopes:
+            with suppress(RuntimeError):  # it is over already
+                scope.reschedule(asyncio.get_running_loop().time())
+
+    async def interruptible(self, waiting: Awaitable[T]) -> T | None:
+        """The result of ``waiting``, or ``None`` when :meth:`stop` or :meth:`reload` cuts it short."""
+        if self._stopping or self._reload:
+            if isinstance(waiting, Coroutine):
+                waiting.close()
+            return None
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                self._scopes.add(scope)
+                return await waiting
+        except TimeoutError:
+            return None
+        finally:
+            self._scopes.discard(scope)
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
+    async def run(self) -> bool:
+        """Work until the end of input (True) or until stopped (False).
+
+        Raises ``Fenced``, ``JobChanged``, ``LostTask``, ``CorruptState``, or what a node with policy ``fail`` raised.
+        """
+        while True:
+            self._reload = False
+            self._begin(await self.store.load())
+            try:
+                await self._open(self._meta)
+                return self.ended or await self._work()
+            except _GivenUp:
+                return False
+            except StaleTask as error:
+                log.warning("%s; loading again", error)
+                self.observer.reloaded()
+            finally:
+                await self._close()
+
+    def _begin(self, record: TaskRecord) -> None:
+        self._commit_id = record.commit
+        self._meta: Meta = unpack(record.meta) if record.meta else {}
+        self._state = record.state
+        self.ended = record.ended
+        self.cursors: dict[Stream, str] = dict.fromkeys(self.inputs, "0-0")
+        self.outputs = Outputs(self.plan, self.subgraph, self.id.partition, str(self.id), self.limits)
+        self.gate = Gate(
+            self.outputs.streams, self.limits, self.store, self.observer, self.clock, lambda: self.stopping
+        )
+
+    @abstractmethod
+    async def _open(self, meta: Meta) -> None:
+        """Restore from ``self._state`` and ``meta``; open sources and sinks."""
+
+    @abstractmethod
+    async def _work(self) -> bool:
+        """The loop, until the end (True) or a stop (False)."""
+
+    @abstractmethod
+    async def _close(self) -> None:
+        """Release what ``_open`` took."""
+
+    async def read(self, timeout: float = _READ_TIMEOUT) -> dict[Stream, list[Entry]]:
+        """Entries behind the cursors, which move. Raises ``StaleTask`` when a reload was asked for."""
+        self.check_reload()
+        found = await self.interruptible(self.store.read(self.cursors, timeout)) or {}
+        for stream, entries in found.items():
+            self.cursors[stream] = entries[-1].id
+        return found
+
+    def check_reload(self) -> None:
+        """Raises ``StaleTask`` when the server is not the one that was read from."""
+        if self._reload:
+            raise StaleTask(f"task {self.id}: the server was restarted or replaced")
+
+    async def commit(
+        self,
+        meta: Meta,
+        state: dict[str, bytes | None],
+        consumed: Sequence[Consumed] = (),
+        dead_letters: Sequence[DeadLetter] = (),
+        ended: bool = False,
+    ) -> None:
+        """Commit one step and whatever queued outputs fit in; waits for room."""
+        frames, outbox = self.outputs.take()
+        last = ended and not self.outputs.waiting
+        internal = bool(self.inputs) or ended
+        request = CommitRequest(
+            self._commit_id, new_commit_id(), pack(meta), last, consumed, frames, state | outbox, dead_letters,
+            ingest=not internal,
+        )  # fmt: skip
+        started = self.clock.monotonic()
+        lengths = await self._commit_when_there_is_room(request)
+        self._commit_id, self.ended = request.id, last
+        self.observer.committed(request, lengths, self.clock.monotonic() - started)
+        await self.gate.wait(lengths)
+
+    async def _commit_when_there_is_room(self, request: CommitRequest) -> dict[Stream, int]:
+        while True:
+            self.check_reload()
+            try:
+                return await self.store.commit(request)
+            except StreamsFull as full:
+                if self.stopping:
+                    raise _GivenUp from None
+                if None in full.streams:
+                    log.warning(
+                        "task %s: the dead letters are full; read them with 'mdp dlq', then 'mdp dlq --clear'", self.id
+                    )
+                await self.gate.wait_for_room([s for s in full.streams if s is not None])
+
+    async def finish(self, meta: Meta) -> None:
+        """Everything was processed and is outside: send what is queued; the last commit says that the task has ended."""
+        while not self.ended:
+            await self.commit(meta, {}, ended=True)
+
+
+class _GivenUp(Exception):
+    """A step was given up because the task is to stop."""
+
+
+def consumed_of(found: dict[Stream, list[Entry]]) -> list[Consumed]:
+    """What a commit says about entries that were read."""
+    return [
+        Consumed(stream, entries[0].id, entries[-1].id, len(entries), sum(len(entry.blob) for entry in entries))
+        for stream, entries in found.items()
+    ]
+
+
+def counts_of(counts: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Counters as plain data."""
+    return {name: dict(counter) for name, counter in counts.items()}

@@ -1,0 +1,179 @@
+"""The task store on the server: load, read, and the fenced atomic commit (``scripts/commit.lua``)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import OutOfMemoryError
+
+from market_data_pipeline.codec import pack, seal, unseal
+from market_data_pipeline.dag.plan import Plan, TaskId
+from market_data_pipeline.errors import CodecError, CorruptState, Fenced, JobChanged, LostTask, StaleTask
+from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.runtime.contract import CommitRequest, Entry, Limits, Stream, StreamsFull, TaskRecord
+from market_data_pipeline.store.client import Script, until_done
+from market_data_pipeline.store.keys import Keys, job_key
+from market_data_pipeline.store.reader import StreamReader
+
+log = logging.getLogger(__name__)
+
+# a full server must still drain, so internal commits may exceed maxmemory (they are bounded by the streams' capacity);
+# commits that bring new data in may not
+_INTERNAL = Script("commit", "allow-oom")
+_INGEST = Script("commit")
+
+
+@dataclass(frozen=True)
+class JobRef:
+    """A job as a task knows it; commits check that it is still this one."""
+
+    name: str
+    uid: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to commit for a partition: epoch and random token, as the leader wrote them."""
+
+    partition: int
+    epoch: int
+    token: str
+
+
+class RedisTaskStore:
+    """Implements :class:`~market_data_pipeline.runtime.contract.TaskStore`."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        reader: StreamReader,
+        job: JobRef,
+        plan: Plan,
+        task: TaskId,
+        lease: Lease,
+        limits: Limits,
+    ) -> None:
+        self._client = client
+        self._reader = reader
+        self._job = job
+        self._keys = Keys(job.uid)
+        self._task = task
+        self._lease = lease
+        self._limits = limits
+        subgraph = next(s for s in plan.subgraphs if s.name == task.subgraph)
+        self._key_of: dict[Stream, str] = {}
+        for edge in plan.inputs(subgraph):
+            self._key_of[edge.name, task.partition] = self._keys.stream(edge, task.partition)
+        for edge in plan.outputs(subgraph):
+            for partition in plan.targets(edge, task.partition):
+                self._key_of[edge.name, partition] = self._keys.stream(edge, partition)
+        self._stream_of = {key: stream for stream, key in self._key_of.items()}
+
+    async def load(self) -> TaskRecord:
+        async def fetch() -> Any:
+            pipe = self._client.pipeline(transaction=True)
+            pipe.hmget(self._keys.task(self._task), ["commit", "meta", "ended"])
+            pipe.hgetall(self._keys.state(self._task))
+            return await pipe.execute()
+
+        (commit, meta, ended), state = await until_done(fetch, f"task {self._task}")
+        if commit is None:
+            raise LostTask(f"task {self._task}: its record is missing on the server; data was lost, restore a backup")
+        try:
+            return TaskRecord(
+                commit.decode(),
+                unseal(meta, f"task {self._task}, meta") if meta else b"",
+                ended == b"1",
+                {k.decode(): unseal(v, f"task {self._task}, state {k!r}") for k, v in state.items()},
+            )
+        except CodecError as error:
+            raise CorruptState(f"{error}; the stored state is damaged, restore a backup") from error
+
+    async def read(self, cursors: Mapping[Stream, str], timeout: float) -> dict[Stream, list[Entry]]:
+        found = await self._reader.read({self._key_of[stream]: cursor for stream, cursor in cursors.items()}, timeout)
+        return {self._stream_of[key]: entries for key, entries in found.items()}
+
+    async def lengths(self, streams: Sequence[Stream]) -> dict[Stream, int]:
+        async def fetch() -> list[int]:
+            pipe = self._client.pipeline(transaction=False)
+            for stream in streams:
+                pipe.xlen(self._key_of[stream])
+            return list(await pipe.execute())
+
+        return dict(zip(streams, await until_done(fetch, f"task {self._task}"), strict=True))
+
+    async def commit(self, request: CommitRequest) -> dict[Stream, int]:
+        keys, args = self._arguments(request)
+        script = _INGEST if request.ingest else _INTERNAL
+
+        async def call() -> list[Any]:
+            return list(await script.call(self._client, keys, args))
+
+        try:
+            status, *rest = await until_done(call, f"task {self._task}")
+        except OutOfMemoryError:
+            raise StreamsFull(list(request.outputs)) from None
+        self._raise_refusal(status.decode(), rest)
+        return dict(zip(request.outputs, map(int, rest), strict=True))
+
+    def _raise_refusal(self, status: str, rest: list[Any]) -> None:
+        if status in ("OK", "DUP"):
+            return
+        detail = [part.decode() for part in rest if isinstance(part, bytes)]
+        if status == "FULL":
+            raise StreamsFull([self._stream_of.get(key) for key in detail])
+        if status == "FENCED":
+            raise Fenced(f"task {self._task}: epoch {self._lease.epoch} is over, now {detail[0] or 'none'}")
+        if status == "JOB":
+            raise JobChanged(f"job {self._job.name!r} is now {detail[0] or 'gone'} with plan {detail[1] or 'none'}")
+        if status == "LOST":
+            raise LostTask(f"task {self._task}: its record is missing on the server")
+        if status == "GAP":
+            raise CorruptState(f"task {self._task}: entries were missing inside stream {detail[0]}")
+        raise StaleTask(f"task {self._task}: {status.lower()}: {', '.join(detail)}")
+
+    def _arguments(self, request: CommitRequest) -> tuple[list[str], list[Any]]:
+        limits, task, keys = self._limits, self._task, self._keys
+        inputs = [self._key_of[consumed.stream] for consumed in request.consumed]
+        outputs = [key for s in request.outputs for key in (self._key_of[s], keys.stream_bytes(s[1]))]
+        sets = [(name, seal(blob)) for name, blob in request.state.items() if blob is not None]
+        deletes = [name for name, blob in request.state.items() if blob is None]
+        args: list[Any] = [
+            job_key(self._job.name), self._job.uid, self._job.fingerprint,
+            keys.lease(task.partition), self._lease.epoch, self._lease.token,
+            request.parent, request.id, seal(request.meta), int(request.ended), str(task),
+            len(inputs), len(request.outputs), len(request.dead_letters), len(sets), len(deletes),
+            limits.dead_letter_capacity,
+        ]  # fmt: skip
+        for consumed in request.consumed:
+            args += [consumed.first, _behind(consumed.last), consumed.entries, consumed.bytes]
+        for frames in request.outputs.values():
+            args += [len(frames), sum(map(len, frames)), limits.channel_capacity, limits.commit_frames]
+            args += [limits.channel_bytes, limits.commit_bytes]
+        for frames in request.outputs.values():
+            args += frames
+        args += [pack_dead_letter(letter) for letter in request.dead_letters]
+        for name, blob in sets:
+            args += [name, blob]
+        args += deletes
+        fixed = [keys.task(task), keys.state(task), keys.ended, keys.dead_letters, keys.stream_bytes(task.partition)]
+        return fixed + inputs + outputs, args
+
+
+def _behind(entry_id: str) -> str:
+    """The smallest entry id after ``entry_id``."""
+    millis, _, sequence = entry_id.partition("-")
+    return f"{millis}-{int(sequence) + 1}"
+
+
+def pack_dead_letter(letter: DeadLetter) -> bytes:
+    """As stored; an item that cannot be packed by its ``repr``."""
+    try:
+        return pack(letter._asdict())
+    except CodecError:
+        return pack(letter._replace(item=repr(letter.item)[:10_000])._asdict())

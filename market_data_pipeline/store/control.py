@@ -1,0 +1,220 @@
+"""Control data of a job: the job's record, leadership, heartbeats, assignment.
+
+Every write of the leader is checked against its term on the server. Times that matter between machines are the server's
+(TTLs).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import redis.asyncio
+
+from market_data_pipeline.dag.plan import Plan, first_difference
+from market_data_pipeline.errors import PlanMismatch, StoreUnavailable
+from market_data_pipeline.runtime.contract import new_commit_id
+from market_data_pipeline.store.client import Script, text_of
+from market_data_pipeline.store.commit import JobRef, Lease
+from market_data_pipeline.store.keys import Keys, job_key
+
+_PUBLISH, _LEAD, _ASSIGN = Script("publish"), Script("lead"), Script("assign")
+_RESIGN, _RESUME = Script("resign"), Script("resume")
+_RELEASE, _CONCLUDE = Script("release"), Script("conclude")
+
+
+@dataclass(frozen=True)
+class JobInfo:
+    """The job's record. ``state``: ``running``, ``finished`` or ``failed`` (then ``error`` says why)."""
+
+    name: str
+    uid: str
+    fingerprint: str
+    partitions: int
+    plan: str
+    state: str
+    error: str
+    version: int
+
+    @property
+    def ref(self) -> JobRef:
+        return JobRef(self.name, self.uid, self.fingerprint)
+
+    @property
+    def keys(self) -> Keys:
+        return Keys(self.uid)
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """What a worker says of itself. ``token`` is random per process; ``pins`` are partitions it asks for."""
+
+    worker: str
+    token: str
+    pins: tuple[int, ...] = ()
+    pid: int = 0
+    host: str = ""
+    http_port: int = 0
+
+
+class Owner(NamedTuple):
+    """A partition's assignment. ``worker`` is empty when it was given back."""
+
+    epoch: int
+    token: str
+    worker: str
+
+
+class Transition(NamedTuple):
+    """One change of assignment that the leader wants."""
+
+    partition: int
+    worker: str
+    token: str
+
+
+async def find_job(client: redis.asyncio.Redis, name: str) -> JobInfo | None:
+    """The job's record, ``None`` where there is no such job."""
+    fields = await client.hgetall(job_key(name))
+    if not fields:
+        return None
+    text = {text_of(key): text_of(value) for key, value in fields.items()}
+    return JobInfo(
+        name, text["uid"], text["fingerprint"], int(text["partitions"]), text["plan"], text["state"],
+        text.get("error", ""), int(text.get("version", 0)),
+    )  # fmt: skip
+
+
+async def publish(client: redis.asyncio.Redis, name: str, plan: Plan) -> JobInfo:
+    """Create the job, or find it with the same plan. Raises ``PlanMismatch`` for another plan under this name."""
+    uid = secrets.token_hex(6)
+    keys = Keys(uid)
+    fields = {
+        "uid": uid, "fingerprint": plan.fingerprint, "partitions": plan.partitions, "plan": plan.to_json(),
+        "state": "running", "error": "", "version": 0, "created": time.time_ns(),
+    }  # fmt: skip
+    args = [new_commit_id(), *(part for pair in fields.items() for part in pair)]
+    await _PUBLISH.call(client, [job_key(name), *(keys.task(task) for task in plan.tasks())], args)
+    job = await find_job(client, name)
+    if job is None:
+        raise StoreUnavailable(f"job {name!r} vanished while it was being published; does somebody flush the server?")
+    check_plan(job, plan)
+    return job
+
+
+def check_plan(job: JobInfo, plan: Plan) -> None:
+    """Raises ``PlanMismatch`` unless ``plan`` is the job's."""
+    if job.fingerprint != plan.fingerprint:
+        difference = first_difference(plan.to_dict(), json.loads(job.plan)) or "unknown"
+        raise PlanMismatch(
+            f"job {job.name!r} runs plan {job.fingerprint}, this program compiles to {plan.fingerprint}; first difference:"
+            f" {difference}. Choose another name with --job, or remove the job with 'mdp remove {job.name}'"
+        )
+
+
+async def remove_job(client: redis.asyncio.Redis, name: str) -> bool:
+    """Delete everything of a job. Whether there was one. Its tasks, should some still run, are refused from then on."""
+    job = await find_job(client, name)
+    if job is None:
+        return False
+    await client.delete(job_key(name))
+    for pattern in (f"mdp:{{{job.uid}}}:*", f"mdp:{{{job.uid}:*"):
+        batch = [key async for key in client.scan_iter(match=pattern, count=1000)]
+        for start in range(0, len(batch), 500):
+            await client.unlink(*batch[start : start + 500])
+    return True
+
+
+class Control:
+    """Control data of one job."""
+
+    def __init__(self, client: redis.asyncio.Redis, job: JobInfo) -> None:
+        self._client = client
+        self.job = job
+        self.keys = job.keys
+
+    async def version(self) -> tuple[int, str, str, str]:
+        """Version (grows with each change of assignment or job state), job uid, job state, error."""
+        version, uid, state, error = await self._client.hmget(
+            job_key(self.job.name), ["version", "uid", "state", "error"]
+        )
+        return int(version or 0), text_of(uid or b""), text_of(state or b""), text_of(error or b"")
+
+    async def assignment(self) -> dict[int, Owner]:
+        """Every partition that was ever assigned."""
+        found = await self._client.hgetall(self.keys.assignment)
+        owners = {}
+        for partition, value in found.items():
+            epoch, token, worker = text_of(value).split(":", 2)
+            owners[int(partition)] = Owner(int(epoch), token, worker)
+        return owners
+
+    async def wake(self) -> None:
+        """Make the coordinator look at once."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.lpush(self.keys.wake, "1")
+        pipe.ltrim(self.keys.wake, 0, 99)
+        await pipe.execute()
+
+    async def wait_for_wake(self, seconds: float) -> None:
+        """Return at a wake-up, or after ``seconds``."""
+        await self._client.blpop([self.keys.wake], timeout=seconds)
+
+    async def workers(self) -> dict[str, Heartbeat]:
+        """The workers that live, by name."""
+        names = sorted(text_of(name) for name in await self._client.smembers(self.keys.workers))
+        if not names:
+            return {}
+        beats = await self._client.mget([self.keys.worker(name) for name in names])
+        found = {}
+        for name, raw in zip(names, beats, strict=True):
+            if raw is not None:
+                fields = json.loads(raw)
+                found[name] = Heartbeat(**{**fields, "pins": tuple(fields["pins"])})
+        return found
+
+    async def leave(self, worker: str) -> None:
+        """Forget a worker that leaves politely."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.delete(self.keys.worker(worker))
+        pipe.srem(self.keys.workers, worker)
+        await pipe.execute()
+        await self.wake()
+
+    async def release(self, lease: Lease) -> bool:
+        """Give a partition back. Whether it was still ours."""
+        keys = [self.keys.lease(lease.partition), self.keys.assignment, job_key(self.job.name), self.keys.wake]
+        return bool(await _RELEASE.call(self._client, keys, [lease.epoch, lease.token, lease.partition]))
+
+    async def lead(self, token: str, ttl_ms: int) -> int:
+        """Become or stay leader; the term, 0 when another leads."""
+        return int(await _LEAD.call(self._client, [self.keys.leader, self.keys.term], [token, ttl_ms]))
+
+    async def assign(self, term: int, token: str, transitions: list[Transition]) -> bool:
+        """Write assignments, each with a new epoch. Whether we still lead."""
+        keys = [self.keys.leader, job_key(self.job.name), self.keys.epochs, self.keys.assignment]
+        keys += [self.keys.lease(t.partition) for t in transitions]
+        args: list[Any] = [f"{term}:{token}"]
+        for t in transitions:
+            args += [t.partition, t.worker, t.token]
+        return bool(await _ASSIGN.call(self._client, keys, args))
+
+    async def resign(self, term: int, token: str) -> None:
+        """Give leadership up, if it is still ours."""
+        await _RESIGN.call(self._client, [self.keys.leader], [f"{term}:{token}"])
+
+    async def resume(self) -> None:
+        """Let a failed job run again."""
+        await _RESUME.call(self._client, [job_key(self.job.name)], [self.job.uid])
+
+    async def ended(self) -> int:
+        """How many tasks have ended."""
+        return int(await self._client.scard(self.keys.ended))
+
+    async def conclude(self, state: str, error: str = "") -> bool:
+        """End the running job as ``finished`` or ``failed``. Whether this call did it."""
+        keys = [job_key(self.job.name), self.keys.wake]
+        return bool(await _CONCLUDE.call(self._client, keys, [self.job.uid, state, error]))

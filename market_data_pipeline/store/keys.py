@@ -1,0 +1,104 @@
+"""Every key name of the system.
+
+Keys carry the job's UID, and a hash tag per partition so that one partition's keys share a slot. ``<name>`` and ``<uid>``
+match ``[a-z0-9-]{1,40}``; node names were checked by the Dag, so no part can hold a colon, brace or pattern character.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from market_data_pipeline.dag.plan import PlanEdge, TaskId
+from market_data_pipeline.errors import ConfigError
+
+_NAME = re.compile(r"[a-z0-9-]{1,40}")
+
+
+def check_name(what: str, name: str) -> str:
+    """``name`` if it may be part of a key; raises ``ConfigError`` naming ``what``."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{what}: {name!r} is not allowed; it must match [a-z0-9-]{{1,40}}")
+    return name
+
+
+def job_key(name: str) -> str:
+    """Hash: uid, fingerprint, plan, partitions, app, state, error, version, created."""
+    return f"mdp:job:{check_name('job name', name)}"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of one job."""
+
+    uid: str
+
+    def _job(self, rest: str) -> str:
+        return f"mdp:{{{self.uid}}}:{rest}"
+
+    def _partition(self, partition: int, rest: str) -> str:
+        return f"mdp:{{{self.uid}:{partition}}}:{rest}"
+
+    @property
+    def leader(self) -> str:
+        """String ``term:token`` with a TTL: who leads."""
+        return self._job("leader")
+
+    @property
+    def term(self) -> str:
+        """Counter of leader terms."""
+        return self._job("term")
+
+    @property
+    def epochs(self) -> str:
+        """Hash partition -> newest epoch."""
+        return self._job("epochs")
+
+    @property
+    def assignment(self) -> str:
+        """Hash partition -> ``epoch:token:worker``, for readers; the leases are what commits check."""
+        return self._job("assignment")
+
+    @property
+    def workers(self) -> str:
+        """Set of worker names that ever came."""
+        return self._job("workers")
+
+    def worker(self, name: str) -> str:
+        """String (JSON) with a TTL: a worker's heartbeat."""
+        return self._job(f"worker:{name}")
+
+    @property
+    def wake(self) -> str:
+        """List that wakes the coordinator."""
+        return self._job("wake")
+
+    @property
+    def ended(self) -> str:
+        """Set of tasks that have ended."""
+        return self._job("ended")
+
+    @property
+    def dead_letters(self) -> str:
+        """Stream of dead letters."""
+        return self._job("dlq")
+
+    def lease(self, partition: int) -> str:
+        """Hash epoch, token, worker: who may commit for the partition."""
+        return self._partition(partition, "lease")
+
+    def task(self, task: TaskId) -> str:
+        """Hash commit, meta, ended: a task's record."""
+        return self._partition(task.partition, f"task:{task.subgraph}")
+
+    def state(self, task: TaskId) -> str:
+        """Hash of a task's state blobs."""
+        return self._partition(task.partition, f"state:{task.subgraph}")
+
+    def stream(self, edge: PlanEdge, partition: int) -> str:
+        """Stream of frames on ``edge`` for ``partition``."""
+        return self._partition(partition, f"q:{edge.name}")
+
+    def stream_bytes(self, partition: int) -> str:
+        """Hash stream key -> bytes of frames in it."""
+        return self._partition(partition, "bytes")

@@ -1,0 +1,122 @@
+"""One blocking XREAD for all tasks of a worker.
+
+Tasks ask for entries behind their cursors; all that are waiting share one ``XREAD BLOCK``. A task that asks while the
+command is already blocked interrupts it with ``CLIENT UNBLOCK``, so that its streams join the next one. Reading has no side
+effects: whatever is not committed can be read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from market_data_pipeline.runtime.contract import Entry
+from market_data_pipeline.store.client import TRANSIENT, cancel_and_wait, until_done
+
+log = logging.getLogger(__name__)
+
+_BLOCK_MS = 1000
+_ENTRIES = 128
+"""Entries asked for in one command, over all streams."""
+_PER_STREAM = 16
+
+
+class _Waiter:
+    __slots__ = ("cursors", "future")
+
+    def __init__(self, cursors: Mapping[str, str]) -> None:
+        self.cursors = cursors
+        self.future: asyncio.Future[dict[str, list[Entry]]] = asyncio.get_running_loop().create_future()
+
+
+class StreamReader:
+    """Shared by all tasks of one event loop. Use as an async context manager."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._client: Any = client
+        self._blocking: Any = client.client()  # a connection of its own, so that its id can be unblocked
+        self._waiters: list[_Waiter] = []
+        self._wanted = asyncio.Event()
+        self._client_id: int | None = None
+        self._blocked = False
+        self._job: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> StreamReader:
+        self._job = asyncio.create_task(self._run(), name="stream-reader")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._job is not None:
+            await cancel_and_wait(self._job)
+        await self._blocking.aclose()
+        for waiter in self._waiters:
+            waiter.future.cancel()
+
+    async def read(self, cursors: Mapping[str, str], timeout: float) -> dict[str, list[Entry]]:
+        """Entries behind ``cursors`` (stream key -> id), up to 16 a stream; empty after ``timeout`` seconds."""
+        waiter = _Waiter(cursors)
+        self._waiters.append(waiter)
+        self._wanted.set()
+        if self._blocked:
+            await self._interrupt()
+        try:
+            async with asyncio.timeout(timeout):
+                return await waiter.future
+        except TimeoutError:
+            return {}
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    async def _interrupt(self) -> None:
+        self._blocked = False
+        try:
+            await self._client.execute_command("CLIENT", "UNBLOCK", self._client_id)
+        except (RedisError, OSError) as error:
+            log.debug("unblock: %s", error)  # the blocked read ends by itself within a second
+
+    async def _run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            if not self._waiters:
+                self._wanted.clear()
+                continue
+            found = await until_done(self._xread, "reading streams")
+            for waiter in list(self._waiters):
+                mine = {key: found[key] for key in waiter.cursors if key in found}
+                if mine and not waiter.future.done():
+                    self._waiters.remove(waiter)
+                    waiter.future.set_result(mine)
+
+    async def _xread(self) -> dict[str, list[Entry]]:
+        cursors = {key: cursor for waiter in self._waiters for key, cursor in waiter.cursors.items()}
+        if not cursors:
+            return {}
+        count = max(1, min(_PER_STREAM, _ENTRIES // len(cursors)))
+        try:
+            if self._client_id is None:
+                self._client_id = int(await self._blocking.client_id())
+            cursors = {key: cursor for waiter in self._waiters for key, cursor in waiter.cursors.items()}
+            self._blocked = True
+            reply = await self._blocking.execute_command(
+                "XREAD", "COUNT", count, "BLOCK", _BLOCK_MS, "STREAMS", *cursors, *cursors.values()
+            )
+        except TRANSIENT:
+            self._client_id = None
+            raise
+        finally:
+            self._blocked = False
+        return _entries(reply)
+
+
+def _entries(reply: Any) -> dict[str, list[Entry]]:
+    """From redis-py's answer for RESP2: ``[[key, [(id, {field: value}), ...]], ...]``."""
+    return {
+        key.decode(): [Entry(entry_id.decode(), next(iter(fields.values()), b"")) for entry_id, fields in entries]
+        for key, entries in reply or ()
+    }

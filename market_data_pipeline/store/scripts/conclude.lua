@@ -1,0 +1,10 @@
+-- End a running job as finished or failed.  KEYS 1 job  2 wake    ARGV 1 uid  2 state  3 error
+local job = redis.call('HMGET', KEYS[1], 'uid', 'state')
+if job[1] ~= ARGV[1] or job[2] ~= 'running' then
+  return 0
+end
+redis.call('HSET', KEYS[1], 'state', ARGV[2], 'error', ARGV[3])
+redis.call('HINCRBY', KEYS[1], 'version', 1)
+redis.call('LPUSH', KEYS[2], '1')
+redis.call('LTRIM', KEYS[2], 0, 99)
+return 1

@@ -1,0 +1,164 @@
+"""The state of a job as one document, read from the store: what ``/api/status``, ``mdp status`` and the progress table show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import redis.asyncio
+
+from market_data_pipeline.codec import unpack, unseal
+from market_data_pipeline.dag.plan import Plan, PlanEdge, TaskId
+from market_data_pipeline.frame import END, NO_MARK
+from market_data_pipeline.runtime.latency import LatencyHistogram
+from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, Owner
+
+
+@dataclass
+class ChannelStatus:
+    """Frames waiting per partition; ``capacity`` is each stream's."""
+
+    name: str
+    lengths: dict[int, int]
+    capacity: int
+
+    @property
+    def backlog(self) -> int:
+        return sum(self.lengths.values())
+
+
+@dataclass
+class JobStatus:
+    """Everything at one moment. Counts are committed ones. Watermarks are ns, ``None`` before the first."""
+
+    job: str
+    uid: str
+    state: str
+    error: str
+    fingerprint: str
+    partitions: int
+    tasks: int
+    tasks_ended: int
+    workers: list[dict[str, Any]]
+    owners: dict[int, str]
+    channels: list[ChannelStatus]
+    nodes: dict[str, dict[str, int]]
+    watermarks: dict[str, int | None]
+    latency: dict[str, float | None]
+    dead_letters: int
+    sources: list[str] = field(default_factory=list)
+    sinks: list[str] = field(default_factory=list)
+
+    def total(self, count: str) -> int:
+        """The counter ``count`` summed over all nodes."""
+        return sum(counts.get(count, 0) for counts in self.nodes.values())
+
+    @property
+    def items_in(self) -> int:
+        """Items that the sources brought in."""
+        return sum(self.nodes.get(name, {}).get("out", 0) for name in self.sources)
+
+    @property
+    def items_out(self) -> int:
+        """Items that the sinks took."""
+        return sum(self.nodes.get(name, {}).get("in", 0) for name in self.sinks)
+
+    def to_dict(self) -> dict[str, Any]:
+        document = asdict(self)
+        for channel in document["channels"]:
+            channel["lengths"] = {str(partition): n for partition, n in channel["lengths"].items()}
+        document["owners"] = {str(partition): worker for partition, worker in self.owners.items()}
+        document["items_in"], document["items_out"] = self.items_in, self.items_out
+        return document
+
+
+async def read_status(
+    client: redis.asyncio.Redis, control: Control, job: JobInfo, plan: Plan, capacity: int
+) -> JobStatus:
+    """Read everything in a few round trips."""
+    _, _, state, error = await control.version()
+    tasks = list(plan.tasks())
+    pipe = client.pipeline(transaction=False)
+    for task in tasks:
+        pipe.hget(control.keys.task(task), "meta")
+    streams = [(edge, p) for edge in plan.channels for p in _partitions(plan, edge)]
+    for edge, partition in streams:
+        pipe.xlen(control.keys.stream(edge, partition))
+    pipe.xlen(control.keys.dead_letters)
+    pipe.scard(control.keys.ended)
+    replies = await pipe.execute()
+    metas = [_meta(blob) for blob in replies[: len(tasks)]]
+    lengths = replies[len(tasks) : len(tasks) + len(streams)]
+    workers, owners = await control.workers(), await control.assignment()
+    latency = _latency(metas)
+    return JobStatus(
+        job.name, job.uid, state or "gone", error, job.fingerprint, job.partitions, len(tasks), int(replies[-1]),
+        _workers(workers, owners), _owners(owners, workers), _channels(streams, lengths, capacity),
+        _nodes(metas), _watermarks(plan, tasks, metas),
+        {"p50": latency.percentile(0.5), "p99": latency.percentile(0.99)}, int(replies[-2]),
+        sources=_entries(plan), sinks=[n.name for n in plan.nodes if n.kind == "sink"],
+    )  # fmt: skip
+
+
+def _partitions(plan: Plan, edge: PlanEdge) -> range:
+    return plan.partitions_of(plan.subgraph_of[edge.dst])
+
+
+def _entries(plan: Plan) -> list[str]:
+    fed = {edge.dst for edge in plan.edges}
+    return [node.name for node in plan.nodes if node.name not in fed]
+
+
+def _meta(blob: bytes | None) -> dict[str, Any]:
+    return dict(unpack(unseal(blob, "meta"))) if blob else {}
+
+
+def _workers(workers: dict[str, Heartbeat], owners: dict[int, Owner]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": beat.worker,
+            "pid": beat.pid,
+            "host": beat.host,
+            "http_port": beat.http_port,
+            "pins": list(beat.pins),
+            "partitions": sorted(p for p, owner in owners.items() if owner.token == beat.token),
+        }
+        for beat in workers.values()
+    ]
+
+
+def _owners(owners: dict[int, Owner], workers: dict[str, Heartbeat]) -> dict[int, str]:
+    alive = {beat.token for beat in workers.values()}
+    return {p: owner.worker if owner.token in alive else "" for p, owner in sorted(owners.items())}
+
+
+def _channels(streams: Sequence[tuple[PlanEdge, int]], lengths: Sequence[int], capacity: int) -> list[ChannelStatus]:
+    channels: dict[str, ChannelStatus] = {}
+    for (edge, partition), length in zip(streams, lengths, strict=True):
+        channels.setdefault(edge.name, ChannelStatus(edge.name, {}, capacity)).lengths[partition] = int(length)
+    return list(channels.values())
+
+
+def _nodes(metas: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    nodes: dict[str, Counter[str]] = {}
+    for meta in metas:
+        for name, counts in meta.get("counts", {}).items():
+            nodes.setdefault(name, Counter()).update(counts)
+    return {name: dict(counts) for name, counts in nodes.items()}
+
+
+def _watermarks(plan: Plan, tasks: Sequence[TaskId], metas: Sequence[dict[str, Any]]) -> dict[str, int | None]:
+    lowest: dict[str, int] = {}
+    for task, meta in zip(tasks, metas, strict=True):
+        mark = meta.get("watermark", NO_MARK)
+        lowest[task.subgraph] = min(lowest.get(task.subgraph, END), mark)
+    return {name: None if mark == NO_MARK else mark for name, mark in lowest.items()}
+
+
+def _latency(metas: Sequence[dict[str, Any]]) -> LatencyHistogram:
+    histogram = LatencyHistogram()
+    for meta in metas:
+        histogram.merge(meta.get("latency", {}))
+    return histogram

@@ -1,0 +1,1 @@
+"""The worker: holds partitions and runs their tasks."""

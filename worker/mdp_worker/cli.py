@@ -1,0 +1,76 @@
+"""``mdp-worker APP [--partition N ...]``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import socket
+from typing import Any
+
+import click
+
+from market_data_pipeline.app import load_app, parse_sets
+from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.options import one_line_errors, options, set_up_logging
+from market_data_pipeline.settings import load_settings
+from market_data_pipeline.store.keys import check_name
+
+
+def parse_partitions(values: tuple[str, ...]) -> tuple[int, ...]:
+    """``("0", "2-4")`` as ``(0, 2, 3, 4)``. Raises ``ConfigError``."""
+    pins: set[int] = set()
+    for value in values:
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", value)
+        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
+            raise ConfigError(f"--partition {value!r}: write a number, or a range such as 0-3")
+        pins.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(sorted(pins))
+
+
+def default_name() -> str:
+    """``<host>-<pid>`` in the characters that names allow."""
+    host = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower()).strip("-")[:28]
+    return f"{host or 'worker'}-{os.getpid()}"
+
+
+@click.command()
+@click.argument("app")
+@click.option("--partition", "partition", multiple=True, metavar="N", help="Partition to ask for; repeatable, or 0-3.")
+@click.option("--name", metavar="NAME", help="Name of this worker [host-pid].")
+@options("redis_url", "job", "sets", "allow_volatile", "http_host", "http_port", "lease_ttl_ms", "log_level", "debug")
+@one_line_errors
+def main(
+    app: str, partition: tuple[str, ...], name: str | None, sets: tuple[str, ...], debug: bool, **flags: Any
+) -> None:
+    """Run partitions of APP (path.py[:attr] or module[:attr]) until its job ends."""
+    settings = load_settings(**flags)
+    set_up_logging(settings.log_level)
+    if settings.redis_url is None:
+        raise ConfigError("no server: give --redis-url or set MDP_REDIS_URL")
+    pins = parse_partitions(partition)
+    worker = check_name("--name", name or default_name())
+    from market_data_pipeline.store.control import Heartbeat  # noqa: PLC0415 - after the flags were found good
+    from mdp_worker.service import Worker  # noqa: PLC0415
+
+    dag = load_app(app, parse_sets(sets))
+    job = check_name("--job", settings.job or dag.name)
+    service = Worker(
+        dag, job, settings, settings.redis_url.get_secret_value(), Heartbeat(worker, secrets.token_hex(16), pins)
+    )
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(service.run())
+
+
+def _loop_factory() -> Any:
+    """uvloop's where it is there."""
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""Performs what ``state.py`` decides: runs the tasks of the partitions this worker holds, heartbeats, serves HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import redis.asyncio
+
+from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
+from market_data_pipeline.dag.graph import Dag
+from market_data_pipeline.dag.plan import Plan, TaskId
+from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.errors import ConfigError, Fenced, JobFailed, MdpError, SinkError, StoreUnavailable
+from market_data_pipeline.http import HttpServer
+from market_data_pipeline.metrics import WorkerMetrics
+from market_data_pipeline.runtime.chain_task import ChainTask
+from market_data_pipeline.runtime.coroutine_task import CoroutineTask
+from market_data_pipeline.runtime.task import Task
+from market_data_pipeline.settings import Settings, limits_of
+from market_data_pipeline.sinks.base import SinkContext
+from market_data_pipeline.store.client import TRANSIENT, check_server, connect
+from market_data_pipeline.store.commit import Lease, RedisTaskStore
+from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, check_plan, find_job
+from market_data_pipeline.store.heartbeat import HeartbeatThread
+from market_data_pipeline.store.reader import StreamReader
+from mdp_worker.state import HeldPartitions, Start, Stop
+
+log = logging.getLogger(__name__)
+
+_POLL = 0.1
+_LEAVE_SECONDS = 30.0
+_RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+@dataclass
+class _Partition:
+    """The running tasks of one partition."""
+
+    lease: Lease
+    tasks: list[Task] = field(default_factory=list)
+    jobs: list[asyncio.Task[None]] = field(default_factory=list)
+
+
+class Worker:
+    """One worker process for one job. ``run`` returns when the job is finished or a signal asked it to leave."""
+
+    def __init__(
+        self,
+        dag: Dag,
+        job_name: str,
+        settings: Settings,
+        url: str,
+        heartbeat: Heartbeat,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._dag, self._job_name, self._settings, self._url, self._clock = dag, job_name, settings, url, clock
+        self._heartbeat = heartbeat
+        self._limits = limits_of(settings)
+        self._metrics = WorkerMetrics(clock)
+        self._state = HeldPartitions(heartbeat.token)
+        self._running: dict[int, _Partition] = {}
+        self._leaving = False
+        self._away = False
+
+    async def run(self) -> None:
+        """Work until the job is over. Raises ``JobFailed`` when it ended so, ``PlanMismatch`` for another plan."""
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, self.leave)
+        self._client: redis.asyncio.Redis = connect(self._url)
+        try:
+            await check_server(self._client, self._url, self._settings.allow_volatile)
+            job = await self._wait_for_job()
+            if job is not None:
+                await self._work_on(job, self._compile(job))
+        finally:
+            await self._client.aclose()
+
+    def leave(self) -> None:
+        """Finish the commits under way, give the partitions back, and return."""
+        self._leaving = True
+
+    async def _wait_for_job(self) -> JobInfo | None:
+        waiting = False
+        while not self._leaving:
+            job = await find_job(self._client, self._job_name)
+            if job is not None and job.state != "failed":
+                return job
+            if not waiting:
+                log.info("waiting for a coordinator to publish job %r", self._job_name)
+                waiting = True
+            await self._clock.sleep(_POLL)
+        return None
+
+    def _compile(self, job: JobInfo) -> Plan:
+        plan = compile_dag(self._dag, job.partitions)
+        check_plan(job, plan)
+        for pin in self._heartbeat.pins:
+            if pin >= job.partitions:
+                raise ConfigError(f"--partition {pin}: job {job.name!r} has partitions 0 to {job.partitions - 1}")
+        return plan
+
+    async def _work_on(self, job: JobInfo, plan: Plan) -> None:
+        self._job, self._plan = job, plan
+        self._control = Control(self._client, job)
+        http = HttpServer(self._metrics.registry, self._ready)
+        await http.start(self._settings.http_host, self._settings.http_port)
+        self._heartbeat = replace(self._heartbeat, pid=os.getpid(), host=socket.gethostname(), http_port=http.port)
+        heart = HeartbeatThread(self._url, job.keys, self._heartbeat, self._settings.lease_ttl_ms)
+        heart.start()
+        try:
+            await self._control.wake()
+            async with StreamReader(self._client) as self._reader:
+                try:
+                    await self._loop(heart)
+                finally:
+                    await self._stop_partitions(list(self._running))
+            await self._give_back()
+        finally:
+            heart.stop()
+            await http.close()
+
+    async def _loop(self, heart: HeartbeatThread) -> None:
+        version, run_id = -1, heart.run_id
+        while not self._leaving:
+            try:
+                newest, uid, state, error = await self._control.version()
+                self._away = False
+            except TRANSIENT:
+                self._away = True
+                await self._clock.sleep(_POLL)
+                continue
+            if uid != self._job.uid:
+                raise JobFailed(f"job {self._job.name!r} was removed or replaced")
+            if state == "failed":
+                raise JobFailed(f"job {self._job.name!r} failed: {error}")
+            if state == "finished":
+                log.info("job %s: finished", self._job.name)
+                return
+            if heart.run_id != run_id:
+                log.warning("the server was restarted or replaced; every task loads again")
+                run_id, version = heart.run_id, -1
+                for partition in self._running.values():
+                    for task in partition.tasks:
+                        task.reload()
+            if newest != version:
+                version = newest
+                await self._follow_assignment()
+            await self._clock.sleep(_POLL)
+
+    async def _follow_assignment(self) -> None:
+        commands = self._state.assigned(await self._control.assignment())
+        await self._stop_partitions([c.partition for c in commands if isinstance(c, Stop)])
+        for command in commands:
+            if isinstance(command, Start):
+                self._start(command)
+        self._metrics.owned.set(len(self._running))
+        if commands:
+            log.info("holding partitions %s", sorted(self._running))
+
+    def _start(self, command: Start) -> None:
+        lease = Lease(command.partition, command.epoch, self._heartbeat.token)
+        self._running[command.partition] = running = _Partition(lease)
+        for subgraph in self._plan.subgraphs:
+            if command.partition in self._plan.partitions_of(subgraph):
+                task = self._make_task(TaskId(subgraph.name, command.partition), lease)
+                running.tasks.append(task)
+                running.jobs.append(asyncio.create_task(self._run_task(task, lease), name=str(task.id)))
+
+    def _make_task(self, task: TaskId, lease: Lease) -> Task:
+        store = RedisTaskStore(self._client, self._reader, self._job.ref, self._plan, task, lease, self._limits)
+        observer = self._metrics.observer(task, self._limits.channel_capacity)
+        if self._plan.node[task.subgraph].kind == "coroutine":
+            return CoroutineTask(self._plan, self._dag, task, store, self._limits, observer, self._clock)
+        context = SinkContext("", self._job.uid, task.partition, lease.epoch, lease.token)
+        return ChainTask(self._plan, self._dag, task, store, self._limits, observer, context, self._clock)
+
+    async def _run_task(self, task: Task, lease: Lease) -> None:
+        for attempt in range(1_000_000):
+            try:
+                if await task.run():
+                    log.info("task %s: ended", task.id)
+                return
+            except Fenced as error:
+                log.warning("%s: stopping", error)
+                self._metrics.fenced.inc()
+                for command in self._state.fenced(lease.partition, lease.epoch):
+                    self._signal_stop(command.partition)
+                return
+            except (SinkError, StoreUnavailable) as error:
+                delay = _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)]
+                log.warning("task %s: %s; nothing is lost, trying again in %g s", task.id, error, delay)
+                await self._clock.sleep(delay)
+                if task.stopping:
+                    return
+            except Exception as error:  # whatever a user's code raised ends the job, with its message
+                name = "" if isinstance(error, MdpError) else f"{type(error).__name__}: "
+                log.error("task %s failed", task.id, exc_info=error)
+                await self._control.conclude("failed", f"task {task.id}: {name}{error}")
+                return
+
+    def _signal_stop(self, partition: int) -> None:
+        running = self._running.get(partition)
+        for task in running.tasks if running else ():
+            task.stop()
+
+    async def _stop_partitions(self, partitions: Sequence[int]) -> None:
+        for partition in partitions:
+            self._signal_stop(partition)
+        jobs = [job for partition in partitions if partition in self._running for job in self._running[partition].jobs]
+        if jobs:
+            _, late = await asyncio.wait(jobs, timeout=_LEAVE_SECONDS)
+            for job in late:
+                log.warning("task %s did not stop within %g s; its step is given up", job.get_name(), _LEAVE_SECONDS)
+                job.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        for partition in partitions:
+            stopped = self._running.pop(partition, None)
+            if stopped is not None and self._leaving:
+                await self._control.release(stopped.lease)
+
+    async def _give_back(self) -> None:
+        try:
+            await self._control.leave(self._heartbeat.worker)
+        except TRANSIENT as error:
+            log.warning("cannot say goodbye, the server is away (%s); the coordinator will notice", error)
+
+    async def _ready(self) -> tuple[bool, str]:
+        if self._away:
+            return False, "the server is away"
+        if not self._running:
+            return False, "holds no partition"
+        return True, f"holds partitions {sorted(self._running)}"
