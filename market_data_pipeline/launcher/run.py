@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import tempfile
 import time
@@ -43,6 +44,7 @@ class RunOptions:
     server: str | None
     fresh: bool
     plain: bool
+    as_json: bool = False
 
 
 def preflight(dag: Dag) -> None:
@@ -85,9 +87,8 @@ class Launcher:
         server = EmbeddedServer(self._options.data_dir, self._options.server)
         stack.enter_context(server)
         kept = f"data kept in {self._options.data_dir}" if self._options.data_dir else "nothing kept"
-        self._display.say(
-            f"server: {server.url} ({kept}); look with: mdp status --redis-url {server.url} --job {self._job_name}"
-        )
+        look = f"mdp status --redis-url {server.url} --job {self._job_name}"
+        self._display.say(f"server: {server.url} ({kept}); look with: {look}")
         return server.url
 
     async def _run(self, url: str, logs: Path) -> int:
@@ -198,7 +199,11 @@ class Launcher:
         assert self._status is not None
         outputs = [str(n.fn.path) for n in self._dag.nodes.values() if isinstance(n.fn, FileSink)]
         rate = self._status.items_in / self._busy_seconds if self._busy_seconds else 0.0
-        self._display.say(summary(self._status, seconds, outputs, rate))
+        if self._options.as_json:
+            document = {**self._status.to_dict(), "seconds": seconds, "items_per_second": rate, "outputs": outputs}
+            print(json.dumps(document), flush=True)  # noqa: T201 - this is the output
+        else:
+            self._display.say(summary(self._status, seconds, outputs, rate))
 
 
 class _Meter:

@@ -102,3 +102,9 @@ class Keys:
     def stream_bytes(self, partition: int) -> str:
         """Hash stream key -> bytes of frames in it."""
         return self._partition(partition, "bytes")
+
+
+def channel_keys(name: str) -> tuple[str, str]:
+    """Stream and closed flag of a :class:`StreamChannel`."""
+    check_name("channel name", name)
+    return f"mdp:{{channel:{name}}}:q", f"mdp:{{channel:{name}}}:closed"

@@ -1,0 +1,107 @@
+"""The channel between processes: a bounded Redis stream of items.
+
+The same contract as the memory channel, for programs of a user's own at either end of a job. (Tasks do not use it: their
+streams are appended and trimmed by the commit.) One producer and one consumer process; taking removes an item at once, so
+what a consumer took before it died is gone: at most once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import redis.asyncio
+
+from market_data_pipeline.channels.base import BaseChannel, Hysteresis, LevelCallback, Watermark
+from market_data_pipeline.codec import pack, unpack
+from market_data_pipeline.errors import ChannelClosed
+from market_data_pipeline.store.client import Script, until_done
+from market_data_pipeline.store.keys import channel_keys
+
+T = TypeVar("T")
+
+_PUT, _TAKE = Script("channel_put"), Script("channel_take")
+_CLOSED, _FULL = -1, -2
+_FIRST_DELAY, _LAST_DELAY = 0.002, 0.05
+_BLOCK_MS = 50
+
+
+class StreamChannel(BaseChannel[T]):
+    """A channel named ``name`` on the server behind ``client``.
+
+    ``capacity`` in items (default 64). Items are anything msgpack can carry, records included; tuples arrive as lists. Both
+    ends fire their own callbacks: a producer that crossed ``high`` watches the length until it is back at ``low``.
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        name: str,
+        capacity: int = 64,
+        watermark: Watermark | None = None,
+        on_high: LevelCallback | None = None,
+        on_low: LevelCallback | None = None,
+    ) -> None:
+        super().__init__(capacity, watermark, on_high, on_low)
+        self._client: Any = client
+        self._stream, self._closed_flag = channel_keys(name)
+        self._levels = Hysteresis(self.watermark)
+        self._watching: asyncio.Task[None] | None = None
+
+    async def put(self, item: T) -> None:
+        blob = pack(item)
+        delay = _FIRST_DELAY
+        keys = [self._stream, self._closed_flag]
+        while True:
+            length = await until_done(lambda: _PUT.call(self._client, keys, [blob, self.capacity]), "put")
+            if length == _CLOSED:
+                raise ChannelClosed("put on a closed channel")
+            if length != _FULL:
+                break
+            await asyncio.sleep(delay)
+            delay = min(delay * 1.5, _LAST_DELAY)
+        await self._note(length)
+        if self._levels.above and self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+
+    async def get_many(self, limit: int) -> list[T]:
+        keys = [self._stream, self._closed_flag]
+        while True:
+            closed, length, *blobs = await until_done(lambda: _TAKE.call(self._client, keys, [limit]), "take")
+            if blobs:
+                await self._note(length)
+                return [unpack(blob) for blob in blobs]
+            if closed:
+                raise ChannelClosed("the channel is closed and drained")
+            await until_done(self._arrival, "take")
+
+    def close(self) -> Coroutine[Any, Any, None]:
+        return self._close()
+
+    async def _close(self) -> None:
+        await until_done(lambda: self._client.set(self._closed_flag, "1"), "close")
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+            self._watching = None
+
+    async def length(self) -> int:
+        return int(await until_done(lambda: self._client.xlen(self._stream), "length"))
+
+    async def _arrival(self) -> Any:
+        """Until there is something to take, a moment at most: a close does not wake a blocked read."""
+        return await self._client.execute_command(
+            "XREAD", "COUNT", 1, "BLOCK", _BLOCK_MS, "STREAMS", self._stream, "0-0"
+        )
+
+    async def _note(self, length: int) -> None:
+        crossing = self._levels.update(length)
+        if crossing is not None:
+            await self._fire(crossing)
+
+    async def _watch(self) -> None:
+        while self._levels.above:
+            await asyncio.sleep(_LAST_DELAY)
+            await self._note(await self.length())
+        self._watching = None
