@@ -1,0 +1,167 @@
+"""The main job over real processes: equal to the oracle, whatever the number of workers and partitions, whoever dies."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tools.jobs import APPS, generate, job, wait_until
+from tools.oracle import check_bars, plain_bars
+
+from market_data_pipeline.store.embedded import EmbeddedServer
+
+APP = APPS / "bars_job.py"
+SECOND = 1_000_000_000
+
+
+def app_module() -> Any:
+    spec = importlib.util.spec_from_file_location("bars_job", APP)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def expected(items: int, rate: float | None = None) -> dict[Any, dict[str, Any]]:
+    rows = asyncio.run(generate(app_module().source(items, rate)))
+    bars, duplicates = plain_bars(rows, SECOND)
+    assert duplicates > 0
+    return bars
+
+
+def arguments(tmp_path: Path, items: int, rate: float | None = None) -> list[str]:
+    given = ["--set", f"output={tmp_path / 'out'}", "--set", f"items={items}"]
+    given += ["--set", f"rate={rate}"] if rate else []
+    return given
+
+
+@pytest.mark.parametrize("partitions", [1, 8, 64])
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_output_equals_the_oracle(
+    server: EmbeddedServer, tmp_path: Path, logs: Path, workers: int, partitions: int
+) -> None:
+    with job(server.url, APP, logs, *arguments(tmp_path, 100_000)) as running:
+        running.start("coordinator", "--partitions", str(partitions), "--min-workers", str(workers))
+        for i in range(workers):
+            running.start(f"w{i}")
+        running.wait()
+        assert {running.wait_for_exit(name) for name in running.processes} == {0}
+        assert set(running.streams().values()) == {0}
+        assert running.client.xlen(running.keys.dead_letters) == 0
+    check_bars(tmp_path / "out", expected(100_000), SECOND)
+
+
+@pytest.mark.parametrize("victim", ["w0", "w1"])
+def test_a_killed_worker_loses_and_doubles_nothing(
+    server: EmbeddedServer, tmp_path: Path, logs: Path, victim: str
+) -> None:
+    """w0 runs the source (partition 0 is pinned to it)."""
+    with job(server.url, APP, logs, *arguments(tmp_path, 120_000, 40_000)) as running:
+        running.start("coordinator", "--min-workers", "2")
+        running.start("w0", "--partition", "0")
+        running.start("w1")
+        running.wait_for_items("source", 30_000)
+        running.processes[victim].kill()
+        running.wait()
+    check_bars(tmp_path / "out", expected(120_000, 40_000), SECOND)
+
+
+def test_a_zombie_is_fenced(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
+    with job(server.url, APP, logs, *arguments(tmp_path, 120_000, 40_000)) as running:
+        running.start("coordinator", "--min-workers", "2")
+        zombie = running.start("w0", "--partition", "0-3")
+        running.start("w1", "--partition", "4-7")
+        running.wait_for_items("source", 30_000)
+        os.kill(zombie.pid, signal.SIGSTOP)
+        keys = running.keys
+
+        def taken_over() -> bool:
+            owners = {running.client.hget(keys.lease(p), "worker") for p in range(4)}
+            return owners == {b"w1"}
+
+        wait_until(taken_over, "w1 to own everything")
+        os.kill(zombie.pid, signal.SIGCONT)
+        running.wait()
+        assert running.wait_for_exit("w0") == 0
+        assert "is over" in running.log("w0") or "holding partitions []" in running.log("w0")
+    check_bars(tmp_path / "out", expected(120_000, 40_000), SECOND)
+
+
+def test_a_worker_leaves_politely(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
+    with job(server.url, APP, logs, *arguments(tmp_path, 120_000, 40_000)) as running:
+        running.start("coordinator", "--min-workers", "2")
+        leaving = running.start("w0", "--partition", "0")
+        running.start("w1")
+        running.wait_for_items("source", 30_000)
+        leaving.terminate()
+        assert running.wait_for_exit("w0") == 0
+        assert running.client.hget(running.keys.lease(0), "worker") in (b"", b"w1")
+        running.wait()
+    check_bars(tmp_path / "out", expected(120_000, 40_000), SECOND)
+
+
+def test_workers_go_on_without_a_coordinator(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
+    with job(server.url, APP, logs, *arguments(tmp_path, 80_000, 40_000)) as running:
+        running.start("coordinator", "--min-workers", "2")
+        running.start("w0")
+        running.start("w1")
+        running.wait_for_items("source", 10_000)
+        running.processes["coordinator"].kill()
+        wait_until(lambda: running.ended_tasks() == 9, "all nine tasks to end without a coordinator")
+        running.start("coordinator-2")
+        running.wait()
+    check_bars(tmp_path / "out", expected(80_000, 40_000), SECOND)
+
+
+def test_two_coordinators_one_leads(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
+    with job(server.url, APP, logs, *arguments(tmp_path, 80_000, 40_000)) as running:
+        running.start("coordinator")
+        wait_until(lambda: "leading" in running.log("coordinator"), "the first to lead")
+        running.start("coordinator-2")
+        running.start("w0")
+        running.wait_for_items("source", 10_000)
+        assert running.http("coordinator-2", "/readyz") == "standing by\n"
+        running.processes["coordinator"].kill()
+        wait_until(lambda: "leading, term 2" in running.log("coordinator-2"), "the second to lead")
+        running.wait()
+    check_bars(tmp_path / "out", expected(80_000, 40_000), SECOND)
+
+
+def test_a_late_worker_takes_its_share(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
+    with job(server.url, APP, logs, *arguments(tmp_path, 120_000, 40_000)) as running:
+        running.start("coordinator")
+        running.start("w0")
+        running.wait_for_items("source", 20_000)
+        running.start("w1")
+        keys = running.keys
+
+        def shared() -> bool:
+            owners = [running.client.hget(keys.lease(p), "worker") for p in range(8)]
+            return sorted(map(owners.count, {b"w0", b"w1"})) == [4, 4]
+
+        wait_until(shared, "four partitions each")
+        running.wait()
+    check_bars(tmp_path / "out", expected(120_000, 40_000), SECOND)
+
+
+def test_the_server_is_killed_and_comes_back(tmp_path: Path, logs: Path) -> None:
+    server = EmbeddedServer(tmp_path / "data")
+    server.start()
+    try:
+        with job(server.url, APP, logs, *arguments(tmp_path, 120_000, 40_000)) as running:
+            running.start("coordinator", "--min-workers", "2")
+            running.start("w0")
+            running.start("w1")
+            running.wait_for_items("source", 30_000)
+            server.kill()
+            server.start()
+            running.wait()
+    finally:
+        server.stop()
+    check_bars(tmp_path / "out", expected(120_000, 40_000), SECOND)

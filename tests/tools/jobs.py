@@ -1,0 +1,157 @@
+"""Real processes for tests: a server, a coordinator and workers, each ended by pid."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from market_data_pipeline.clock import SystemClock
+from market_data_pipeline.sources.base import SourceContext
+from market_data_pipeline.sources.synthetic import Synthetic
+from market_data_pipeline.store.keys import Keys, job_key
+
+APPS = Path(__file__).parent.parent / "integration" / "apps"
+ROOT = Path(__file__).parent.parent.parent
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+    """The first true answer of ``condition``; fails after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        answer = condition()
+        if answer:
+            return answer
+        time.sleep(0.02)
+    raise AssertionError(f"waited {seconds:g} s in vain: {what}")
+
+
+class _Hurried(SystemClock):
+    """The system's clock for one who never waits."""
+
+    async def sleep(self, seconds: float) -> None:
+        return None
+
+
+async def generate(source: Synthetic) -> list[dict[str, Any]]:
+    """All items of a source, as dicts, in order."""
+    await source.open(SourceContext("source", clock=_Hurried()), None)
+    rows: list[dict[str, Any]] = []
+    while (batch := await source.read()) is not None:
+        rows += [trade._asdict() for trade in batch.items.rows()]  # type: ignore[union-attr]
+    return rows
+
+
+class Job:
+    """Processes of one job against one server."""
+
+    def __init__(self, url: str, app: Path, logs: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
+        self.url = url
+        self.client = redis.Redis.from_url(url)
+        self._app = app
+        self._logs = logs
+        self._arguments = arguments
+        self._env = {"MDP_LEASE_TTL_MS": "600", **(env or {}), "MDP_REDIS_URL": url, "MDP_ALLOW_VOLATILE": "true"}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *extra: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start ``coordinator...`` or a worker under ``name``; its output goes to ``<name>.log``."""
+        worker = not name.startswith("coordinator")
+        command = [sys.executable, "-m", "mdp_worker.cli" if worker else "mdp_coordinator.cli", str(self._app)]
+        command += [*self._arguments, *(["--name", name] if worker else []), *extra]
+        with (self._logs / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command, env={**os.environ, **self._env, **(env or {})}, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+        self.processes[name] = process
+        return process
+
+    def log(self, name: str) -> str:
+        return (self._logs / f"{name}.log").read_text()
+
+    def info(self) -> dict[str, str]:
+        """The job's record; empty before it is published."""
+        keys = list(self.client.scan_iter("mdp:job:*"))
+        return {k.decode(): v.decode() for k, v in self.client.hgetall(keys[0]).items()} if keys else {}
+
+    @property
+    def keys(self) -> Keys:
+        return Keys(wait_until(self.info, "the job to be published")["uid"])
+
+    def streams(self) -> dict[str, int]:
+        """Length of every data stream."""
+        return {k.decode(): self.client.xlen(k) for k in self.client.scan_iter("mdp:*:q:*")}
+
+    def state(self) -> str:
+        return self.info().get("state", "")
+
+    def ended_tasks(self) -> int:
+        return int(self.client.scard(self.keys.ended))
+
+    def wait_for_items(self, node: str, items: int) -> None:
+        """Until ``node`` has emitted so many items, as the server's status says."""
+        wait_until(lambda: self.counts().get(node, {}).get("out", 0) >= items, f"{node} to emit {items} items")
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Committed counters by node."""
+        status = subprocess.run(
+            [sys.executable, "-m", "market_data_pipeline.cli", "status", "--json", "--redis-url", self.url],
+            capture_output=True, check=False,
+        )  # fmt: skip
+        return dict(json.loads(status.stdout)["nodes"]) if status.returncode == 0 else {}
+
+    def wait(self, seconds: float = 60.0) -> None:
+        """Until the job is finished; fails with the error if it failed."""
+        state = wait_until(lambda: self.state() in ("finished", "failed") and self.state(), "the job to end", seconds)
+        assert state == "finished", self.info()["error"]
+
+    def wait_for_exit(self, name: str, seconds: float = 30.0) -> int:
+        return self.processes[name].wait(timeout=seconds)
+
+    def http(self, name: str, path: str) -> str:
+        """A GET at the process's own port, which is found in its log."""
+        found = wait_until(lambda: re.findall(r"listening on (http://\S+)", self.log(name)), f"{name} to listen")
+        with urllib.request.urlopen(found[-1] + path, timeout=5) as answer:
+            return str(answer.read().decode())
+
+    def stop(self) -> None:
+        """End whatever still runs."""
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+        for process in self.processes.values():
+            process.wait()
+        self.client.close()
+
+
+@contextmanager
+def job(url: str, app: Path, logs: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Job]:
+    """A :class:`Job` whose processes are gone afterwards."""
+    running = Job(url, app, logs, *arguments, env=env)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def run_mdp(*arguments: str, env: dict[str, str] | None = None, seconds: float = 90.0) -> subprocess.CompletedProcess[str]:
+    """The ``mdp`` command, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "market_data_pipeline.cli", *arguments],
+        env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=seconds, check=False, cwd=ROOT,
+    )  # fmt: skip
+
+
+__all__ = ["APPS", "ROOT", "Job", "generate", "job", "job_key", "run_mdp", "wait_until"]
