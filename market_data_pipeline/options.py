@@ -52,7 +52,7 @@ def one_line_errors(fn: F) -> F:
         except MdpError as error:
             if debug:
                 raise
-            click.echo(f"{click.get_current_context().info_name}: error: {error}", err=True)
+            click.echo(f"{click.get_current_context().command_path}: error: {error}", err=True)
             sys.exit(error.exit_code)
 
     return guarded  # type: ignore[return-value]

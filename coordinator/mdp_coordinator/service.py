@@ -7,15 +7,13 @@ import logging
 import secrets
 import signal
 
-import redis.asyncio
-
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.errors import JobFailed
 from market_data_pipeline.http import HttpServer
 from market_data_pipeline.metrics import CoordinatorMetrics
 from market_data_pipeline.settings import Settings
-from market_data_pipeline.store.client import TRANSIENT, check_server, connect
+from market_data_pipeline.store.client import TRANSIENT, Client, check_server, connect
 from market_data_pipeline.store.control import Control, JobInfo, publish
 from market_data_pipeline.store.status import JobStatus, read_status
 from mdp_coordinator.state import Assign, CoordinatorState, Finish, View
@@ -40,7 +38,7 @@ class Coordinator:
 
     async def run(self) -> None:
         """Publish, lead (or stand by), until the job is over. Raises ``JobFailed`` when it ended so."""
-        self._client: redis.asyncio.Redis = connect(self._url)
+        self._client: Client = connect(self._url)
         try:
             await check_server(self._client, self._url, self._settings.allow_volatile)
             job = await publish(self._client, self._job_name, self._plan)

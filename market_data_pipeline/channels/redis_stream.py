@@ -8,6 +8,7 @@ what a consumer took before it died is gone: at most once.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -48,6 +49,8 @@ class StreamChannel(BaseChannel[T]):
         self._stream, self._closed_flag = channel_keys(name)
         self._levels = Hysteresis(self.watermark)
         self._watching: asyncio.Task[None] | None = None
+        self._taking: asyncio.Task[tuple[bool, int, list[bytes]]] | None = None
+        self._taken: deque[T] = deque()
 
     async def put(self, item: T) -> None:
         blob = pack(item)
@@ -66,15 +69,28 @@ class StreamChannel(BaseChannel[T]):
             self._watching = asyncio.create_task(self._watch())
 
     async def get_many(self, limit: int) -> list[T]:
-        keys = [self._stream, self._closed_flag]
-        while True:
-            closed, length, *blobs = await until_done(lambda: _TAKE.call(self._client, keys, [limit]), "take")
+        while not self._taken:
+            if self._taking is None:
+                self._taking = asyncio.create_task(self._take(limit))
+            taking = self._taking
+            try:
+                closed, length, blobs = await asyncio.shield(taking)  # a cancelled get leaves what was taken to the next
+            finally:
+                if taking.done():
+                    self._taking = None
+            self._taken.extend(unpack(blob) for blob in blobs)
             if blobs:
                 await self._note(length)
-                return [unpack(blob) for blob in blobs]
-            if closed:
+            elif closed:
                 raise ChannelClosed("the channel is closed and drained")
-            await until_done(self._arrival, "take")
+            else:
+                await until_done(self._arrival, "take")
+        return [self._taken.popleft() for _ in range(min(limit, len(self._taken)))]
+
+    async def _take(self, limit: int) -> tuple[bool, int, list[bytes]]:
+        keys = [self._stream, self._closed_flag]
+        closed, length, *blobs = await until_done(lambda: _TAKE.call(self._client, keys, [limit]), "take")
+        return bool(closed), int(length), blobs
 
     def close(self) -> Coroutine[Any, Any, None]:
         return self._close()

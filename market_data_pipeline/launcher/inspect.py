@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import orjson
-import redis.asyncio
-from redis.exceptions import RedisError
 from rich.console import Console
 
 from market_data_pipeline.codec import unpack
@@ -18,7 +16,7 @@ from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.launcher.display import render
 from market_data_pipeline.settings import load_settings
 from market_data_pipeline.sinks.encoding import plain
-from market_data_pipeline.store.client import connect, explain, text_of
+from market_data_pipeline.store.client import Client, connect, explained, text_of
 from market_data_pipeline.store.control import Control, JobInfo, find_job, remove_job
 from market_data_pipeline.store.status import JobStatus, read_status
 
@@ -26,21 +24,20 @@ _JOB_PREFIX = "mdp:job:"
 
 
 @asynccontextmanager
-async def _server(url: str | None) -> AsyncIterator[redis.asyncio.Redis]:
+async def _server(url: str | None) -> AsyncIterator[Client]:
     settings = load_settings(redis_url=url)
     if settings.redis_url is None:
         raise ConfigError("no server: give --redis-url or set MDP_REDIS_URL ('mdp run' prints the address it uses)")
     address = settings.redis_url.get_secret_value()
     client = connect(address)
     try:
-        yield client
-    except (RedisError, OSError) as error:
-        raise explain(address, error) from error
+        with explained(address):
+            yield client
     finally:
         await client.aclose()
 
 
-async def _job(client: redis.asyncio.Redis, name: str | None) -> JobInfo:
+async def _job(client: Client, name: str | None) -> JobInfo:
     names = sorted([text_of(key).removeprefix(_JOB_PREFIX) async for key in client.scan_iter(f"{_JOB_PREFIX}*")])
     name = name or load_settings().job or (names[0] if len(names) == 1 else None)
     if name is None:

@@ -12,8 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import redis.asyncio
-
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.errors import ConfigError, JobFailed
@@ -23,7 +21,7 @@ from market_data_pipeline.settings import Settings
 from market_data_pipeline.sinks.base import Sink
 from market_data_pipeline.sinks.file import FileSink
 from market_data_pipeline.sources.base import Source
-from market_data_pipeline.store.client import TRANSIENT, check_server, connect
+from market_data_pipeline.store.client import TRANSIENT, Client, check_server, connect
 from market_data_pipeline.store.control import Control, JobInfo, check_plan, find_job, publish, remove_job
 from market_data_pipeline.store.embedded import EmbeddedServer
 from market_data_pipeline.store.status import JobStatus, read_status
@@ -95,7 +93,7 @@ class Launcher:
         for name in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(name, self._interrupt)
         embedded = self._settings.redis_url is None
-        self._client: redis.asyncio.Redis = connect(url)
+        self._client: Client = connect(url)
         try:
             await check_server(self._client, url, self._settings.allow_volatile or embedded)
             job = await self._find_or_publish()
@@ -112,7 +110,7 @@ class Launcher:
     async def _find_or_publish(self) -> JobInfo:
         job = await find_job(self._client, self._job_name)
         if job is not None:
-            living = await Control(self._client, job).workers()
+            living = await self._living(job)
             if living:
                 raise ConfigError(
                     f"job {job.name!r} is running already, with workers {', '.join(living)}; choose another name with --job"
@@ -122,6 +120,16 @@ class Launcher:
             else:
                 check_plan(job, self._plan)
         return await publish(self._client, self._job_name, self._plan)
+
+    async def _living(self, job: JobInfo) -> list[str]:
+        """Workers that beat; those of a run that was killed are silent, and gone within a lease."""
+        control = Control(self._client, job)
+        deadline = time.monotonic() + 1.5 * self._settings.lease_ttl_ms / 1000
+        while True:
+            names = list(await control.workers())
+            if not names or time.monotonic() >= deadline:
+                return names
+            await asyncio.sleep(_LOOK_EVERY)
 
     def _interrupt(self) -> None:
         self._interrupted = True

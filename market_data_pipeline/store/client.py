@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -30,6 +31,8 @@ from market_data_pipeline.errors import ConfigError, StoreUnavailable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+Client = redis.asyncio.Redis
 
 _AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 TRANSIENT = (*_AWAY, BusyLoadingError, ReadOnlyError)
@@ -88,12 +91,19 @@ def explain(url: str, error: Exception) -> StoreUnavailable:
     return StoreUnavailable(f"server {where}: {error}")
 
 
-async def check_server(client: redis.asyncio.Redis, url: str, allow_volatile: bool) -> None:
-    """Refuse a server that cannot hold a job safely, with a sentence that says what to change."""
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Errors of the server inside come out as ``StoreUnavailable`` with a sentence."""
     try:
-        info = await client.info()
+        yield
     except (RedisError, OSError) as error:
         raise explain(url, error) from error
+
+
+async def check_server(client: redis.asyncio.Redis, url: str, allow_volatile: bool) -> None:
+    """Refuse a server that cannot hold a job safely, with a sentence that says what to change."""
+    with explained(url):
+        info = await client.info()
     where = f"server {safe_url(url)}"
     _check_version(where, info)
     if info.get("redis_mode") == "cluster":
@@ -142,10 +152,16 @@ def _check_version(where: str, info: dict[str, Any]) -> None:
 async def until_done(action: Callable[[], Awaitable[T]], what: str, clock: Clock = SYSTEM_CLOCK) -> T:
     """Repeat ``action`` while the server is away, logging once at each transition. ``action`` must be safe to repeat."""
     delay, away = 0.05, False
+    current = asyncio.current_task()
+    cancels = current.cancelling() if current else 0
     while True:
         try:
             result = await action()
+            if current and current.cancelling() > cancels:  # the client lost a cancellation while it connected
+                raise asyncio.CancelledError
         except TRANSIENT as error:
+            if current and current.cancelling() > cancels:
+                raise asyncio.CancelledError from None
             if not away:
                 log.warning("%s: server away (%s), trying again", what, error)
                 away = True

@@ -114,6 +114,8 @@ class EmbeddedServer:
                 try:
                     client.ping()
                     return
+                except redis.exceptions.AuthenticationError:
+                    return  # it asks for a password, so it answers
                 except redis.exceptions.RedisError:
                     time.sleep(0.02)
         words = log_file.read_text(errors="replace").splitlines()[-5:] if log_file.exists() else []

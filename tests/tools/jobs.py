@@ -72,7 +72,11 @@ class Job:
         command += [*self._arguments, *(["--name", name] if worker else []), *extra]
         with (self._logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                command, env={**os.environ, **self._env, **(env or {})}, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                command,
+                env={**os.environ, **self._env, **(env or {})},
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
         self.processes[name] = process
         return process
@@ -146,7 +150,9 @@ def job(url: str, app: Path, logs: Path, *arguments: str, env: dict[str, str] | 
         running.stop()
 
 
-def run_mdp(*arguments: str, env: dict[str, str] | None = None, seconds: float = 90.0) -> subprocess.CompletedProcess[str]:
+def run_mdp(
+    *arguments: str, env: dict[str, str] | None = None, seconds: float = 90.0
+) -> subprocess.CompletedProcess[str]:
     """The ``mdp`` command, to its end."""
     return subprocess.run(
         [sys.executable, "-m", "market_data_pipeline.cli", *arguments],

@@ -10,8 +10,6 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import redis.asyncio
-
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, TaskId
@@ -24,7 +22,7 @@ from market_data_pipeline.runtime.coroutine_task import CoroutineTask
 from market_data_pipeline.runtime.task import Task
 from market_data_pipeline.settings import Settings, limits_of
 from market_data_pipeline.sinks.base import SinkContext
-from market_data_pipeline.store.client import TRANSIENT, check_server, connect
+from market_data_pipeline.store.client import TRANSIENT, Client, check_server, connect
 from market_data_pipeline.store.commit import Lease, RedisTaskStore
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, check_plan, find_job
 from market_data_pipeline.store.heartbeat import HeartbeatThread
@@ -72,7 +70,7 @@ class Worker:
         """Work until the job is over. Raises ``JobFailed`` when it ended so, ``PlanMismatch`` for another plan."""
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, self.leave)
-        self._client: redis.asyncio.Redis = connect(self._url)
+        self._client: Client = connect(self._url)
         try:
             await check_server(self._client, self._url, self._settings.allow_volatile)
             job = await self._wait_for_job()

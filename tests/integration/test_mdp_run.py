@@ -1,0 +1,213 @@
+"""``mdp run`` as a user types it: summary, resume, Ctrl-C, children that die, real data, examples."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_main_job import APP, SECOND, expected
+from tools.jobs import APPS, ROOT, run_mdp, wait_until
+from tools.oracle import check_bars, plain_bars, written_bars
+
+from market_data_pipeline.store.embedded import EmbeddedServer
+
+DATA = ROOT.parent / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded market data is not on this machine")
+
+
+@contextmanager
+def mdp(*arguments: str, err: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """``mdp run`` in the background, its progress in ``err``."""
+    with err.open("ab") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "market_data_pipeline.cli", "run", *arguments], stdout=sink, stderr=sink, cwd=ROOT
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            process.wait(60)
+
+
+def items_seen(err: Path) -> int:
+    found = re.findall(r"^in=([\d,]+)", err.read_text(), re.M)
+    return int(found[-1].replace(",", "")) if found else 0
+
+
+def run_bars(tmp_path: Path, *more: str) -> list[str]:
+    return [str(APP), "--workers", "2", "--set", f"output={tmp_path / 'out'}", *more]
+
+
+def test_the_summary_tells_what_happened(tmp_path: Path) -> None:
+    done = run_mdp("run", *run_bars(tmp_path, "--set", "items=100000", "--json"))
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    bars = expected(100_000)
+    trades = sum(bar["trade_count"] for bar in bars.values())
+    assert summary["state"] == "finished"
+    assert summary["items_in"] == 100_000
+    assert summary["items_out"] == len(bars)
+    assert summary["nodes"]["dedupe"]["duplicate"] == 100_000 - trades
+    assert summary["latency"]["p50"] <= summary["latency"]["p99"]
+    check_bars(tmp_path / "out", bars, SECOND)
+
+
+def test_a_data_dir_is_resumed_after_ctrl_c(tmp_path: Path) -> None:
+    given = run_bars(tmp_path, "--set", "items=200000", "--set", "rate=40000", "--data-dir", str(tmp_path / "data"))
+    err = tmp_path / "err"
+    with mdp(*given, err=err) as first:
+        wait_until(lambda: items_seen(err) > 20_000, "some items")
+        first.send_signal(signal.SIGINT)
+        assert first.wait(60) == 130
+    assert 0 < len(written_bars(tmp_path / "out")) < len(expected(200_000, 40_000))
+    assert "job bars: running after" in err.read_text()
+    again = run_mdp("run", *given)
+    assert again.returncode == 0, again.stderr
+    check_bars(tmp_path / "out", expected(200_000, 40_000), SECOND)
+    third = run_mdp("run", *given)
+    assert third.returncode == 0
+    assert "has finished already" in third.stderr
+    other = run_mdp("run", *given, "--set", "symbols=49")
+    assert other.returncode == 2
+    assert "first difference: plan.nodes.source.config.symbols: ours 49, theirs 50" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+def test_everything_killed_at_once_is_resumed(tmp_path: Path) -> None:
+    given = run_bars(tmp_path, "--set", "items=200000", "--set", "rate=40000", "--data-dir", str(tmp_path / "data"))
+    err = tmp_path / "err"
+    with mdp(*given, err=err) as first:
+        wait_until(lambda: items_seen(err) > 20_000, "some items")
+        children = subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, text=True, check=True)
+        for pid in [*children.stdout.split(), str(first.pid)]:
+            os.kill(int(pid), signal.SIGKILL)
+        first.wait(10)
+    again = run_mdp("run", *given)
+    assert again.returncode == 0, again.stderr
+    check_bars(tmp_path / "out", expected(200_000, 40_000), SECOND)
+
+
+def test_a_child_that_dies_is_reported_and_started_again(tmp_path: Path) -> None:
+    given = run_bars(tmp_path, "--set", "items=160000", "--set", "rate=40000", "--lease-ttl-ms", "600")
+    err = tmp_path / "err"
+    with mdp(*given, err=err) as running:
+        wait_until(lambda: items_seen(err) > 20_000, "some items")
+        found = subprocess.run(
+            ["pgrep", "-f", "-P", str(running.pid), "name w2"], capture_output=True, text=True, check=True
+        )
+        os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
+        assert running.wait(60) == 0
+    text = err.read_text()
+    assert "w2 died with signal SIGKILL; its last words:" in text
+    assert "w2: starting it again" in text
+    check_bars(tmp_path / "out", expected(160_000, 40_000), SECOND)
+
+
+def test_a_failing_operator_ends_the_job_with_its_message(tmp_path: Path) -> None:
+    app = tmp_path / "fails.py"
+    app.write_text(
+        "from market_data_pipeline import Pipeline, Synthetic, Collect\n"
+        "pipeline = (Pipeline('fails').source(Synthetic(items=1000))\n"
+        "    .map(lambda trade: 1 / 0, name='divide', on_error='fail').sink(Collect()))\n"
+    )
+    failed = run_mdp("run", str(app), "--workers", "1")
+    assert failed.returncode == 1
+    assert "node 'divide': ZeroDivisionError: division by zero; item: Trade(" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_coroutine_nodes_run_unchanged_across_processes(tmp_path: Path) -> None:
+    done = run_mdp(
+        "run", str(APPS / "coroutines.py"), "--workers", "2", "--partitions", "4", "--set", f"output={tmp_path / 'out'}"
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for path in (tmp_path / "out").glob("*.jsonl") for line in path.read_text().splitlines()]
+    assert sorted(item["n"] for item in found) == [2 * n for n in range(20_000)]
+    assert all(item["tagged"] for item in found)
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="no redis-server on PATH")
+def test_an_installed_redis_serves_as_well(tmp_path: Path) -> None:
+    done = run_mdp("run", *run_bars(tmp_path, "--set", "items=50000", "--server", "redis-server"))
+    assert done.returncode == 0, done.stderr
+    check_bars(tmp_path / "out", expected(50_000), SECOND)
+
+
+def recorded(name: str) -> list[dict[str, Any]]:
+    with gzip.open(DATA / name, "rt") as file:
+        return [json.loads(line) for line in file] if ".jsonl" in name else list(csv.DictReader(file))
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["trades_btcusdt_binance.csv.gz", "trades_crypto.jsonl.gz"])
+def test_recorded_trades(tmp_path: Path, name: str) -> None:
+    done = run_mdp(
+        "run", "examples/bars.py", "--workers", "2", "--set", f"input={DATA / name}", "--set",
+        f"output={tmp_path / 'out'}", "--set", "interval=1s", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = recorded(name)
+    bars, duplicates = plain_bars(rows, SECOND)
+    check_bars(tmp_path / "out", bars, SECOND)
+    summary = json.loads(done.stdout)
+    assert summary["items_in"] == len(rows)
+    assert summary["nodes"]["dedupe"].get("duplicate", 0) == duplicates
+    assert summary["dead_letters"] == 0
+    assert summary["nodes"]["tumblingbars"].get("late", 0) == 0
+
+
+def test_the_bars_example_with_a_bad_row(tmp_path: Path, server: EmbeddedServer) -> None:
+    rows = [f"A,{i * 100_000_000},{100 + i},1,{i}" for i in range(30)]
+    rows[7] = "A,700000000,abc,1,7"
+    rows[19] = "A,oops"
+    trades = tmp_path / "trades.csv"
+    trades.write_text("\n".join(["symbol,ts_event,price,size,trade_id", *rows, ""]))
+    given = ["--redis-url", server.url]
+    done = run_mdp(
+        "run",
+        "examples/bars.py",
+        *given,
+        "--allow-volatile",
+        "--set",
+        f"input={trades}",
+        "--set",
+        f"output={tmp_path / 'out'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"dead letters +2", done.stderr)
+    assert sum(bar["trade_count"] for bar in written_bars(tmp_path / "out").values()) == 28
+    letters = [json.loads(line) for line in run_mdp("dlq", *given).stdout.splitlines()]
+    assert [(letter["where"], letter["reason"]) for letter in letters] == [
+        ("trades.csv:9", "price: 'abc' is not a finite number"),
+        ("trades.csv:21", "2 fields instead of 5"),
+    ]
+    assert letters[0]["item"]["price"] == "abc"
+    assert len(run_mdp("dlq", *given, "--clear").stdout.splitlines()) == 2
+    assert run_mdp("dlq", *given).stdout == ""
+    shown = run_mdp("status", *given)
+    assert shown.returncode == 0
+    assert "bars" in shown.stdout
+    assert "finished" in shown.stdout
+
+
+def test_the_basic_example() -> None:
+    done = subprocess.run([sys.executable, "examples/basic.py"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    *batches, result = done.stdout.splitlines()
+    numbers = [item for line in batches for item in json.loads(line.replace("'", '"'))]
+    assert numbers == [{"n": n, "n2": 2 * n} for n in range(25)]
+    assert [len(json.loads(line.replace("'", '"'))) for line in batches] == [5] * 5
+    assert result == "RunResult(started=4, completed=4, cancelled=0, failed=0)"

@@ -1,0 +1,192 @@
+"""Leadership, assignment, leases and the job's record on a real server; reading them on fakeredis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import fakeredis
+import pytest
+
+from market_data_pipeline import Collect, Pipeline, Synthetic
+from market_data_pipeline.dag.plan import Plan
+from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.errors import ConfigError, PlanMismatch
+from market_data_pipeline.store.client import Client, connect, safe_url
+from market_data_pipeline.store.commit import Lease
+from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, Transition, find_job, publish, remove_job
+from market_data_pipeline.store.embedded import EmbeddedServer
+from market_data_pipeline.store.heartbeat import HeartbeatThread
+from market_data_pipeline.store.keys import Keys, channel_keys, check_name, job_key
+from market_data_pipeline.store.status import read_status
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: EmbeddedServer) -> AsyncIterator[Client]:
+    connection = connect(server.url)
+    await connection.flushall()
+    yield connection
+    await connection.aclose()
+
+
+def plan(interval: str = "1s", partitions: int = 4) -> Plan:
+    return compile_dag(
+        Pipeline("control").source(Synthetic()).key_by("symbol").bars(interval).sink(Collect()).build(), partitions
+    )
+
+
+async def leader(client: Client) -> tuple[Control, int]:
+    control = Control(client, await publish(client, "control", plan()))
+    return control, await control.lead("me", 60_000)
+
+
+async def test_publish_creates_every_task_record(client: Client) -> None:
+    job = await publish(client, "control", plan())
+    assert job.state == "running"
+    assert job.partitions == 4
+    for task in plan().tasks():
+        assert await client.hexists(job.keys.task(task), "commit")
+    assert await find_job(client, "control") == job
+    assert await find_job(client, "other") is None
+
+
+async def test_another_plan_under_the_same_name_is_refused(client: Client) -> None:
+    await publish(client, "control", plan())
+    with pytest.raises(
+        PlanMismatch, match=r"first difference: plan.nodes.tumblingbars.config.interval: ours 5000000000"
+    ):
+        await publish(client, "control", plan("5s"))
+    with pytest.raises(PlanMismatch, match=r"plan.partitions: ours 8, theirs 4"):
+        await publish(client, "control", plan(partitions=8))
+
+
+async def test_one_leads_and_terms_grow(client: Client) -> None:
+    control, term = await leader(client)
+    assert term == 1
+    assert await control.lead("other", 1000) == 0
+    assert await control.lead("me", 1000) == 1
+    await control.resign(1, "other")
+    assert await control.lead("other", 1000) == 0
+    await control.resign(1, "me")
+    assert await control.lead("other", 1000) == 2
+
+
+async def test_leadership_runs_out(client: Client) -> None:
+    control, _ = await leader(client)
+    await control.lead("me", 20)
+    await asyncio.sleep(0.04)
+    assert await control.lead("other", 1000) == 2
+    assert not await control.assign(1, "me", [Transition(0, "w", "t")]), "an old leader's write must be refused"
+    assert await control.assignment() == {}
+
+
+async def test_every_assignment_has_a_new_epoch(client: Client) -> None:
+    control, term = await leader(client)
+    before = (await control.version())[0]
+    assert await control.assign(term, "me", [Transition(0, "a", "ta"), Transition(2, "b", "tb")])
+    assert await control.assign(term, "me", [Transition(0, "b", "tb")])
+    assert {p: tuple(owner) for p, owner in (await control.assignment()).items()} == {
+        0: (2, "tb", "b"),
+        2: (1, "tb", "b"),
+    }
+    assert await client.hgetall(control.keys.lease(0)) == {b"epoch": b"2", b"token": b"tb", b"worker": b"b"}
+    assert (await control.version())[0] == before + 2
+
+
+async def test_release_needs_the_lease(client: Client) -> None:
+    control, term = await leader(client)
+    await control.assign(term, "me", [Transition(0, "a", "ta")])
+    assert not await control.release(Lease(0, 1, "zombie"))
+    assert not await control.release(Lease(0, 7, "ta"))
+    assert await control.release(Lease(0, 1, "ta"))
+    assert (await control.assignment())[0] == (1, "", "")
+    await asyncio.wait_for(control.wait_for_wake(5), 1)
+
+
+async def test_a_job_is_concluded_once(client: Client) -> None:
+    control, _ = await leader(client)
+    assert await control.conclude("failed", "task x: boom")
+    assert not await control.conclude("finished")
+    assert (await control.version())[2:] == ("failed", "task x: boom")
+    await control.resume()
+    assert (await control.version())[2:] == ("running", "")
+
+
+async def test_heartbeats_run_out(client: Client, server: EmbeddedServer) -> None:
+    control, _ = await leader(client)
+    heart = HeartbeatThread(server.url, control.keys, Heartbeat("w1", "t", (1, 2)), 300)
+    heart.start()
+    assert heart.run_id == (await client.info("server"))["run_id"]
+    for _ in range(5):
+        await asyncio.sleep(0.1)
+        assert (await control.workers())["w1"].pins == (1, 2)
+    await asyncio.to_thread(heart.stop)
+    await asyncio.sleep(0.35)
+    assert await control.workers() == {}
+
+
+async def test_remove_leaves_nothing_of_the_job_and_all_of_others(client: Client) -> None:
+    control, term = await leader(client)
+    await control.assign(term, "me", [Transition(0, "a", "ta")])
+    other = await publish(client, "other", plan())
+    assert await remove_job(client, "control")
+    assert not await remove_job(client, "control")
+    left = {key.decode() async for key in client.scan_iter("*")}
+    assert left == {job_key("other"), *(other.keys.task(task) for task in plan().tasks())}
+
+
+async def test_status_of_a_new_job_on_fakeredis() -> None:
+    """What only reads needs no scripts: fakeredis is enough."""
+    fake: Any = fakeredis.FakeAsyncRedis()
+    job = JobInfo("control", "uid", plan().fingerprint, 4, plan().to_json(), "running", "", 0)
+    await fake.hset(job_key("control"), mapping={"uid": "uid", "state": "running", "version": 3, "error": ""})
+    await fake.sadd(job.keys.workers, "w1", "gone")
+    await fake.set(job.keys.worker("w1"), json.dumps(asdict(Heartbeat("w1", "tok"))))
+    await fake.hset(job.keys.assignment, mapping={"0": "1:tok:w1", "1": "4:old:gone"})
+    await fake.xadd(job.keys.stream(plan().channels[0], 2), {"f": "x"})
+    status = await read_status(fake, Control(fake, job), job, plan(), 64)
+    assert status.tasks == 5
+    assert status.owners == {0: "w1", 1: ""}
+    assert status.channels[0].lengths == {0: 0, 1: 0, 2: 1, 3: 0}
+    assert status.channels[0].backlog == 1
+    assert status.workers[0]["partitions"] == [0]
+    assert (status.items_in, status.items_out, status.latency["p50"]) == (0, 0, None)
+    assert json.loads(json.dumps(status.to_dict()))["owners"] == {"0": "w1", "1": ""}
+    await fake.aclose()
+
+
+@pytest.mark.parametrize("name", ["a*", "A", "", "a:b", "{x}", "a" * 41, "a b", "a\n"])
+def test_names_that_would_open_other_keys_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="is not allowed; it must match"):
+        check_name("job name", name)
+    with pytest.raises(ConfigError):
+        channel_keys(name)
+
+
+def test_keys_of_one_partition_share_a_hash_tag() -> None:
+    keys = Keys("u1")
+    task = next(plan().tasks())
+    names = [keys.lease(0), keys.task(task), keys.state(task), keys.stream(plan().channels[0], 0), keys.stream_bytes(0)]
+    assert {name[name.index("{") : name.index("}") + 1] for name in names} == {"{u1:0}"}
+    assert keys.stream(plan().channels[0], 3) == "mdp:{u1:3}:q:source.tumblingbars"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:secret@h:1/0", "redis://:***@h:1/0"),
+        ("rediss://user:p%40ss@h:1", "rediss://user:***@h:1"),
+        ("redis://h:1/0", "redis://h:1/0"),
+    ],
+)
+def test_urls_are_shown_without_their_password(url: str, shown: str) -> None:
+    assert safe_url(url) == shown
