@@ -34,8 +34,8 @@ from market_data_pipeline.frame import (
     Items,
     cut_items,
     to_rows,
-)  # fmt: skip
-from market_data_pipeline.records import RECORDS, ROW_RECORDS
+)
+from market_data_pipeline.records import COLUMN_TYPES, MAX_TIME, MIN_TIME, RECORDS, ROW_RECORDS, SIDES, SYMBOL
 
 VERSION = 1
 ROWS, COLUMNS = 0, 1
@@ -44,6 +44,7 @@ FRAME_BYTES = 256 * 1024
 _CRC_BYTES = 5
 _OVERHEAD = 256
 _TYPES = frozenset({"<i8", "<f8", "|i1", "<u4", "<u2", "|u1", "|b1", "<i4", "<f4"})
+_ANY_TYPES = {type(None), bool, int, float, str}
 _RECORD_KEY = "__record__"
 _ROW_KINDS = {cls: kind for kind, cls in ROW_RECORDS.items()}
 
@@ -86,11 +87,11 @@ def pack(value: Any) -> bytes:
     """msgpack of plain data and records. Raises ``CodecError``."""
     try:
         return bytes(msgpack.packb(value, default=_default, strict_types=True))
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise CodecError(str(error)) from error
 
 
-def unpack(data: bytes | memoryview, limit: int = 64 * 1024 * 1024) -> Any:
+def unpack(data: bytes | memoryview, limit: int = 512 * 1024 * 1024) -> Any:
     """The reverse of :func:`pack`, bounded by ``limit`` bytes; tuples come back as lists. Raises ``CodecError``."""
     size = len(data)
     if size > limit:
@@ -102,6 +103,19 @@ def unpack(data: bytes | memoryview, limit: int = 64 * 1024 * 1024) -> Any:
         )  # fmt: skip
     except Exception as error:  # msgpack raises half a dozen kinds for bad bytes
         raise CodecError(f"not valid msgpack: {type(error).__name__}: {error}") from error
+
+
+def portable(items: list[Any]) -> tuple[list[Any], list[Rejected]]:
+    """``items`` that can be packed and read back, and the others with the reason."""
+    good: list[Any] = []
+    bad: list[Rejected] = []
+    for item in items:
+        try:
+            unpack(pack(item))
+            good.append(item)
+        except CodecError as error:
+            bad.append(Rejected(item, str(error)))
+    return good, bad
 
 
 def seal(blob: bytes) -> bytes:
@@ -118,7 +132,10 @@ def unseal(data: bytes, where: str) -> bytes:
 
 @lru_cache(maxsize=64)
 def _pack_names(names: tuple[str, ...]) -> bytes:
-    return bytes(msgpack.packb(names))
+    for name in names:
+        if not isinstance(name, str):
+            raise CodecError(f"a symbol is {name!r:.100}, not text")
+    return pack(names)
 
 
 @lru_cache(maxsize=64)
@@ -136,19 +153,27 @@ def _compact(column: Dictionary) -> Dictionary:
 
 def _pack_column(column: Column) -> list[Any]:
     if isinstance(column, Dictionary):
-        if len(column.names) > max(len(column), 16):
+        if len(column.names) > len(column):
             column = _compact(column)
         kind = "|u1" if len(column.names) <= 0xFF else "<u2" if len(column.names) <= 0xFFFF else "<u4"
         return ["dict", kind, column.codes.astype(kind, copy=False).tobytes(), _pack_names(column.names)]
     if column.dtype == object:
-        return ["any", column.tolist()]
+        values = column.tolist()
+        if not set(map(type, values)) <= _ANY_TYPES:
+            raise CodecError("a column of objects may hold only None, bool, int, float and str")
+        return ["any", values]
+    if column.dtype.str not in _TYPES:
+        wide = {"i": "<i8", "u": "<i8", "f": "<f8"}.get(column.dtype.kind)
+        if wide is None or column.dtype == np.uint64:
+            raise CodecError(f"a column of type {column.dtype} cannot travel; allowed: {', '.join(sorted(_TYPES))}")
+        column = column.astype(wide)
     return [column.dtype.str, column.tobytes()]
 
 
 def _unpack_column(name: str, n: int, parts: Any) -> Column:
     if not isinstance(parts, list) or not parts:
         raise CodecError(f"column {name!r} is not a list")
-    if parts[0] == "dict" and len(parts) == 4:
+    if parts[0] == "dict" and len(parts) == 4 and isinstance(parts[3], bytes):
         names = _unpack_names(parts[3])
         codes = _unpack_array(name, n, parts[1], parts[2])
         if codes.dtype.kind != "u" or (n and int(codes.max()) >= len(names)):
@@ -164,7 +189,7 @@ def _unpack_column(name: str, n: int, parts: Any) -> Column:
 
 
 def _unpack_array(name: str, n: int, kind: Any, data: Any) -> Array:
-    if kind not in _TYPES or not isinstance(data, bytes):
+    if not isinstance(kind, str) or kind not in _TYPES or not isinstance(data, bytes):
         raise CodecError(f"column {name!r}: type {kind!r} is not allowed")
     array = np.frombuffer(data, dtype=kind) if len(data) % np.dtype(kind).itemsize == 0 else None
     if array is None or len(array) != n:
@@ -181,6 +206,7 @@ def encode(origin: str, frame: Frame) -> bytes:
         kind, payload = COLUMNS, [items.kind, items.n, columns]
     else:
         kind, payload = ROWS, items
+        unpack(pack(items))  # what the reader could not read must not cost its neighbours anything
     body = pack([VERSION, kind, origin, frame.mark, frame.born, payload, 0])[:-1]
     return body + b"\xce" + struct.pack(">I", crc32c(body))
 
@@ -196,9 +222,14 @@ def decode(blob: bytes, limit: int = 2 * FRAME_BYTES) -> Decoded:
     if not isinstance(parts, list) or len(parts) != 7:
         raise CodecError("entry is not a list of 7")
     version, kind, origin, mark, born, payload, _crc = parts
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:
         raise CodecError(f"frame version {version!r}; this program reads {VERSION}")
-    if type(mark) is not int or type(born) is not int or not isinstance(origin, str):
+    if (
+        type(mark) is not int
+        or not MIN_TIME <= mark <= MAX_TIME
+        or type(born) is not int
+        or not isinstance(origin, str)
+    ):
         raise CodecError("origin, mark or born has a wrong type")
     return Decoded(origin, Frame(_items(kind, payload), mark, born))
 
@@ -208,11 +239,26 @@ def _items(kind: Any, payload: Any) -> Items:
         return payload
     if kind == COLUMNS and isinstance(payload, list) and len(payload) == 3:
         record, n, columns = payload
-        known = record in RECORDS or record == ""
+        known = isinstance(record, str) and (record in RECORDS or record == "")
         if not known or type(n) is not int or n < 0 or not isinstance(columns, dict) or (n and not columns):
             raise CodecError("a columns payload needs a known record kind, a count and columns")
-        return Columns(record, {name: _unpack_column(name, n, column) for name, column in columns.items()})
+        unpacked = Columns(record, {name: _unpack_column(name, n, column) for name, column in columns.items()})
+        _check_record(record, unpacked)
+        return unpacked
     raise CodecError(f"unknown payload kind {kind!r}")
+
+
+def _check_record(record: str, columns: Columns) -> None:
+    """Columns that say they are a record's must have its fields, of its types."""
+    if columns.kind != record:
+        raise CodecError(f"columns of a {record} must be: {', '.join(RECORDS[record]._fields)}")
+    for name, column in columns.data.items():
+        if record and isinstance(column, Dictionary) != (COLUMN_TYPES[name] == SYMBOL):
+            raise CodecError(f"column {name!r} of a {record} has a wrong type")
+    sides = columns.data.get("side")
+    coded = isinstance(sides, np.ndarray) and sides.dtype == np.int8 and len(sides)
+    if coded and not 0 <= int(sides.min()) <= int(sides.max()) < len(SIDES):  # type: ignore[union-attr]
+        raise CodecError("column 'side': a code is not 0, 1 or 2")
 
 
 def _revive(fields: dict[str, Any]) -> Any:

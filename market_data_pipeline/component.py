@@ -9,11 +9,17 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import types
 import zlib
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from dataclasses import fields, is_dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
 from pathlib import PurePath
 from typing import Any, Self
+
+import numpy as np
 
 
 class Component:
@@ -29,26 +35,39 @@ class Component:
         return {name: describe(getattr(self, name)) for name in names if hasattr(self, name)}
 
 
-def describe(value: Any) -> Any:
-    """``value`` as plain data that is equal in two processes running the same program."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, PurePath):
-        return str(value)
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, Mapping):
-        return {str(key): describe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        items = [describe(item) for item in value]
-        return sorted(items, key=repr) if isinstance(value, set | frozenset) else items
+def describe(value: Any, seen: frozenset[int] = frozenset()) -> Any:
+    """``value`` as plain data that is equal in two processes running the same program. ``seen``: ids of the functions
+    around it, so that one that refers to itself ends."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, Component):
         return {"type": type_name(value), **value.config()}
     if isinstance(value, functools.partial):
-        return {"partial": describe(value.func), "args": describe(value.args), "kwargs": describe(value.keywords)}
-    if callable(value):
-        return describe_function(value)
-    return type_name(value)
+        parts = {"partial": value.func, "args": value.args, "kwargs": value.keywords}
+        return {name: describe(part, seen) for name, part in parts.items()}
+    if isinstance(value, Mapping):
+        return {str(key): describe(item, seen) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(item, seen) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((describe(item, seen) for item in value), key=repr)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"type": type_name(value), **{f.name: describe(getattr(value, f.name), seen) for f in fields(value)}}
+    return _describe_scalar(value, seen)
+
+
+def _describe_scalar(value: Any, seen: frozenset[int]) -> Any:
+    if isinstance(value, Enum):
+        return f"{type_name(value)}.{value.name}"
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, PurePath | Decimal | date | time):
+        return str(value)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return describe_function(value, seen) if callable(value) else type_name(value)
 
 
 def type_name(value: Any) -> str:
@@ -56,13 +75,32 @@ def type_name(value: Any) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def describe_function(fn: Callable[..., Any]) -> str:
-    """``module.qualname#crc`` where crc covers bytecode and plain constants, so that an edited lambda shows."""
+def describe_function(fn: Callable[..., Any], seen: frozenset[int] = frozenset()) -> str:
+    """``module.qualname#crc`` where crc covers bytecode, constants, defaults and closure, so that an edit shows."""
     name = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type_name(fn))}"
     code = getattr(fn, "__code__", None)
-    if code is None:
+    if code is None or id(fn) in seen:
         return name
-    plain = [c for c in code.co_consts if c is None or isinstance(c, bool | int | float | str | bytes)]
-    closed = [describe(cell.cell_contents) for cell in fn.__closure__ or ()] if inspect.isfunction(fn) else []
-    crc = zlib.crc32(repr((code.co_code, plain, code.co_names, closed)).encode())
+    seen |= {id(fn)}
+    closed = [describe(_content(cell), seen) for cell in getattr(fn, "__closure__", None) or ()]
+    defaults = describe([getattr(fn, "__defaults__", None), getattr(fn, "__kwdefaults__", None)], seen)
+    crc = zlib.crc32(repr((_code(code), closed, defaults)).encode("utf-8", "surrogatepass"))
     return f"{name}#{crc:08x}"
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _code(code: types.CodeType) -> list[Any]:
+    """What of a code object is the program's, and not the file's: no line numbers, no file names."""
+    return [code.co_code.hex(), list(code.co_names), [_constant(value) for value in code.co_consts]]
+
+
+def _constant(value: Any) -> Any:
+    if isinstance(value, types.CodeType):
+        return _code(value)
+    return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)

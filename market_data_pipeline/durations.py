@@ -22,7 +22,7 @@ Duration = str | int | timedelta
 
 def parse_duration(value: Duration, name: str = "duration") -> int:
     """Nanoseconds of ``value``; ``name`` is what the error calls it. Raises :class:`ConfigError`."""
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, str | int | timedelta):
         raise ConfigError(f"{name}: {value!r} is not a duration; write for example '1s', '250ms', '5m', '1h'")
     if isinstance(value, timedelta):
         return (value.days * 86400 + value.seconds) * 1_000_000_000 + value.microseconds * 1000

@@ -16,15 +16,18 @@ from market_data_pipeline.errors import RecordError
 from market_data_pipeline.records import (
     ANY,
     COLUMN_TYPES,
+    FLOAT,
+    INT,
     KINDS,
     MAX_TIME,
     MIN_TIME,
     RECORDS,
+    SIDE,
     SIDE_CODES,
     SIDES,
     SYMBOL,
     field,
-)  # fmt: skip
+)
 
 NO_MARK = MIN_TIME
 END = MAX_TIME
@@ -65,13 +68,17 @@ def _take(column: Column, index: Array | slice) -> Column:
     return column.take(index) if isinstance(column, Dictionary) else column[index]
 
 
+_FIELDS = {kind: frozenset(cls._fields) for kind, cls in RECORDS.items()}
+
+
 class Columns:
-    """Items as columns of equal length; ``kind`` is ``trade``, ``quote``, ``bar``, or ``""`` for plain dicts."""
+    """Items as columns of equal length; ``kind`` is ``trade``, ``quote`` or ``bar`` where the columns are exactly that
+    record's fields, else ``""``: plain dicts."""
 
     __slots__ = ("data", "kind", "n")
 
     def __init__(self, kind: str, data: dict[str, Column]) -> None:
-        self.kind = kind
+        self.kind = kind if kind and data.keys() == _FIELDS[kind] else ""
         self.data = data
         self.n = len(next(iter(data.values()))) if data else 0
 
@@ -103,9 +110,9 @@ class Columns:
     def rows(self) -> list[Any]:
         """The items as records (or dicts where ``kind`` is ``""``), in order."""
         lists = {name: column.tolist() for name, column in self.data.items()}
-        if "side" in lists and self.kind == "trade":
-            codes: list[Any] = lists["side"]
-            lists["side"] = [SIDES[code] for code in codes]
+        sides = self.data.get("side")
+        if not isinstance(sides, Dictionary) and sides is not None and sides.dtype == np.int8:
+            lists["side"] = [SIDES[code] for code in sides.tolist()]
         cls = RECORDS.get(self.kind)
         if cls is not None and tuple(lists) == cls._fields:
             return list(map(cls._make, zip(*lists.values(), strict=True)))
@@ -125,6 +132,15 @@ class Frame(NamedTuple):
     born: int = 0
 
 
+_ALLOWED: dict[str, tuple[type, ...]] = {
+    SYMBOL: (str,),
+    SIDE: (str,),
+    ANY: (str, int),
+    INT: (int, np.integer),
+    FLOAT: (float, int, np.floating, np.integer),
+}
+
+
 def _object_array(values: Sequence[Any]) -> Array:
     array = np.empty(len(values), dtype=object)
     array[:] = values
@@ -134,12 +150,15 @@ def _object_array(values: Sequence[Any]) -> Array:
 def make_column(name: str, values: Sequence[Any]) -> Column:
     """A column of the type that :data:`COLUMN_TYPES` gives ``name``. Raises on a value of another type."""
     kind = COLUMN_TYPES[name]
+    for cls in set(map(type, values)):
+        if not issubclass(cls, _ALLOWED[kind]) or cls is bool:
+            raise RecordError(f"{name}: a value of type {cls.__name__}")
     if kind == SYMBOL:
         return Dictionary.encode(values)
     if name == "side":
         return np.fromiter((SIDE_CODES[v] for v in values), np.int8, len(values))
     if kind == ANY:
-        if all(type(v) is int for v in values):
+        if all(type(v) is int and MIN_TIME <= v <= MAX_TIME for v in values):
             return np.array(values, dtype=np.int64)
         return _object_array(values)
     return np.array(values, dtype=kind)
@@ -159,6 +178,9 @@ def columns_from_rows(items: Sequence[Any], needs: tuple[str, ...] = ()) -> tupl
     only = classes.pop() if len(classes) == 1 else None
     kind = KINDS.get(only, "") if only is not None else ""
     names: tuple[str, ...] = RECORDS[kind]._fields if kind else needs
+    if not names:
+        reason = "only records of one kind can become columns here"
+        return Columns("", {}), [(item, f"{type(item).__name__}: {reason}") for item in items]
     try:
         return Columns(kind, _fields_of(items, names)), []
     except Exception:  # some item is bad: find which, one at a time; anything a user's item raises counts
@@ -210,7 +232,11 @@ def _concat_dictionaries(columns: list[Dictionary]) -> Dictionary:
 def same_shape(a: Items, b: Items) -> bool:
     """Whether two batches can be joined into one."""
     if isinstance(a, Columns) and isinstance(b, Columns):
-        return a.kind == b.kind and a.data.keys() == b.data.keys()
+        return (
+            a.kind == b.kind
+            and a.data.keys() == b.data.keys()
+            and all(isinstance(c, Dictionary) == isinstance(b.data[name], Dictionary) for name, c in a.data.items())
+        )
     return not isinstance(a, Columns) and not isinstance(b, Columns)
 
 

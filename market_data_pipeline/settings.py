@@ -45,7 +45,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.low_watermark_pct >= self.high_watermark_pct:
-            raise ValueError("low_watermark_pct must be below high_watermark_pct")
+            raise ValueError(
+                f"low_watermark_pct={self.low_watermark_pct} must be below high_watermark_pct={self.high_watermark_pct}"
+            )
         if self.channel_capacity < 2 * self.commit_frames:
             raise ValueError(
                 f"channel_capacity={self.channel_capacity} must be at least twice commit_frames={self.commit_frames},"

@@ -14,7 +14,7 @@ from market_data_pipeline.channels.base import (
     Watermark,
     wait_on,
     wake_one,
-)  # fmt: skip
+)
 from market_data_pipeline.errors import ChannelClosed
 
 T = TypeVar("T")
@@ -85,15 +85,28 @@ class Channel(BaseChannel[T]):
         if self._putters:
             wake_one(self._putters)
         if self._above and len(items) <= self._low:
-            self._above = False
-            await self._fire("low")
+            await self._fire_low([item])
         return item
 
     async def get_many(self, limit: int) -> list[T]:
         taken = [await self.get()]
-        while self._items and len(taken) < limit:
-            taken.append(await self.get())
+        items = self._items
+        while items and len(taken) < limit:
+            taken.append(items.popleft())
+            if self._putters:
+                wake_one(self._putters)
+        if self._above and len(items) <= self._low:
+            await self._fire_low(taken)
         return taken
+
+    async def _fire_low(self, taken: list[T]) -> None:
+        """Fire; when the callback raises or is cancelled, the items go back, for the caller never got them."""
+        self._above = False
+        try:
+            await self._fire("low")
+        except BaseException:
+            self._items.extendleft(reversed(taken))
+            raise
 
     def close(self) -> Awaitable[None]:
         self._closed = True

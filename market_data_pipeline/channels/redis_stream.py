@@ -74,7 +74,9 @@ class StreamChannel(BaseChannel[T]):
                 self._taking = asyncio.create_task(self._take(limit))
             taking = self._taking
             try:
-                closed, length, blobs = await asyncio.shield(taking)  # a cancelled get leaves what was taken to the next
+                closed, length, blobs = await asyncio.shield(
+                    taking
+                )  # a cancelled get leaves what was taken to the next
             finally:
                 if taking.done():
                     self._taking = None

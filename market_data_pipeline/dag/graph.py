@@ -105,8 +105,9 @@ class Dag:
         if self._order is None:
             self._check_nodes()
             self._check_edges()
-            self._order = self._sorted()
+            order = self.topological_order()
             self._check_flow()
+            self._order = order
         return self._order
 
     def _changeable(self) -> None:
@@ -155,7 +156,8 @@ class Dag:
             if (edge.key is not None) + edge.broadcast + edge.boundary > 1:
                 raise DagValidationError(f"edge {edge.src} -> {edge.dst}: choose one of key, broadcast, boundary")
 
-    def _sorted(self) -> tuple[str, ...]:
+    def topological_order(self) -> tuple[str, ...]:
+        """Node names, each behind its inputs. Raises :class:`DagValidationError` showing a cycle where there is one."""
         waiting = {name: len(self.upstream(name)) for name in self.nodes}
         ready = deque(name for name, count in waiting.items() if count == 0)
         order: list[str] = []

@@ -9,12 +9,17 @@ import mmh3
 import numpy as np
 
 from market_data_pipeline.frame import Array, Columns, Dictionary, Items
-from market_data_pipeline.records import field
+from market_data_pipeline.records import SIDES, field
 
 
 def partition_of(key: str, partitions: int) -> int:
-    """The partition of ``key`` (hashed as UTF-8; anything but a string by its ``str``)."""
-    return mmh3.hash(key, 0, False) % partitions
+    """The partition of ``key``, hashed as UTF-8 (``surrogatepass``: mmh3 itself would crash on a lone surrogate)."""
+    return mmh3.hash(key.encode("utf-8", "surrogatepass"), 0, False) % partitions
+
+
+def key_text(value: Any) -> str:
+    """The text by which any key is hashed."""
+    return value if isinstance(value, str) else str(value)
 
 
 class _Split(NamedTuple):
@@ -31,7 +36,7 @@ def _split_names(names: tuple[str, ...], partitions: int) -> _Split:
     partition = np.empty(len(names), np.uint16)
     code = np.empty(len(names), np.uint32)
     for i, name in enumerate(names):
-        p = partition_of(name, partitions)
+        p = partition_of(key_text(name), partitions)
         partition[i], code[i] = p, len(split[p])
         split[p].append(name)
     return _Split(partition, code, tuple(map(tuple, split)))
@@ -56,7 +61,7 @@ def split_by_key(items: Items, key: str, partitions: int) -> tuple[dict[int, Ite
         except (KeyError, AttributeError, TypeError):
             bad.append((item, f"no field {key!r} to partition by"))
             continue
-        part = parts.setdefault(partition_of(value if isinstance(value, str) else str(value), partitions), [])
+        part = parts.setdefault(partition_of(key_text(value), partitions), [])
         assert isinstance(part, list)
         part.append(item)
     return parts, bad
@@ -69,8 +74,10 @@ def _split_columns(items: Columns, key: str, partitions: int) -> dict[int, Items
         row_partition = split.partition[column.codes]
     else:
         split = None
-        values = column.tolist()
-        hashes = (partition_of(v if isinstance(v, str) else str(v), partitions) for v in values)
+        values: list[Any] = column.tolist()
+        if key == "side" and column.dtype == np.int8:
+            values = [SIDES[code] for code in values]
+        hashes = (partition_of(key_text(value), partitions) for value in values)
         row_partition = np.fromiter(hashes, np.uint16, len(column))
     # numpy sorts 8- and 16-bit integers by radix: linear, and stable as the order of arrival must be
     narrow = row_partition.astype(np.uint8) if partitions <= 256 else row_partition

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from market_data_pipeline.component import describe, describe_function, type_name
+from market_data_pipeline.component import Component, describe, type_name
 from market_data_pipeline.dag.graph import Dag, Edge, Node
 from market_data_pipeline.dag.plan import EdgeKind, Plan, PlanEdge, PlanNode, Subgraph
 from market_data_pipeline.errors import ConfigError, DagValidationError
@@ -19,6 +19,8 @@ def compile_dag(dag: Dag, partitions: int, fuse: bool = False) -> Plan:
     """
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise ConfigError(f"partitions: {partitions} is not allowed; from 1 to {MAX_PARTITIONS}")
+    if fuse and partitions != 1:
+        raise ConfigError(f"partitions: {partitions}; edges are fused only with 1")
     order = dag.validate()
     singleton = _singletons(dag, order)
     kinds = {edge: _edge_kind(edge, dag, singleton, fuse) for edge in dag.edges}
@@ -43,10 +45,15 @@ def _singletons(dag: Dag, order: tuple[str, ...]) -> dict[str, bool]:
         node = dag.nodes[name]
         inputs = [edge for edge in dag.edges if edge.dst == name]
         forward = {singleton[edge.src]: edge.src for edge in inputs if edge.key is None and not edge.broadcast}
+        split = isinstance(node.fn, Source) and node.fn.splittable
+        if node.kind == "source" and node.singleton is False and not split:
+            raise DagValidationError(
+                f"source {name!r} cannot be split by partition: with singleton=False every partition would read it all"
+            )
         if node.singleton is not None:
             singleton[name] = node.singleton
         elif not inputs:
-            singleton[name] = not (isinstance(node.fn, Source) and node.fn.splittable)
+            singleton[name] = not split
         elif len(forward) == 2:
             raise DagValidationError(
                 f"node {name!r} joins {forward[True]!r}, which runs once, with {forward[False]!r}, which runs in every"
@@ -134,12 +141,10 @@ def _check_acyclic(dag: Dag, kinds: dict[Edge, EdgeKind], group: dict[str, str])
                 f"edge {edge.src} -> {edge.dst} crosses a stream but both nodes are fused by forward edges: make one"
                 " of the parallel edges boundary=True too"
             )
-    if len(set(group.values())) > 1:
-        try:
-            quotient.validate()
-        except DagValidationError as error:
-            if "cycle" in str(error):
-                raise DagValidationError(f"{error}; add boundary=True to a parallel forward edge") from None
+    try:
+        quotient.topological_order()
+    except DagValidationError as error:
+        raise DagValidationError(f"{error}; add boundary=True to a parallel forward edge") from None
 
 
 async def _nothing(in_ch: dict[str, object], out_ch: dict[str, object]) -> None:
@@ -147,8 +152,6 @@ async def _nothing(in_ch: dict[str, object], out_ch: dict[str, object]) -> None:
 
 
 def _plan_node(node: Node) -> PlanNode:
-    if node.kind == "coroutine":
-        return PlanNode(node.name, node.kind, describe_function(node.fn), {}, node.on_error)  # type: ignore[arg-type]
-    component = describe(node.fn)
-    component.pop("type")
-    return PlanNode(node.name, node.kind, type_name(node.fn), component, node.on_error)
+    if isinstance(node.fn, Component):
+        return PlanNode(node.name, node.kind, type_name(node.fn), node.fn.config(), node.on_error)
+    return PlanNode(node.name, node.kind, "coroutine", {"fn": describe(node.fn)}, node.on_error)

@@ -19,7 +19,9 @@ def _json(plan: Plan) -> str:
 
 
 def _placement(plan: Plan, subgraph: Subgraph) -> str:
-    return f"partitions 0-{plan.partitions - 1}" if subgraph.home is None else f"once, on partition {subgraph.home}"
+    if subgraph.home is not None:
+        return f"once, on partition {subgraph.home}"
+    return f"partitions 0-{plan.partitions - 1}" if plan.partitions > 1 else "partition 0"
 
 
 def _label(edge: PlanEdge) -> str:
@@ -44,23 +46,21 @@ def _tree(plan: Plan) -> str:
 
 
 def _mermaid(plan: Plan) -> str:
+    ids = {node.name: f"n{number}" for number, node in enumerate(plan.nodes)}
     lines = ["flowchart LR"]
-    for subgraph in plan.subgraphs:
-        lines.append(f'  subgraph sg_{_id(subgraph.name)}["{subgraph.name} ({_placement(plan, subgraph)})"]')
-        lines += [f'    {_id(name)}["{name}"]' for name in subgraph.nodes]
+    for number, subgraph in enumerate(plan.subgraphs):
+        lines.append(f'  subgraph s{number}["{subgraph.name} ({_placement(plan, subgraph)})"]')
+        lines += [f'    {ids[name]}["{name}"]' for name in subgraph.nodes]
         lines.append("  end")
     for edge in plan.edges:
         arrow = "-->" if edge.kind == "forward" else f"-. {_label(edge)} .->"
-        lines.append(f"  {_id(edge.src)} {arrow} {_id(edge.dst)}")
+        lines.append(f"  {ids[edge.src]} {arrow} {ids[edge.dst]}")
     return "\n".join(lines)
 
 
-def _id(name: str) -> str:
-    return "n_" + name.replace("-", "__")
-
-
 def _dot(plan: Plan) -> str:
-    lines = [f'digraph "{plan.name}" {{', "  rankdir=LR; node [shape=box];"]
+    title = plan.name.replace('"', "'")
+    lines = [f'digraph "{title}" {{', "  rankdir=LR; node [shape=box];"]
     for s, subgraph in enumerate(plan.subgraphs):
         lines.append(f'  subgraph cluster_{s} {{ label="{subgraph.name} ({_placement(plan, subgraph)})";')
         lines += [f'    "{name}";' for name in subgraph.nodes]

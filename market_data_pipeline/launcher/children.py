@@ -13,11 +13,12 @@ from pathlib import Path
 
 from market_data_pipeline.processes import die_with_parent
 
-_MAX_RESTARTS = 5
+_MAX_RESTARTS = 10
 _WITHIN_SECONDS = 60.0
+_FIRST_DELAY, _LAST_DELAY = 0.1, 5.0
 _LAST_LINES = 5
-NO_RESTART = (2, 3)
-"""Exit codes that say "configuration" or "server": starting again would not help."""
+NO_RESTART = (2,)
+"""The exit code that says "configuration": starting again would not help."""
 
 
 @dataclass
@@ -30,9 +31,12 @@ class Child:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     died: deque[float] = field(default_factory=deque)
+    start_at: float | None = None
+    """When to start it again, while it waits for that."""
 
     def start(self) -> None:
         """Start it, its output appended to ``log``."""
+        self.start_at = None
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 self.command,
@@ -58,11 +62,12 @@ class Child:
         return "\n".join(f"    {line}" for line in lines[-_LAST_LINES:])
 
     def may_restart(self) -> bool:
-        """Whether it died rarely enough; counts this death."""
+        """Whether it died rarely enough to be started again, each time later (``start_at``); counts this death."""
         now = time.monotonic()
         self.died.append(now)
         while self.died and now - self.died[0] > _WITHIN_SECONDS:
             self.died.popleft()
+        self.start_at = now + min(_FIRST_DELAY * 2 ** (len(self.died) - 1), _LAST_DELAY)
         return len(self.died) <= _MAX_RESTARTS
 
     def terminate(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan
-from market_data_pipeline.errors import ConfigError, JobFailed
+from market_data_pipeline.errors import ConfigError, JobFailed, StoreUnavailable
 from market_data_pipeline.launcher.children import NO_RESTART, Child, service
 from market_data_pipeline.launcher.display import Display, choose_display, summary
 from market_data_pipeline.settings import Settings
@@ -61,6 +61,7 @@ class Launcher:
         self._interrupted = False
         self._display: Display = choose_display(options.plain)
         self._children: list[Child] = []
+        self._embedded: EmbeddedServer | None = None
         self._status: JobStatus | None = None
         self._busy_seconds = 0.0
 
@@ -82,7 +83,7 @@ class Launcher:
                     "--data-dir belongs to the embedded server; with --redis-url the server keeps the data"
                 )
             return self._settings.redis_url.get_secret_value()
-        server = EmbeddedServer(self._options.data_dir, self._options.server)
+        server = self._embedded = EmbeddedServer(self._options.data_dir, self._options.server)
         stack.enter_context(server)
         kept = f"data kept in {self._options.data_dir}" if self._options.data_dir else "nothing kept"
         look = f"mdp status --redis-url {server.url} --job {self._job_name}"
@@ -169,6 +170,7 @@ class Launcher:
             try:
                 status = await self._read(job)
             except TRANSIENT:
+                self._look_after_server()
                 await asyncio.sleep(_LOOK_EVERY)
                 continue
             rate = meter.update(status.items_in, time.monotonic())
@@ -187,11 +189,25 @@ class Launcher:
             code = child.exit_code()
             if code is None or code == 0:  # 0: it saw the job's end before we did
                 continue
-            self._display.say(f"{child.name} died with {_cause(code)}; its last words:\n{child.last_words()}")
-            if code in NO_RESTART or not child.may_restart():
-                raise JobFailed(f"{child.name} cannot run ({_cause(code)}); see above")
-            self._display.say(f"{child.name}: starting it again")
-            child.start()
+            if child.start_at is None:
+                self._display.say(f"{child.name} died with {_cause(code)}; its last words:\n{child.last_words()}")
+                if code in NO_RESTART or not child.may_restart():
+                    raise JobFailed(f"{child.name} cannot run ({_cause(code)}); see above")
+            elif time.monotonic() >= child.start_at:
+                self._display.say(f"{child.name}: starting it again")
+                child.start()
+
+    def _look_after_server(self) -> None:
+        """An embedded server that died is started again where it kept its data; without data there is nothing to go on
+        from."""
+        server = self._embedded
+        if server is None or server.exit_code() is None:
+            return
+        self._display.say(f"the server died; its last words: {server.last_words()}")
+        if self._options.data_dir is None:
+            raise StoreUnavailable("the embedded server died and kept nothing; run with --data-dir to survive that")
+        server.start()
+        self._display.say("the server was started again")
 
     def _end_children(self) -> None:
         deadline = time.monotonic() + _LEAVE_SECONDS

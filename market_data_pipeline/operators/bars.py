@@ -28,7 +28,9 @@ from market_data_pipeline.operators.window import Changes, Tumbling
 
 _CODE_BITS = 19
 """Symbol codes are below 2**19 per task, so that window numbers of intervals >= 1 ms fit in the other 44 bits."""
-_MIN_INTERVAL = 1_000_000
+_MIN_INTERVAL, _MAX_INTERVAL = 1_000_000, 3660 * 86_400_000_000_000
+_FARTHEST = 2**62
+"""Times (ns) beyond this, some 146 years from 1970, are no market data; they would overflow the arithmetic of windows."""
 FIRST, LAST, COUNT = range(3)
 OPEN, HIGH, LOW, CLOSE, VOLUME, NOTIONAL = range(6)
 
@@ -114,9 +116,10 @@ def group_trades(window: Array, code: Array, ts: Array, price: Array, size: Arra
 class TumblingBars(Operator):
     """Trades (symbol, ts_event, price, size) -> :class:`Bar` columns, one per symbol and window with a trade.
 
-    ``interval``: at least 1 ms. Bars come out when the watermark reaches ``ts_close``, ordered by window, then by the
-    symbol's first appearance in the task. Trades behind the watermark are dropped and counted (``late``); prices or sizes
-    that are not finite go to the dead letters. State: about 80 bytes per open bar; at most 524,288 symbols a partition.
+    ``interval``: 1 ms to 3660 days. Bars come out when the watermark reaches ``ts_close``, ordered by window, within a
+    window in an order that is the task's own. Trades of a window that has fired are dropped and counted (``late``);
+    prices or sizes that are not finite go to the dead letters. State: about 80 bytes per open bar; at most 524,288
+    symbols a partition.
     """
 
     accepts: ClassVar[Literal["columns"]] = "columns"
@@ -127,6 +130,8 @@ class TumblingBars(Operator):
         self.align_to = parse_duration(align_to, "align_to")
         if self.interval < _MIN_INTERVAL:
             raise ConfigError(f"interval: {interval!r} is too short; at least 1ms")
+        if self.interval > _MAX_INTERVAL:
+            raise ConfigError(f"interval: {interval!r} is too long; at most 3660d")
         self._windows = Tumbling(self.interval, self.align_to)
         self._table = BarTable()
         self._codes: dict[str, int] = {}
@@ -152,10 +157,9 @@ class TumblingBars(Operator):
 
     def _usable(self, items: Columns) -> Columns:
         finite = np.isfinite(items.array("price")) & np.isfinite(items.array("size"))
-        if not finite.all():
-            for item in items.take(~finite).rows():
-                self.ctx.reject(item, "price or size is not a finite number")
-            items = items.take(finite)
+        items = self._only(items, finite, "price or size is not a finite number")
+        near = np.abs(items.array("ts_event")) < _FARTHEST
+        items = self._only(items, near, "ts_event is more than 146 years from 1970, in ns")
         if self._watermark == NO_MARK:
             return items
         start = self._windows.start(self._windows.first_open(self._watermark))
@@ -164,6 +168,13 @@ class TumblingBars(Operator):
             return items
         self.ctx.count("late", int(late.sum()))
         return items.take(~late)
+
+    def _only(self, items: Columns, good: Array, reason: str) -> Columns:
+        if good.all():
+            return items
+        for item in items.take(~good).rows():
+            self.ctx.reject(item, reason)
+        return items.take(good)
 
     def _intern(self, symbols: Dictionary) -> Array:
         if symbols.names is not self._frame_names:
@@ -222,7 +233,8 @@ class TumblingBars(Operator):
         t = self._table
         return pack([t.key[rows].tobytes(), t.ints[rows].tobytes(), t.floats[rows].tobytes()])
 
-    def restore(self, state: Mapping[str, bytes]) -> None:
+    def restore(self, state: Mapping[str, bytes], watermark: int = NO_MARK) -> None:
+        self._watermark = watermark
         chunks = sorted((int(k.removeprefix("names:")), v) for k, v in state.items() if k.startswith("names:"))
         for _, blob in chunks:
             for name in unpack(blob):

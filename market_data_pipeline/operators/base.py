@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from market_data_pipeline.codec import pack, portable, unpack
 from market_data_pipeline.component import Component
-from market_data_pipeline.errors import OperatorFailed
-from market_data_pipeline.frame import Frame
+from market_data_pipeline.errors import CodecError, OperatorFailed
+from market_data_pipeline.frame import NO_MARK, Frame
 
 OnError = Literal["fail", "skip", "dead_letter"]
 ON_ERROR: tuple[OnError, ...] = ("fail", "skip", "dead_letter")
@@ -64,6 +65,19 @@ class OperatorContext:
         self.reject(item, f"{type(error).__name__}: {error}", trace)
 
 
+def pack_items(items: list[Any], ctx: OperatorContext) -> bytes:
+    """``items`` as a state blob. Those that cannot be stored are rejected, and gone from the list."""
+    try:
+        blob = pack(items)
+        unpack(blob)
+    except CodecError:
+        items[:], bad = portable(items)
+        for item, reason in bad:
+            ctx.reject(item, f"cannot be kept as state: {reason}")
+        blob = pack(items)
+    return blob
+
+
 class Operator(Component):
     """One step of a subgraph.
 
@@ -92,5 +106,6 @@ class Operator(Component):
         """State that changed since the last call: key -> blob, or ``None`` for a key that is gone."""
         return {}
 
-    def restore(self, state: Mapping[str, bytes]) -> None:
-        """Continue from all that snapshots have left. The operator is freshly opened."""
+    def restore(self, state: Mapping[str, bytes], watermark: int = NO_MARK) -> None:
+        """Continue from all that snapshots have left, and from the last ``watermark`` that ``advance`` was told before
+        them. The operator is freshly opened."""

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
-from market_data_pipeline.codec import pack, unpack
+from market_data_pipeline.codec import unpack
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.frame import END, Frame, to_rows
-from market_data_pipeline.operators.base import Operator
+from market_data_pipeline.frame import END, NO_MARK, Frame, to_rows
+from market_data_pipeline.operators.base import Operator, pack_items
 
 
 class Batcher(Operator):
@@ -61,8 +61,9 @@ class Batcher(Operator):
         if not self._changed:
             return {}
         self._changed = False
-        return {"waiting": pack(self._waiting) if self._waiting else None}
+        blob = pack_items(self._waiting, self.ctx)
+        return {"waiting": blob if self._waiting else None}
 
-    def restore(self, state: Mapping[str, bytes]) -> None:
+    def restore(self, state: Mapping[str, bytes], watermark: int = NO_MARK) -> None:
         if "waiting" in state:
             self._waiting = unpack(state["waiting"])

@@ -28,6 +28,7 @@ from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.hashing import hash_columns, hash_row
 from market_data_pipeline.operators.window import Changes
+from market_data_pipeline.records import MAX_TIME, MIN_TIME
 from market_data_pipeline.records import field as field_of
 
 _SEGMENT_KEYS = 4096
@@ -146,7 +147,8 @@ class Dedupe(Operator):
         segment = self._segments[index]
         return pack([segment.newest, np.array(segment.keys, np.uint64).tobytes()])
 
-    def restore(self, state: Mapping[str, bytes]) -> None:
+    def restore(self, state: Mapping[str, bytes], watermark: int = NO_MARK) -> None:
+        self._watermark = watermark
         for number in sorted(map(int, state)):
             newest, keys = unpack(state[str(number)])
             self._segments.append(_Segment(number, newest, np.frombuffer(keys, np.uint64).tolist()))
@@ -160,6 +162,7 @@ class Dedupe(Operator):
 
 def _time(item: Any, default: int) -> int:
     try:
-        return int(field_of(item, "ts_event"))
-    except (KeyError, AttributeError, TypeError, ValueError):
+        ts = field_of(item, "ts_event")
+    except (KeyError, AttributeError, TypeError):
         return default
+    return ts if type(ts) is int and MIN_TIME < ts < MAX_TIME else default

@@ -15,7 +15,7 @@ import mmh3
 import numpy as np
 
 from market_data_pipeline.frame import Array, Columns, Dictionary
-from market_data_pipeline.records import SIDES, field
+from market_data_pipeline.records import COLUMN_TYPES, FLOAT, SIDES, field
 
 _MASK = (1 << 64) - 1
 _GOLDEN, _M1, _M2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -39,13 +39,13 @@ def _mix_array(values: Array) -> Array:
 
 def hash_value(value: Any) -> int:
     """The hash of one field's value; anything but str, int and float by its ``repr``."""
-    if isinstance(value, str):
-        return mmh3.hash64(value, 0, signed=False)[0]
+    if isinstance(value, str):  # bytes, because mmh3 crashes on a lone surrogate
+        return mmh3.hash64(value.encode("utf-8", "surrogatepass"), 0, signed=False)[0]
     if isinstance(value, int | np.integer):
         return _mix(int(value) & _MASK)
     if isinstance(value, float):
         return _mix(struct.unpack("<Q", struct.pack("<d", value))[0])
-    return mmh3.hash64(repr(value), 1, signed=False)[0]
+    return mmh3.hash64(repr(value).encode("utf-8", "surrogatepass"), 1, signed=False)[0]
 
 
 def hash_row(item: Any, fields: Sequence[str]) -> int | None:
@@ -58,6 +58,8 @@ def hash_row(item: Any, fields: Sequence[str]) -> int | None:
             return None
         if value is None or value == "":
             return None
+        if COLUMN_TYPES.get(name) == FLOAT and isinstance(value, int):
+            value = float(value)
         result = _mix((result * _GOLDEN + hash_value(value)) & _MASK)
     return result
 

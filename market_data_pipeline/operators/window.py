@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, parse_duration, positive_duration
 from market_data_pipeline.frame import END, NO_MARK, Array, Frame, to_rows
-from market_data_pipeline.operators.base import Operator
+from market_data_pipeline.operators.base import Operator, pack_items
 from market_data_pipeline.operators.stateless import apply
 from market_data_pipeline.records import Window, field
 
@@ -79,6 +79,9 @@ class Changes:
         return delta
 
 
+_KEY_TYPES = {type(None), bool, int, float, str, bytes}
+
+
 class TumblingWindow(Operator):
     """Collects items per window and key, and emits :class:`Window` (as rows) when the watermark passes its end.
 
@@ -110,7 +113,7 @@ class TumblingWindow(Operator):
 
     def _place(self, item: Any) -> tuple[int, Any]:
         key = self.key(item) if callable(self.key) else None if self.key is None else field(item, self.key)
-        hash(key)
+        _check_key(key)
         return self._windows.index(self.time_of(item)), key
 
     def process(self, frame: Frame) -> Iterable[Frame]:
@@ -139,14 +142,28 @@ class TumblingWindow(Operator):
 
     def _blob(self, window: int) -> bytes | None:
         groups = self._open.get(window)
-        return None if groups is None else pack([[key, items] for key, items in groups.items()])
+        if groups is None:
+            return None
+        return pack([[key, pack_items(items, self.ctx)] for key, items in groups.items()])
 
-    def restore(self, state: Mapping[str, bytes]) -> None:
+    def restore(self, state: Mapping[str, bytes], watermark: int = NO_MARK) -> None:
+        self._watermark = watermark
         for name, blob in state.items():
             groups = unpack(blob)
-            self._open[int(name)] = {_hashable(key): items for key, items in groups}
+            self._open[int(name)] = {_hashable(key): unpack(items) for key, items in groups}
         self._changes.restored(self._open)
 
 
+def _check_key(key: Any) -> None:
+    """Raises ``TypeError`` for a key that would not come back from a snapshot as it was."""
+    if isinstance(key, tuple) and type(key) is tuple:
+        for part in key:
+            _check_key(part)
+    elif type(key) not in _KEY_TYPES:
+        raise TypeError(
+            f"a window's key may be None, bool, int, float, str, bytes or a tuple of these, not {key!r:.100}"
+        )
+
+
 def _hashable(key: Any) -> Any:
-    return tuple(key) if isinstance(key, list) else key
+    return tuple(_hashable(part) for part in key) if isinstance(key, list) else key

@@ -1,9 +1,11 @@
 """The task of a coroutine node: the user's ``async fn(in_ch, out_ch)`` between streams.
 
-The function sees channels of items. An entry counts as consumed when all its items were handed out and the function came
-back for more; that is where the task commits: what it put since then, and the entries consumed, in one step. So a function
-that reads, computes and puts is exactly-once; what it keeps in local variables is not checkpointed. A function without
-inputs starts from the beginning after a takeover; use a Source where that matters.
+The function sees channels of items. Where it comes back for more, the task commits in one step what it put since then and
+what it was handed: whole entries are consumed, and of one that was handed out in part the number of items, so that the next
+owner begins behind them. A function that reads an item, computes, and puts what comes of it before it reads on is
+exactly-once, from one input or several. What it keeps in local variables is not checkpointed: an item held in a variable
+while it waits for another input is gone with its owner. A function without inputs starts from the beginning after a
+takeover; use a Source where that matters.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, NamedTuple
 
 from market_data_pipeline.channels.base import BaseChannel
 from market_data_pipeline.codec import decode
 from market_data_pipeline.errors import ChannelClosed, CodecError
-from market_data_pipeline.frame import END, Items, to_rows
+from market_data_pipeline.frame import END, NO_MARK, Items, to_rows
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.chain import input_key
 from market_data_pipeline.runtime.contract import Consumed, Entry, Meta, Stream
@@ -26,14 +28,29 @@ from market_data_pipeline.runtime.task import Task, consumed_of, counts_of
 
 
 class _Input(BaseChannel[Any]):
-    """What the function reads: items of one stream."""
+    """What the function reads: items of one stream.
 
-    def __init__(self, task: CoroutineTask, stream: Stream) -> None:
+    ``entries`` are those not consumed yet, each with how many items it has and its mark's input and value; ``handed``
+    counts the items of these entries that the function was given.
+    """
+
+    def __init__(self, task: CoroutineTask, stream: Stream, skip: int) -> None:
         super().__init__(task.limits.channel_capacity, None, None, None)
         self._task = task
         self.stream = stream
         self.items: deque[Any] = deque()
+        self.entries: deque[_Handed] = deque()
+        self.handed = 0
+        self.skip = skip
         self.ended = False
+
+    def extend(self, handed: _Handed, items: list[Any]) -> None:
+        """A new entry; items that an earlier owner committed as handed out are passed over."""
+        passed = min(self.skip, len(items))
+        self.skip -= passed
+        self.handed += passed
+        self.entries.append(handed)
+        self.items.extend(items[passed:])
 
     async def put(self, item: Any) -> None:
         raise ChannelClosed("an input cannot be written")
@@ -42,9 +59,19 @@ class _Input(BaseChannel[Any]):
         while not self.items:
             if self.ended:
                 raise ChannelClosed("the channel has ended")
-            await self._task.turn()
-        self._task.count("in", min(limit, len(self.items)))
-        return [self.items.popleft() for _ in range(min(limit, len(self.items)))]
+            await self._task.turn(self)
+        count = min(limit, len(self.items))
+        self.handed += count
+        self._task.count("in", count)
+        return [self.items.popleft() for _ in range(count)]
+
+    def take_consumed(self) -> list[_Handed]:
+        """The entries all of whose items were handed out; they count as consumed from now on."""
+        done: list[_Handed] = []
+        while self.entries and self.handed >= self.entries[0].items:
+            done.append(self.entries.popleft())
+            self.handed -= done[-1].items
+        return done
 
     def close(self) -> Awaitable[None]:
         """The function wants no more; its input is drained all the same, or the producer would wait for ever."""
@@ -83,6 +110,15 @@ class _Output(BaseChannel[Any]):
         return len(self.items)
 
 
+class _Handed(NamedTuple):
+    """An entry: how many items it holds, and the mark that counts once it is consumed."""
+
+    entry: Entry
+    items: int
+    key: str = ""
+    mark: int = NO_MARK
+
+
 class CoroutineTask(Task):
     """Runs one coroutine node."""
 
@@ -92,14 +128,14 @@ class CoroutineTask(Task):
         self.observer.restored({self._name: self._counts})
         edges = self.inputs.values()
         origins = [input_key(e, origin) for e in edges for origin in self.plan.origins(e, self.id.partition)]
-        self._merger = MarkMerger(origins or ["none"])
-        self._merger.restore(meta.get("marks", {}).get(self._name, {}))
-        self._committed_marks = dict(self._merger.marks)
-        self._in = {edge.src: _Input(self, stream) for stream, edge in self.inputs.items()}
+        self._read_marks, self._merger = MarkMerger(origins or ["none"]), MarkMerger(origins or ["none"])
+        for merger in (self._read_marks, self._merger):
+            merger.restore(meta.get("marks", {}).get(self._name, {}))
+        skip = meta.get("skip", {})
+        self._in = {edge.src: _Input(self, stream, skip.get(edge.name, 0)) for stream, edge in self.inputs.items()}
         self._out = {edge.dst: _Output(self, edge.name) for edge in self.plan.outputs(self.subgraph)}
-        self._handed: dict[Stream, list[Entry]] = {}
         self._letters: list[DeadLetter] = []
-        self._turning = asyncio.Lock()
+        self._turning, self._committing = asyncio.Lock(), asyncio.Lock()
         self.outputs.restore({name: blob for name, blob in self._state.items() if name.startswith(OUTBOX)})
         self._mark_ends()
 
@@ -120,14 +156,20 @@ class CoroutineTask(Task):
             await asyncio.gather(running, return_exceptions=True)
 
     async def _after_return(self) -> bool:
+        """The function is done: drain what it left unread (counted), commit, and end."""
         for out in self._out.values():
             out.closed = True
-        while not all(channel.ended for channel in self._in.values()):
+        while True:
+            for channel in self._in.values():
+                self.count("unread", len(channel.items))
+                channel.handed += len(channel.items)
+                channel.items.clear()
+            waiting = [channel for channel in self._in.values() if not channel.ended]
+            if not waiting:
+                break
             if self.stopping:
                 return False
-            await self.turn()
-            for channel in self._in.values():
-                channel.items.clear()
+            await self.turn(waiting[0])
         await self._commit()
         await self.finish(self._meta_now())
         return True
@@ -137,7 +179,8 @@ class CoroutineTask(Task):
 
     def count(self, name: str, n: int) -> None:
         """Add to the node's counters."""
-        self._counts[name] += n
+        if n:
+            self._counts[name] += n
 
     async def has_put(self) -> None:
         """An item was put. Without inputs: commit when there is enough, so that a fast function waits for slow consumers.
@@ -150,22 +193,23 @@ class CoroutineTask(Task):
     def _pending(self) -> int:
         return sum(len(out.items) for out in self._out.values())
 
-    async def turn(self) -> None:
-        """Commit what the function did with the entries it had, then read more."""
+    async def turn(self, wanting: _Input) -> None:
+        """Commit what the function did with what it had, then read more for the inputs that have nothing."""
         async with self._turning:
-            if any(channel.items for channel in self._in.values()) and not self._handed:
+            if wanting.items or wanting.ended:
                 return
-            if self._handed or self._pending() or self._letters:
+            if self._pending() or self._letters or any(channel.entries for channel in self._in.values()):
                 await self._commit()
-            found = await self.read()
+            empty = {channel.stream for channel in self._in.values() if not channel.items and not channel.ended}
+            found = await self.read(only=empty)
             for stream, entries in found.items():
-                self._handed.setdefault(stream, []).extend(entries)
                 for entry in entries:
                     self._hand_over(stream, entry)
             self._mark_ends()
 
     def _hand_over(self, stream: Stream, entry: Entry) -> None:
         edge = self.inputs[stream]
+        channel = self._in[edge.src]
         try:
             origin, frame = decode(entry.blob, 2 * self.limits.frame_bytes)
             key = input_key(edge, origin)
@@ -175,41 +219,47 @@ class CoroutineTask(Task):
             where = f"{edge.name}/{stream[1]} entry {entry.id}"
             self._letters.append(DeadLetter(edge.dst, f"bad frame: {error}", entry.blob[:10_000], where))
             self.count("dead_letter", 1)
+            channel.extend(_Handed(entry, 0), [])
             return
-        self._in[edge.src].items.extend(to_rows(frame.items))
-        self._merger.update(key, frame.mark)
+        channel.extend(_Handed(entry, len(frame.items), key, frame.mark), to_rows(frame.items))
+        self._read_marks.update(key, frame.mark)
 
     def _mark_ends(self) -> None:
         for edge in self.inputs.values():
             keys = [input_key(edge, origin) for origin in self.plan.origins(edge, self.id.partition)]
-            self._in[edge.src].ended = all(self._merger.marks[key] == END for key in keys)
+            self._in[edge.src].ended = all(self._read_marks.marks[key] == END for key in keys)
 
     async def _commit(self) -> None:
-        """One commit of what was put and of the entries whose items were all handed out."""
-        consumed: list[Consumed] = []
-        marks = dict(self._merger.marks)
-        for stream, entries in list(self._handed.items()):
-            if not self._in[self.inputs[stream].src].items:
-                consumed += consumed_of({stream: entries})
-                del self._handed[stream]
-        if self._handed:
-            marks = self._committed_marks
+        """One commit of what was put and of what was handed out. One at a time: each names the one before."""
+        async with self._committing:
+            consumed: list[Consumed] = []
+            for channel in self._in.values():
+                done = channel.take_consumed()
+                if done:
+                    consumed += consumed_of({channel.stream: [handed.entry for handed in done]})
+                for handed in done:
+                    if handed.key:
+                        self._merger.update(handed.key, handed.mark)
+            letters, self._letters = self._letters, []
+            letters += self._queue_outputs()
+            await self.commit(self._meta_now(), {}, consumed, letters)
+            self.observer.counted({self._name: self._counts}, self._merger.watermark)
+
+    def _queue_outputs(self) -> list[DeadLetter]:
         frames: dict[str, list[Items]] = {}
-        out_marks: dict[str, int] = {}
+        marks: dict[str, int] = {}
         for out in self._out.values():
             items, out.items = out.items, []
             if items:
                 frames[out.edge] = [items]
-            out_marks[out.edge] = out.watermark_of.end() if out.closed else out.watermark_of.observe(items)
-        letters, self._letters = self._letters, []
-        letters += self.outputs.add(frames, out_marks, self.clock.time_ns(), self.clock.monotonic())
-        self._committed_marks = marks
-        await self.commit(self._meta_now(), {}, consumed, letters)
-        self.observer.counted({self._name: self._counts}, self._merger.watermark)
+            mark = out.watermark_of.observe(items)
+            marks[out.edge] = out.watermark_of.end() if out.closed else mark
+        return self.outputs.add(frames, marks, self.clock.time_ns(), self.clock.monotonic())
 
     def _meta_now(self) -> Meta:
         return {
-            "marks": {self._name: self._committed_marks},
+            "marks": {self._name: dict(self._merger.marks)},
+            "skip": {self.inputs[channel.stream].name: channel.handed for channel in self._in.values()},
             "counts": counts_of({self._name: self._counts}),
             "watermark": self._merger.watermark,
         }

@@ -8,6 +8,7 @@ that fails cancels the rest and its error comes out as it was raised.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ class DagRuntime:
         self.dead_letters: list[DeadLetter] = []
         self._channels = {edge.name: self._channel() for edge in self.plan.channels}
         self._stop = asyncio.Event()
+        self._errors: list[Exception] = []
+        self.run_id = secrets.token_hex(4)
         if len(self.plan.nodes) > self.config.max_concurrency:
             raise ConfigError(
                 f"dag {dag.name!r} has {len(self.plan.nodes)} nodes, max_concurrency is {self.config.max_concurrency};"
@@ -99,10 +102,8 @@ class DagRuntime:
             await asyncio.gather(*jobs, return_exceptions=True)
             self._close_channels()
             self.result = self._tally(jobs)
-        for job in jobs:
-            error = None if job.cancelled() else job.exception()
-            if error is not None:
-                raise error
+        if self._errors:
+            raise self._errors[0]
         return self.result
 
     def stop(self) -> None:
@@ -112,7 +113,10 @@ class DagRuntime:
     def _tally(self, jobs: dict[asyncio.Task[None], Subgraph]) -> RunResult:
         tally: Counter[str] = Counter()
         for job, subgraph in jobs.items():
-            outcome = "cancelled" if job.cancelled() else "failed" if job.exception() else "completed"
+            error = None if job.cancelled() else job.exception()
+            outcome = "cancelled" if job.cancelled() else "failed" if error else "completed"
+            if isinstance(error, ChannelClosed) and error is not self._errors[0]:
+                outcome = "cancelled"  # its neighbour failed first and closed the channel
             if outcome == "failed":  # the node that raised failed; those fused with it were cancelled
                 tally["failed"] += 1
                 tally["cancelled"] += len(subgraph.nodes) - 1
@@ -126,10 +130,14 @@ class DagRuntime:
 
     async def _run(self, subgraph: Subgraph) -> None:
         node = self.dag.nodes[subgraph.nodes[0]]
-        if node.kind == "coroutine":
-            await self._run_coroutine(subgraph, node.fn)  # type: ignore[arg-type]
-        else:
-            await _LocalTask(self, subgraph).run()
+        try:
+            if node.kind == "coroutine":
+                await self._run_coroutine(subgraph, node.fn)  # type: ignore[arg-type]
+            else:
+                await _LocalTask(self, subgraph).run()
+        except Exception as error:
+            self._errors.append(error)  # in order of time: the first is the cause
+            raise
 
     async def _run_coroutine(self, subgraph: Subgraph, fn: Callable[..., Awaitable[None]]) -> None:
         name = subgraph.nodes[0]
@@ -137,6 +145,11 @@ class DagRuntime:
         out_ch = {edge.dst: self._channels[edge.name] for edge in self.plan.edges if edge.src == name}
         try:
             await fn(in_ch, out_ch)
+            for channel in out_ch.values():
+                channel.close()
+            for channel in in_ch.values():  # what it did not want must not block its producers
+                async for _ in channel:
+                    pass
         finally:
             for channel in (*out_ch.values(), *in_ch.values()):
                 channel.close()
@@ -169,7 +182,7 @@ class _LocalTask:
                 fn = nodes[name].fn
                 if isinstance(fn, Sink):
                     self.sinks[name] = fn.fresh()
-                    await self.sinks[name].open(SinkContext(name, self.runtime.dag.name), None)
+                    await self.sinks[name].open(SinkContext(name, self.runtime.run_id), None)
             source = nodes[self.subgraph.nodes[0]].fn
             if isinstance(source, Source):
                 await self._pump_source(self.subgraph.nodes[0], source.fresh())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import abstractmethod
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ from market_data_pipeline.runtime.contract import (
     TaskRecord,
     TaskStore,
     new_commit_id,
-)  # fmt: skip
+)
 from market_data_pipeline.runtime.gate import Gate
 from market_data_pipeline.runtime.observe import TaskObserver
 from market_data_pipeline.runtime.outputs import Outputs
@@ -142,10 +142,14 @@ class Task:
     async def _close(self) -> None:
         """Release what ``_open`` took."""
 
-    async def read(self, timeout: float = _READ_TIMEOUT) -> dict[Stream, list[Entry]]:
-        """Entries behind the cursors, which move. Raises ``StaleTask`` when a reload was asked for."""
+    async def read(
+        self, timeout: float = _READ_TIMEOUT, only: Collection[Stream] | None = None
+    ) -> dict[Stream, list[Entry]]:
+        """Entries behind the cursors (of all input streams, or ``only`` these), which move. Raises ``StaleTask`` when a
+        reload was asked for."""
         self.check_reload()
-        found = await self.interruptible(self.store.read(self.cursors, timeout)) or {}
+        cursors = self.cursors if only is None else {stream: self.cursors[stream] for stream in only}
+        found = await self.interruptible(self.store.read(cursors, timeout)) or {}
         for stream, entries in found.items():
             self.cursors[stream] = entries[-1].id
         return found

@@ -47,6 +47,10 @@ class Sink(Component):
         more items will come."""
         return None
 
+    def due(self) -> bool:
+        """Whether the sink wants to be asked to ``prepare`` though no items came (a file is old enough, say)."""
+        return False
+
     async def committed(self) -> None:
         """What the last ``prepare`` returned is committed. Whatever is done here may be done again by another owner."""
 

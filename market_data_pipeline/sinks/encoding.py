@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
+
+import orjson
 
 
 def plain(item: Any) -> Any:
@@ -17,3 +20,14 @@ def plain(item: Any) -> Any:
     if isinstance(item, bytes):
         return item.hex()
     return item
+
+
+def json_line(item: Any) -> bytes:
+    """Plain data as one JSON line. What the fast writer refuses (an int over 64 bits, a lone surrogate) the slow one
+    takes; what neither knows is written as text."""
+    try:
+        return orjson.dumps(
+            item, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+        )
+    except TypeError:
+        return json.dumps(item, default=str).encode() + b"\n"

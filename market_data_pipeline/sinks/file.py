@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import logging
 import os
 import shutil
 import time
@@ -27,7 +28,9 @@ from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import ConfigError, CorruptState, SinkError
 from market_data_pipeline.frame import Frame, to_rows
 from market_data_pipeline.sinks.base import Sink, SinkContext
-from market_data_pipeline.sinks.encoding import plain
+from market_data_pipeline.sinks.encoding import json_line, plain
+
+log = logging.getLogger(__name__)
 
 STAGING = ".staging"
 
@@ -66,7 +69,8 @@ class FileSink(Sink):
         self._number = 0
         self._part: _Part | None = None
         self._full: list[_Part] = []
-        self._sealed: list[list[str]] = []
+        self._sealed: list[list[Any]] = []
+        self._stale: list[Path] = []
 
     def check(self) -> None:
         try:
@@ -83,44 +87,48 @@ class FileSink(Sink):
         await asyncio.to_thread(self._recover, state)
 
     def _recover(self, state: dict[str, Any] | None) -> None:
-        keep: set[str] = set()
+        """Continue behind ``state``. Nothing is deleted yet: we may be a zombie, which only a commit can tell."""
+        self._number = state["number"] if state else 0
+        known: set[str] = set()
         if state is not None:
-            self._number = state["number"]
             self._rename(state["sealed"])
             if state["part"] is not None:
                 self._adopt(state["part"])
-                keep.add(self._part.staged.name if self._part else "")
-        for stale in (self.path / STAGING).glob(f"{self._stem}-*"):
-            if stale.name not in keep:
-                stale.unlink(missing_ok=True)
+                known.add(state["part"]["final"])
+        own = {self._part.staged} if self._part else set()
+        self._stale = [p for p in (self.path / STAGING).glob(f"{self._stem}-*") if p not in own]
+        for published in self.path.glob(f"{self._stem}-*{self.suffix}"):
+            number = published.name.removesuffix(self.suffix).rpartition("-")[2]
+            if published.name in known or (number.isdigit() and int(number) >= self._number):
+                self._stale.append(published)  # from commits that a server which was rolled back does not know
 
     def _adopt(self, committed: dict[str, Any]) -> None:
         """Copy the committed bytes of a former owner's file to one of our own."""
-        source = self.path / STAGING / committed["staged"]
         size = committed["size"]
-        if not source.exists() or source.stat().st_size < size:
-            raise CorruptState(
-                f"{source}: {size} bytes were committed, "
-                + (f"{source.stat().st_size} are there" if source.exists() else "the file is gone")
-                + "; was it deleted, or did the machine lose power with fsync=False?"
-            )
+        places = [self.path / STAGING / committed["staged"], self.path / committed["final"]]
+        source = next((place for place in places if place.exists()), places[0])
+        _check_size(source, size)
         part = self._new_part(committed["final"])
-        if part.staged != source:
+        if part.staged == source:
+            os.truncate(source, size)
+        else:
             with source.open("rb") as old, part.staged.open("wb") as new:
                 shutil.copyfileobj(_Limited(old, size), new)
-        else:
-            os.truncate(source, size)
         part.size, part.fields = size, committed["fields"]
         self._part = part
 
-    def _rename(self, sealed: Sequence[Sequence[str]]) -> None:
-        for staged, final in sealed:
+    def _rename(self, sealed: Sequence[Sequence[Any]]) -> None:
+        for staged, final, size in sealed:
             source, target = self.path / STAGING / staged, self.path / final
+            if source.exists():
+                _check_size(source, size)
             try:
                 source.replace(target)
             except FileNotFoundError:
-                if not target.exists():
-                    raise CorruptState(f"{source}: committed, but neither it nor {target} is there") from None
+                if target.exists():
+                    _check_size(target, size)
+                else:  # published before, most likely, and taken away by whoever reads the folder
+                    log.warning("%s was committed, and is neither staged nor there any more", target)
         if sealed and self.fsync:
             _sync_folder(self.path)
 
@@ -162,10 +170,13 @@ class FileSink(Sink):
         if self._part is not None and (ended or self._is_full(self._part)):
             self._full.append(self._part)
             self._part = None
-        self._sealed = [[part.staged.name, part.final] for part in self._full]
+        self._sealed = [[part.staged.name, part.final, part.size] for part in self._full]
         part = self._part
         committed = part and {"staged": part.staged.name, "final": part.final, "size": part.size, "fields": part.fields}
         return {"number": self._number, "sealed": self._sealed, "part": committed}
+
+    def due(self) -> bool:
+        return self._part is not None and self._is_full(self._part)
 
     def _is_full(self, part: _Part) -> bool:
         return part.size >= self.roll_bytes or (time.monotonic() - part.started) * 1e9 >= self.roll_interval
@@ -185,6 +196,10 @@ class FileSink(Sink):
             part.lines.clear()
 
     async def committed(self) -> None:
+        if self._stale:  # the commit was ours to make, so what it does not know is nobody's
+            for path in self._stale:
+                path.unlink(missing_ok=True)
+            self._stale = []
         if self._sealed:
             await asyncio.to_thread(self._rename, self._sealed)
         self._sealed, self._full = [], []
@@ -200,7 +215,7 @@ class JsonLines(FileSink):
     suffix: ClassVar[str] = ".jsonl"
 
     def _line(self, item: Any, fields: list[str] | None) -> bytes:
-        return orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+        return json_line(item)
 
 
 class CsvFiles(FileSink):
@@ -222,8 +237,20 @@ class CsvFiles(FileSink):
 
 def _csv_row(values: list[Any]) -> bytes:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(values)
-    return buffer.getvalue().encode()
+    odd = any(isinstance(value, str) and "\r" in value for value in values)  # the writer would not quote it
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
+    csv.writer(buffer, lineterminator="\n", quoting=quoting).writerow(values)
+    return buffer.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _check_size(path: Path, size: int) -> None:
+    """Raises ``CorruptState`` unless ``path`` has the committed ``size`` at least."""
+    found = path.stat().st_size if path.exists() else None
+    if found is None or found < size:
+        raise CorruptState(
+            f"{path}: {size} bytes were committed, {'the file is gone' if found is None else f'{found} are there'};"
+            " was it deleted, or did the machine lose power with fsync=False?"
+        )
 
 
 class _Limited(io.RawIOBase):

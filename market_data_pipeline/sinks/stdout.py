@@ -6,11 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-import orjson
-
 from market_data_pipeline.frame import Frame, to_rows
 from market_data_pipeline.sinks.base import Sink
-from market_data_pipeline.sinks.encoding import plain
+from market_data_pipeline.sinks.encoding import json_line, plain
 
 
 class Stdout(Sink):
@@ -22,11 +20,11 @@ class Stdout(Sink):
         self._lines: list[bytes] = []
 
     async def write(self, frames: Sequence[Frame]) -> None:
-        self._lines += [orjson.dumps(plain(item)) for frame in frames for item in to_rows(frame.items)]
+        self._lines += [json_line(plain(item)) for frame in frames for item in to_rows(frame.items)]
 
     async def prepare(self, ended: bool) -> Any | None:
         if self._lines:
-            sys.stdout.write(b"\n".join([*self._lines, b""]).decode())
+            sys.stdout.write(b"".join(self._lines).decode())
             sys.stdout.flush()
             self._lines = []
         return None

@@ -57,11 +57,12 @@ class _Lines:
 class Replay(Source):
     """The rows of ``path`` (``.csv``, ``.jsonl``, each also ``.gz``) as records, in file order.
 
-    ``kind``: ``trade`` (default), ``quote``, ``bar``, or ``rows`` for plain dicts. ``columns``: record field -> column of
-    the file where the names differ. ``time_unit``: ``ns`` (default), ``us``, ``ms``, ``s``, ``iso``. ``symbol``: for a file
-    of one symbol without such a column. ``speed``: ``None`` as fast as possible, else real time x ``speed`` by
-    ``ts_event``. ``max_delay``: how far out of order the rows may be (default 0); ``None``: any disorder, so that nothing
-    is late and windows close at the end of the file. Exactly once: the position is part of the commit.
+    A CSV row is one line: a quoted field may hold anything but a line break. ``kind``: ``trade`` (default), ``quote``,
+    ``bar``, or ``rows`` for plain dicts. ``columns``: record field -> column of the file where the names differ.
+    ``time_unit``: ``ns`` (default), ``us``, ``ms``, ``s``, ``iso``. ``symbol``: for a file of one symbol without such a
+    column. ``speed``: ``None`` as fast as possible, else real time x ``speed`` by ``ts_event``. ``max_delay``: how far
+    out of order the rows may be (default 0); ``None``: any disorder, so that nothing is late and windows close at the end
+    of the file. Exactly once: the position is part of the commit.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class Replay(Source):
         self.speed = speed
         self.max_delay = None if max_delay is None else parse_duration(max_delay, "max_delay")
         self.batch_items = batch_items
-        if speed is not None and speed <= 0:
-            raise ConfigError(f"speed: {speed} must be greater than 0")
+        if speed is not None and (speed <= 0 or kind == "rows"):
+            raise ConfigError(f"speed: {speed} must be greater than 0, and needs records (kind is {kind!r})")
+        if batch_items < 1:
+            raise ConfigError(f"batch_items: {batch_items} must be at least 1")
         suffixes = [s for s in self.path.suffixes if s != ".gz"]
         self._is_csv = suffixes[-1:] == [".csv"]
         if not self._is_csv and suffixes[-1:] not in ([".jsonl"], [".ndjson"]):
@@ -150,7 +153,6 @@ class Replay(Source):
                 start = {"offset": head.offset, "line": head.number}
         self._read_at(start["offset"])
         self._lines = _Lines(self._file, start["offset"], start["line"])
-        self._reader = csv.reader(self._lines, strict=True)
         self._pace: tuple[float, int] | None = None
 
     def _read_at(self, offset: int) -> None:
@@ -182,14 +184,13 @@ class Replay(Source):
         """Read up to a batch. With a speed, stop where a row is due later than the first by 10 ms of wall time."""
         first: int | None = None
         while len(rows) + len(bad) < self.batch_items:
-            before = self._lines.number
             try:
                 raw = self._next_row()
                 if raw is None:
                     return
                 record = self._parser.parse(raw)
             except RecordError as error:
-                bad.append(self._dead(before + 1, str(error), self._row))
+                bad.append(self._dead(self._lines.number, str(error), self._row))
                 continue
             except (*_GZIP_ERRORS, OSError) as error:
                 if rows or bad:
@@ -202,25 +203,22 @@ class Replay(Source):
                     return
 
     def _next_row(self) -> Mapping[str, Any] | None:
-        """The next row as a mapping, ``None`` at the end; keeps it in ``_row`` for a dead letter."""
+        """The next row as a mapping, ``None`` at the end; keeps what it has in ``_row`` for a dead letter."""
         self._row: Any = None
+        line = next((line for line in self._lines if line.strip()), None)
+        if line is None:
+            return None
+        self._row = line
         if self._is_csv:
             try:
-                values = next(self._reader, None)
+                found = list(csv.reader([line], strict=True))
             except csv.Error as error:
-                self._reader = csv.reader(self._lines, strict=True)
                 raise RecordError(f"not valid CSV: {error}") from error
-            if values is None:
-                return None
-            self._row = values
+            values = found[0] if len(found) == 1 else []
             if len(values) != len(self._header):
                 raise RecordError(f"{len(values)} fields instead of {len(self._header)}")
             self._row = dict(zip(self._header, values, strict=True))
         else:
-            line = next((line for line in self._lines if line.strip()), None)
-            if line is None:
-                return None
-            self._row = line
             try:
                 self._row = orjson.loads(line)
             except orjson.JSONDecodeError as error:

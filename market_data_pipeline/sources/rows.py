@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from market_data_pipeline.errors import ConfigError, RecordError
@@ -17,6 +19,7 @@ _OPTIONAL: dict[str, dict[str, Any]] = {
     "bar": {"volume": 0.0, "trade_count": 0},
 }
 _SIDES = {"buy": "buy", "b": "buy", "sell": "sell", "s": "sell", "": "", "unknown": ""}
+_FRACTION = re.compile(r"[.,](\d+)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -84,7 +87,7 @@ class RowParser:
             return _iso_ns if self._unit == "iso" else self._scaled_ns
         by_type: dict[str, Callable[[Any], Any]] = {
             FLOAT: _finite,
-            INT: int,
+            INT: _integer,
             "|i1": _side,
             "any": _identifier,
             "dict": _symbol,
@@ -93,21 +96,32 @@ class RowParser:
 
     def _scaled_ns(self, value: Any) -> int:
         scale = TIME_UNITS[self._unit]
-        if isinstance(value, float) or (isinstance(value, str) and not value.lstrip("+-").isdigit()):
-            number = round(_finite(value) * scale)
-        else:
-            number = int(value) * scale
-        if not MIN_TIME < number < MAX_TIME:
-            raise RecordError("outside 64-bit nanoseconds")
-        return number
+        if isinstance(value, int) and not isinstance(value, bool):
+            return _bounded(value * scale)
+        try:
+            return _bounded(int(Decimal(str(value)) * scale))
+        except (InvalidOperation, OverflowError) as error:
+            raise RecordError("not a number") from error
 
 
 _WORDS = {FLOAT: "a finite number", INT: "an integer", "|i1": "buy, sell or empty", "any": "an id", "dict": "a symbol"}
 
 
+def _bounded(number: int) -> int:
+    if not MIN_TIME < number < MAX_TIME:
+        raise RecordError("outside 64 bits")
+    return number
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool | float) or "_" in str(value):
+        raise RecordError("not an integer")
+    return _bounded(int(value))
+
+
 def _finite(value: Any) -> float:
-    if isinstance(value, bool):
-        raise RecordError("a boolean")
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        raise RecordError("not a number")
     number = float(value)
     if not math.isfinite(number):
         raise RecordError("not finite")
@@ -133,8 +147,10 @@ def _symbol(value: Any) -> str:
 
 
 def _iso_ns(value: Any) -> int:
-    moment = datetime.fromisoformat(value)
+    fraction = _FRACTION.search(value)  # datetime stops at microseconds
+    moment = datetime.fromisoformat(_FRACTION.sub("", value, 1))
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     delta = moment - _EPOCH
-    return (delta.days * 86400 + delta.seconds) * 1_000_000_000 + delta.microseconds * 1000
+    nanos = int(fraction[1].ljust(9, "0")[:9]) if fraction else 0
+    return _bounded((delta.days * 86400 + delta.seconds) * 1_000_000_000 + nanos)

@@ -126,8 +126,12 @@ class Synthetic(Source):
             delay = np.where(late, rng.integers(0, self.disorder_by + 1, count), 0)
             order = np.argsort(ts_event + delay, kind="stable")
         if self.duplicates:
-            again = np.flatnonzero(rng.random(count) < self.duplicates)
-            again = again[again > 0]
-            earlier = again - 1 - rng.integers(0, 1000, len(again)) % again
+            repeats = rng.random(count) < self.duplicates
+            original = np.maximum.accumulate(
+                np.where(repeats, -1, np.arange(count))
+            )  # the last one that is no repetition
+            again = np.flatnonzero(repeats & (original >= 0))
+            earlier = original[again - 1 - rng.integers(0, 1000, len(again)) % again]
+            again, earlier = again[earlier >= 0], earlier[earlier >= 0]
             order[again] = order[earlier]
         return order

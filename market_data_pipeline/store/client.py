@@ -23,7 +23,7 @@ from redis.exceptions import (
     ReadOnlyError,
     RedisError,
     ResponseError,
-)  # fmt: skip
+)
 from redis.retry import Retry
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock

@@ -151,7 +151,7 @@ class RedisTaskStore:
             limits.dead_letter_capacity,
         ]  # fmt: skip
         for consumed in request.consumed:
-            args += [consumed.first, _behind(consumed.last), consumed.entries, consumed.bytes]
+            args += [consumed.first, consumed.last, _behind(consumed.last), consumed.entries, consumed.bytes]
         for frames in request.outputs.values():
             args += [len(frames), sum(map(len, frames)), limits.channel_capacity, limits.commit_frames]
             args += [limits.channel_bytes, limits.commit_bytes]

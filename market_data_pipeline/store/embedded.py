@@ -91,20 +91,20 @@ class EmbeddedServer:
             except OSError as error:
                 raise ConfigError(f"--data-dir {folder}: {error.strerror or error}") from error
         self.port = self.port or free_port()
-        log_file = folder / "server.log"
+        self._log_file = folder / "server.log"
         command = [
             self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
             "--appendonly", "yes" if self._data_dir is not None else "no", "--appendfsync", "everysec",
-            "--maxmemory-policy", "noeviction", "--daemonize", "no", "--logfile", str(log_file), *self._extra,
+            "--maxmemory-policy", "noeviction", "--daemonize", "no", "--logfile", str(self._log_file), *self._extra,
         ]  # fmt: skip
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             preexec_fn=die_with_parent,  # noqa: PLW1509 - started before any thread
             start_new_session=True,
         )  # fmt: skip
-        self._wait_until_ready(log_file)
+        self._wait_until_ready()
 
-    def _wait_until_ready(self, log_file: Path) -> None:
+    def _wait_until_ready(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + _READY_SECONDS
         with redis.Redis(port=self.port, socket_timeout=1.0) as client:
@@ -118,9 +118,18 @@ class EmbeddedServer:
                     return  # it asks for a password, so it answers
                 except redis.exceptions.RedisError:
                     time.sleep(0.02)
-        words = log_file.read_text(errors="replace").splitlines()[-5:] if log_file.exists() else []
+        words = self.last_words()
         self.stop()
-        raise StoreUnavailable(f"the server {self._binary} did not start: " + (" | ".join(words) or "it said nothing"))
+        raise StoreUnavailable(f"the server {self._binary} did not start: {words}")
+
+    def exit_code(self) -> int | None:
+        """``None`` while it runs."""
+        return self._process.poll() if self._process is not None else 0
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        lines = self._log_file.read_text(errors="replace").splitlines()[-5:] if self._log_file.exists() else []
+        return " | ".join(lines) or "it said nothing"
 
     def kill(self) -> None:
         """End it at once, as a crash would."""

@@ -6,7 +6,7 @@
 -- ARGV  1 job key  2 job uid  3 fingerprint  4 lease key  5 epoch  6 lease token  7 parent commit  8 this commit
 --       9 meta  10 ended ('1' or '0')  11 task name  12 inputs  13 outputs  14 dead letters  15 state sets
 --       16 state deletes  17 dead letter capacity
---       then per input: first id, trim id (behind the last consumed), entries, bytes
+--       then per input: first id, last id, trim id (behind the last), entries, bytes
 --       then per output: frames, bytes, capacity, reserve, byte capacity, byte reserve
 --       then frames, dead letters, state pairs, state fields to delete
 -- The lease and the job are read-only, so their names come in ARGV: a role needs no write right on them.
@@ -19,7 +19,7 @@ end
 local n_in, n_out, n_dead = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
 local n_set, n_del = tonumber(ARGV[15]), tonumber(ARGV[16])
 local out_key, in_arg = 6 + n_in, 18
-local out_arg = in_arg + 4 * n_in
+local out_arg = in_arg + 5 * n_in
 
 local function lengths(reply)
   for i = 0, n_out - 1 do
@@ -45,11 +45,14 @@ if stored ~= ARGV[7] then
   return {'STALE', stored}
 end
 
+-- The batch is a prefix: nothing before its first entry, and its last one is there. Entries are appended in order and
+-- removed from the head only, and a server that lost its tail lost it from the end: so all between are there too.
 for i = 0, n_in - 1 do
-  local key, a = KEYS[6 + i], in_arg + 4 * i
-  local head = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)
-  if #head == 0 or head[1][1] ~= ARGV[a] or redis.call('XLEN', key) < tonumber(ARGV[a + 2]) then
-    return {'HEAD', key, #head > 0 and head[1][1] or ''}
+  local key, a = KEYS[6 + i], in_arg + 5 * i
+  if #redis.call('XRANGE', key, '-', '(' .. ARGV[a], 'COUNT', 1) > 0
+    or #redis.call('XRANGE', key, ARGV[a + 1], ARGV[a + 1], 'COUNT', 1) == 0
+    or redis.call('XLEN', key) < tonumber(ARGV[a + 3]) then
+    return {'HEAD', key}
   end
 end
 
@@ -106,11 +109,11 @@ if ARGV[10] == '1' then
 end
 local gap = false
 for i = 0, n_in - 1 do
-  local key, a = KEYS[6 + i], in_arg + 4 * i
-  if redis.call('XTRIM', key, 'MINID', ARGV[a + 1]) ~= tonumber(ARGV[a + 2]) then
+  local key, a = KEYS[6 + i], in_arg + 5 * i
+  if redis.call('XTRIM', key, 'MINID', ARGV[a + 2]) ~= tonumber(ARGV[a + 3]) then
     gap = key
   end
-  redis.call('HINCRBY', KEYS[5], key, -tonumber(ARGV[a + 3]))
+  redis.call('HINCRBY', KEYS[5], key, -tonumber(ARGV[a + 4]))
 end
 if gap then
   return {'GAP', gap}

@@ -173,6 +173,21 @@ async def test_a_head_that_was_not_consumed_first_is_refused(bench: Bench) -> No
     await refused(bench, consumer, request(record.commit, consumed=[too_many]), StaleTask)
 
 
+async def test_a_batch_whose_end_a_rolled_back_server_lost_is_refused(bench: Bench) -> None:
+    """Read e1 e2 e3; the server comes back with e1 only, the producer appends e2 e3 again under new ids: as many entries as
+    were read, the same head, and yet not what was read."""
+    await bench.produce(b"one", b"two", b"three")
+    consumer = bench.store("double")
+    entries = (await consumer.read({STREAM: "0-0"}, 1.0))[STREAM]
+    stream = bench.keys.stream(plan().channels[0], 0)
+    await bench.client.xdel(stream, entries[1].id, entries[2].id)
+    await bench.produce(b"two", b"three")
+    record = await consumer.load()
+    consumed = Consumed(STREAM, entries[0].id, entries[2].id, 3, 11)
+    wanted = request(record.commit, consumed=[consumed], state={"a": b"1"})
+    await refused(bench, consumer, wanted, StaleTask)
+
+
 async def test_room_keeps_one_commit_in_reserve(bench: Bench) -> None:
     """Capacity 8, two frames a commit: admission stops at 6, whatever the commit's own size."""
     await bench.produce(*[b"x"] * 7)

@@ -1,0 +1,171 @@
+"""What ``mdp run`` shows, and how it watches its children."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from market_data_pipeline.frame import END
+from market_data_pipeline.launcher.children import Child, service
+from market_data_pipeline.launcher.display import Lines, choose_display, render, summary, watermark_lag
+from market_data_pipeline.store.status import ChannelStatus, JobStatus
+
+
+def status(**changes: Any) -> JobStatus:
+    fields: dict[str, Any] = {
+        "job": "bars", "uid": "u", "state": "running", "error": "", "fingerprint": "abc", "partitions": 6,
+        "tasks": 7, "tasks_ended": 2, "workers": [{"name": "w-1", "partitions": [0, 1, 2, 5]}],
+        "owners": dict.fromkeys((0, 1, 2, 5), "w-1"), "channels": [ChannelStatus("source.dedupe", {0: 3, 1: 32}, 64)],
+        "nodes": {
+            "source": {"out": 12345}, "dedupe": {"in": 12000, "out": 11000, "duplicate": 1000}, "out": {"in": 77},
+        },
+        "watermarks": {"source": 5_000_000_000, "dedupe": 3_500_000_000},
+        "latency": {"p50": 0.0123, "p99": None}, "dead_letters": 0, "sources": ["source"], "sinks": ["out"],
+    }  # fmt: skip
+    return JobStatus(**{**fields, **changes})
+
+
+def drawn(of: JobStatus, rate: float | None = 1000.0) -> str:
+    out = io.StringIO()
+    Console(file=out, width=200).print(render(of, rate))
+    return out.getvalue()
+
+
+def test_the_table_shows_what_is_going_on() -> None:
+    text = drawn(status())
+    assert "bars plan abc  running" in text
+    assert "1,000 items/s   in 12,345   out 77   watermark lag 1.500s   tasks ended 2/7" in text
+    assert "source.dedupe" in text
+    assert "35/128" in text
+    assert "█" * 12 + "·" * 12 + " 32/64" in text
+    assert "duplicate 1,000" in text
+    assert "0-2 5" in text
+    assert "nobody" in text
+    assert "3-4" in text
+
+
+def test_the_table_of_an_empty_job_can_be_drawn() -> None:
+    text = drawn(status(workers=[], owners={}, channels=[ChannelStatus("a.b", {}, 64)], nodes={}, watermarks={}), None)
+    assert "items/s" not in text
+    assert "0-5" in text
+
+
+def test_everything_owned_means_nobody_is_not_shown() -> None:
+    assert "nobody" not in drawn(status(owners=dict.fromkeys(range(6), "w-1")))
+
+
+@pytest.mark.parametrize(
+    ("marks", "expected"),
+    [
+        ({}, "0s"),
+        ({"a": None, "b": 5}, "-"),
+        ({"a": 1_000_000_000, "b": 3_250_000_000}, "2.250s"),
+        ({"a": END, "b": END}, "0s"),
+    ],
+)
+def test_watermark_lag(marks: dict[str, int | None], expected: str) -> None:
+    assert watermark_lag(status(watermarks=marks)) == expected
+
+
+def test_the_summary_has_a_line_per_fact() -> None:
+    nodes = {
+        "s": {"out": 10},
+        "d": {"duplicate": 2, "late": 3, "unkeyed": 4, "skipped": 5},
+        "o": {"in": 6, "dead_letter": 1},
+    }
+    text = summary(status(nodes=nodes, sources=["s"], sinks=["o"], state="finished"), 2.5, ["/tmp/out"], 4000.0)
+    facts = {line.strip().split("  ")[0]: line.split()[-1] for line in text.splitlines()[1:]}
+    assert text.startswith("job bars: finished after 2.5 s\n")
+    assert facts["items in"] == "10"
+    assert facts["items out"] == "6"
+    assert facts["duplicates dropped"] == "2"
+    assert facts["late, dropped"] == "3"
+    assert "dead letters        1  (mdp dlq)" in text
+    assert "without a key       4" in text
+    assert facts["skipped"] == "5"
+    assert "12.3 ms / -" in text
+    assert facts["written to"] == "/tmp/out"
+
+
+def test_the_summary_of_a_failure_says_why() -> None:
+    assert summary(status(state="failed", error="boom"), 1.0, [], 0.0).startswith("job bars: failed: boom after")
+
+
+def test_lines_are_shown_every_two_seconds_at_most(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines()
+    lines._shown_at = -1e9
+    with lines as display:
+        display.show(status(), 1000.0)
+        display.show(status(), 1000.0)
+        display.say("a [fact]")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "in=12,345 out=77 rate=1,000/s backlog[source.dedupe=35/128] lag=1.500s workers=1 ended=2/7"
+    assert second == "a [fact]"
+
+
+def test_without_a_terminal_there_are_lines() -> None:
+    assert isinstance(choose_display(plain=False), Lines)
+    assert isinstance(choose_display(plain=True), Lines)
+
+
+# --- children ---------------------------------------------------------------------------------------------------
+
+
+def child(tmp_path: Path, code: str = "pass") -> Child:
+    return Child("c", [sys.executable, "-S", "-c", code], {"MARK": "set"}, tmp_path / "c.log")
+
+
+def test_a_service_is_run_by_this_interpreter(tmp_path: Path) -> None:
+    made = service("worker-1", "mdp_worker.cli", ["app.py", "--name", "x"], {"A": "b"}, tmp_path)
+    assert made.command == [sys.executable, "-m", "mdp_worker.cli", "app.py", "--name", "x"]
+    assert made.log == tmp_path / "worker-1.log"
+    assert made.exit_code() is None
+
+
+def test_last_words_are_the_end_of_the_log(tmp_path: Path) -> None:
+    made = child(tmp_path)
+    assert made.last_words() == ""
+    made.log.write_bytes(b"\xff\n" + b"".join(b"line %d\n" % n for n in range(9)))
+    assert made.last_words() == "\n".join(f"    line {n}" for n in range(4, 9))
+
+
+def test_a_child_may_be_restarted_ten_times_a_minute_each_time_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    made = child(tmp_path)
+    delays: list[float] = []
+    while made.may_restart():
+        assert made.start_at is not None
+        delays.append(made.start_at - now)
+    assert len(delays) == 10
+    assert delays == sorted(delays)
+    assert 0 < delays[0] < delays[3] <= delays[-1] <= 10
+    now += 60.5
+    assert made.may_restart()
+    assert len(made.died) == 1
+    assert made.start_at == pytest.approx(now + delays[0]), "an old death counts no more"
+
+
+def test_a_child_runs_with_its_environment_and_its_log(tmp_path: Path) -> None:
+    made = child(tmp_path, "import os, sys; print('out', os.environ['MARK']); sys.exit(3)")
+    made.start()
+    made.wait(20)
+    assert made.exit_code() == 3
+    assert made.last_words() == "    out set"
+    made.terminate()  # it is gone: nothing happens
+
+
+def test_a_child_that_does_not_go_is_killed(tmp_path: Path) -> None:
+    made = child(tmp_path, "import time; time.sleep(600)")
+    made.start()
+    assert made.exit_code() is None
+    made.wait(0.0)
+    assert made.exit_code() == -9

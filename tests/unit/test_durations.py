@@ -1,0 +1,93 @@
+"""Durations: text, ints and timedeltas to nanoseconds, and back to text for people."""
+
+from datetime import timedelta
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from market_data_pipeline.durations import Duration, format_duration, parse_duration, positive_duration
+from market_data_pipeline.errors import ConfigError
+
+SECONDS: dict[str, Fraction | int] = {
+    "ns": Fraction(1, 10**9),
+    "us": Fraction(1, 10**6),
+    "ms": Fraction(1, 1000),
+    "s": 1,
+    "m": 60,
+    "h": 3600,
+}
+SECONDS["d"] = 86400
+
+
+@pytest.mark.parametrize(
+    ("value", "nanos"),
+    [
+        ("1s", 10**9),
+        ("250ms", 250 * 10**6),
+        ("5m", 300 * 10**9),
+        ("1h", 3600 * 10**9),
+        ("1d", 86400 * 10**9),
+        ("7us", 7000),
+        ("3ns", 3),
+        (" 2 s ", 2 * 10**9),
+        ("1.5s", 1_500_000_000),
+        ("0.1ms", 100_000),
+        (17, 17),
+        (-5, -5),
+        (timedelta(milliseconds=1.5), 1_500_000),
+        (timedelta(days=400, microseconds=1), 400 * 86400 * 10**9 + 1000),
+        (timedelta(seconds=-1), -(10**9)),
+    ],
+)
+def test_parse(value: Duration, nanos: int) -> None:
+    assert parse_duration(value) == nanos
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(whole=st.integers(0, 10**6), fraction=st.text("0123456789", max_size=12), unit=st.sampled_from(sorted(SECONDS)))
+def test_parse_equals_exact_fractions_cut_to_whole_ns(whole: int, fraction: str, unit: str) -> None:
+    text = f"{whole}.{fraction}" if fraction else str(whole)
+    exact = Fraction(text) * SECONDS[unit] * 10**9
+    assert parse_duration(text + unit) == exact.numerator // exact.denominator
+
+
+@pytest.mark.parametrize("value", ["", "s", "1", "1 second", "-1s", "1e3s", "1,5s", "1s2s", ".5s", "1.s", "1S", True])
+def test_anything_else_is_a_config_error_naming_the_setting(value: Duration) -> None:
+    with pytest.raises(ConfigError, match=r"^linger: .*is not a duration; write for example '1s'"):
+        parse_duration(value, "linger")
+
+
+@pytest.mark.parametrize("value", ["0s", 0, -1, timedelta(0)])
+def test_positive_duration_refuses_zero_and_less(value: Duration) -> None:
+    with pytest.raises(ConfigError, match=r"^interval: .* must be greater than zero"):
+        positive_duration(value, "interval")
+
+
+def test_positive_duration_passes_the_smallest() -> None:
+    assert positive_duration(1, "interval") == 1
+
+
+@pytest.mark.parametrize(
+    ("nanos", "text"),
+    [
+        (0, "0ns"),
+        (999, "999ns"),
+        (1000, "1us"),
+        (250_000_000, "250ms"),
+        (10**9, "1s"),
+        (90 * 10**9, "1.5m"),
+        (5400 * 10**9, "1.5h"),
+        (86400 * 10**9, "1d"),
+        (-1_500_000, "-1.5ms"),
+    ],
+)
+def test_format(nanos: int, text: str) -> None:
+    assert format_duration(nanos) == text
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(count=st.integers(1, 23), unit=st.sampled_from(["ns", "us", "ms", "s", "m", "h"]))
+def test_short_durations_survive_the_round_trip(count: int, unit: str) -> None:
+    assert format_duration(parse_duration(f"{count}{unit}")) == f"{count}{unit}"

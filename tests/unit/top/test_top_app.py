@@ -1,0 +1,178 @@
+"""Loading the user's program, and what is said when that fails. Errors as one line, too."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from market_data_pipeline import errors
+from market_data_pipeline.app import load_app, parse_sets
+from market_data_pipeline.errors import ConfigError, DagValidationError, MdpError
+from market_data_pipeline.options import one_line_errors, options
+
+PROGRAM = """
+from pathlib import Path
+from market_data_pipeline import Collect, Dag, Node, Pipeline, Synthetic
+
+def pipeline(n: int = 3, out: Path | None = None, name: str = "made", flag: bool = False):
+    assert isinstance(n, int) and isinstance(flag, bool)
+    assert out is None or isinstance(out, Path)
+    return Pipeline(f"{name}-{n}-{flag}").source(Synthetic(items=n)).sink(Collect())
+
+def needs(path: Path, rate: float):
+    return pipeline()
+
+def raises():
+    return 1 // 0
+
+def wrong():
+    return 42
+
+def refuses():
+    return Pipeline("x").sink(Collect())
+
+ready = pipeline().build()
+chain = pipeline(5)
+number = 7
+invalid = Dag("invalid")
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[str]:
+    path = tmp_path / "prog_under_test.py"
+    path.write_text(PROGRAM)
+    before, modules = list(sys.path), set(sys.modules)
+    yield str(path)
+    sys.path[:] = before
+    for name in set(sys.modules) - modules:
+        if name.endswith("_under_test"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "values", "name"),
+    [
+        ("", {}, "made-3-False"),
+        (":pipeline", {"n": "9", "out": "/tmp/x", "flag": "true"}, "made-9-True"),
+        (":ready", {}, "made-3-False"),
+        (":chain", {}, "made-5-False"),
+        (":needs", {"path": "p", "rate": "1.5"}, "made-3-False"),
+    ],
+)
+def test_what_can_be_loaded(program: str, attribute: str, values: dict[str, str], name: str) -> None:
+    dag = load_app(program + attribute, values)
+    assert dag.name == name
+    assert [node.kind for node in dag.nodes.values()] == ["source", "sink"]
+
+
+def test_a_module_is_loaded_by_name(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(program).parent))
+    assert load_app("prog_under_test:chain", {}).name == "made-5-False"
+
+
+@pytest.mark.parametrize(
+    ("attribute", "values", "message"),
+    [
+        (":pipelin", {}, r"has no 'pipelin'; did you mean 'pipeline'\?"),
+        (":number", {}, "gives a int; needed: a Dag, a Pipeline"),
+        (":wrong", {}, "gives a int"),
+        (":raises", {}, r"raises\(\) raised ZeroDivisionError"),
+        (":needs", {}, "needs a value for 'path': --set path="),
+        (":needs", {"path": "x", "rate": "fast"}, "--set rate=fast: not a float"),
+        (":pipeline", {"m": "1"}, "--set m: .*it takes: n, out, name, flag"),
+        (":pipeline", {"nam": "1"}, "did you mean 'name'"),
+        (":ready", {"n": "1"}, "takes no parameters, so --set n="),
+    ],
+)
+def test_what_cannot_be_loaded_says_why(program: str, attribute: str, values: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_app(program + attribute, values)
+
+
+@pytest.mark.parametrize("attribute", [":refuses", ":invalid"])
+def test_a_wrong_graph_keeps_its_own_error(program: str, attribute: str) -> None:
+    with pytest.raises(DagValidationError):
+        load_app(program + attribute, {})
+
+
+def test_a_missing_file_or_module_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.py'?: no such file"):
+        load_app(str(tmp_path / "nowhere.py"), {})
+    with pytest.raises(ConfigError, match="'no_such_module_here': no such module"):
+        load_app("no_such_module_here", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import no_such_thing_at_all", "importing it raised .*no_such_thing_at_all"),
+        ("1 / 0", "importing it raised ZeroDivisionError"),
+        ("def broken(:", "importing it raised SyntaxError"),
+        ("x = 1", "has none of pipeline, dag, app"),
+    ],
+)
+def test_a_program_that_cannot_be_imported_says_why(program: str, text: str, message: str) -> None:
+    path = Path(program).with_name("bad_under_test.py")
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_app(str(path), {})
+
+
+def test_sets_are_name_and_value() -> None:
+    assert parse_sets(("a=1", "b=x=y", "c=")) == {"a": "1", "b": "x=y", "c": ""}
+
+
+@pytest.mark.parametrize("text", ["a", "", "=1"])
+def test_other_sets_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="write name=value"):
+        parse_sets((text,))
+
+
+# --- errors and options -----------------------------------------------------------------------------------------
+
+
+def every_error() -> list[type[MdpError]]:
+    return [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, MdpError)]
+
+
+def test_errors_are_a_tree_with_exit_codes_and_docstrings() -> None:
+    assert len(every_error()) > 15
+    codes = {cls.__name__: cls.exit_code for cls in every_error()}
+    assert {name for name, code in codes.items() if code == 2} == {"ConfigError", "DagValidationError", "PlanMismatch"}
+    assert codes["StoreUnavailable"] == 3
+    assert all(code in (1, 2, 3) for code in codes.values())
+    assert all(cls.__doc__ for cls in every_error())
+
+
+def command(error: Exception) -> click.Command:
+    @click.command("tool")
+    @options("partitions", "debug")
+    @one_line_errors
+    def tool(**flags: Any) -> None:
+        raise error
+
+    return tool
+
+
+@pytest.mark.parametrize("cls", every_error())
+def test_every_error_becomes_one_line_and_its_exit_code(cls: type[MdpError]) -> None:
+    result = CliRunner().invoke(command(cls("what is wrong")), [])
+    assert result.exit_code == cls.exit_code
+    assert result.output == "tool: error: what is wrong\n"
+
+
+def test_debug_shows_the_error_itself() -> None:
+    error = ConfigError("x")
+    assert CliRunner().invoke(command(error), ["--debug"]).exception is error
+
+
+def test_a_programming_error_is_not_dressed_up() -> None:
+    assert isinstance(CliRunner().invoke(command(KeyError("bug")), []).exception, KeyError)

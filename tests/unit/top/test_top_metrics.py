@@ -1,0 +1,88 @@
+"""Metrics as a scraper sees them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from prometheus_client import generate_latest
+from tools.fake_clock import FakeClock
+
+from market_data_pipeline.dag.plan import TaskId
+from market_data_pipeline.frame import END, NO_MARK
+from market_data_pipeline.metrics import CoordinatorMetrics, WorkerMetrics
+from market_data_pipeline.runtime.contract import CommitRequest, Consumed
+
+
+def scraped(metrics: WorkerMetrics | CoordinatorMetrics) -> dict[str, float]:
+    lines = generate_latest(metrics.registry).decode().splitlines()
+    return {name: float(value) for name, value in (ln.rsplit(" ", 1) for ln in lines if not ln.startswith("#"))}
+
+
+def test_a_commit_counts_frames_bytes_and_lengths() -> None:
+    metrics = WorkerMetrics(FakeClock())
+    observer = metrics.observer(TaskId("bars", 3), 64)
+    request = CommitRequest(
+        "a",
+        "b",
+        b"",
+        consumed=[Consumed(("in.bars", 3), "1-0", "4-0", 4, 99)],
+        outputs={("bars.out", 3): [b"xx", b"yyy"]},
+    )
+    observer.committed(request, {("bars.out", 3): 17}, 0.002)
+    observer.committed(request, {("bars.out", 3): 19}, 0.002)
+    found = scraped(metrics)
+    assert found['mdp_commits_total{subgraph="bars"}'] == 2
+    assert found['mdp_frames_in_total{channel="in.bars"}'] == 8
+    assert found['mdp_frames_out_total{channel="bars.out"}'] == 4
+    assert found['mdp_frame_bytes_out_total{channel="bars.out"}'] == 10
+    assert found['mdp_channel_length{channel="bars.out",partition="3"}'] == 19
+    assert found['mdp_channel_capacity{channel="bars.out"}'] == 64
+    assert found['mdp_commit_seconds_count{subgraph="bars"}'] == 2
+
+
+def test_counts_since_the_job_began_become_counts_of_this_process() -> None:
+    metrics = WorkerMetrics(FakeClock())
+    observer = metrics.observer(TaskId("bars", 0), 64)
+    observer.restored({"bars": Counter({"in": 1000, "late": 5})})
+    observer.counted({"bars": Counter({"in": 1010, "late": 7, "duplicate": 2, "odd": 1, "dead_letter": 3})}, NO_MARK)
+    observer.counted({"bars": Counter({"in": 1015, "late": 7, "duplicate": 2, "odd": 1, "dead_letter": 3})}, END)
+    found = scraped(metrics)
+    assert found['mdp_items_in_total{node="bars"}'] == 15
+    assert found['mdp_late_items_total{node="bars"}'] == 2
+    assert found['mdp_duplicate_items_total{node="bars"}'] == 2
+    assert found['mdp_dead_letters_total{node="bars"}'] == 3
+    assert found['mdp_node_events_total{event="odd",node="bars"}'] == 1
+    assert not [name for name in found if name.startswith("mdp_watermark_lag")]
+
+
+def test_lag_is_wall_time_less_watermark() -> None:
+    clock = FakeClock()
+    metrics = WorkerMetrics(clock)
+    metrics.observer(TaskId("bars", 2), 64).counted({}, clock.time_ns() - 1_500_000_000)
+    assert scraped(metrics)['mdp_watermark_lag_seconds{partition="2",subgraph="bars"}'] == 1.5
+
+
+def test_crossings_pauses_latency_and_reloads() -> None:
+    metrics = WorkerMetrics(FakeClock())
+    observer = metrics.observer(TaskId("bars", 0), 64)
+    observer.crossed(("bars.out", 0), "high")
+    observer.crossed(("bars.out", 1), "high")
+    observer.paused(0.25)
+    observer.paused(0.5)
+    observer.latency(2_000_000, 10)
+    observer.reloaded()
+    found = scraped(metrics)
+    assert found['mdp_channel_crossings_total{channel="bars.out",level="high"}'] == 2
+    assert found['mdp_paused_seconds_total{subgraph="bars"}'] == 0.75
+    assert found["mdp_latency_seconds_sum"] == 0.002
+    assert found['mdp_reloads_total{subgraph="bars"}'] == 1
+
+
+def test_two_processes_do_not_share_a_registry() -> None:
+    one, two = WorkerMetrics(), WorkerMetrics()
+    one.owned.set(3)
+    assert scraped(one)["mdp_partitions_owned"] == 3
+    assert scraped(two)["mdp_partitions_owned"] == 0
+    coordinator = CoordinatorMetrics()
+    coordinator.leader.set(1)
+    assert scraped(coordinator)["mdp_coordinator_leader"] == 1

@@ -1,0 +1,90 @@
+"""Settings: environment and flags, and errors that say which, what, and what is allowed."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import pytest
+
+from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.settings import limits_of, load_settings
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("MDP_"):
+            monkeypatch.delenv(name)
+
+
+def test_defaults() -> None:
+    settings = load_settings()
+    assert (settings.partitions, settings.channel_capacity, settings.frame_items) == (8, 64, 8192)
+    assert settings.redis_url is None
+
+
+def test_flags_win_over_the_environment_and_none_is_no_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MDP_PARTITIONS", "16")
+    monkeypatch.setenv("MDP_JOB", "env-job")
+    settings = load_settings(partitions=4, job=None)
+    assert (settings.partitions, settings.job) == (4, "env-job")
+
+
+def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MDP_REDIS_URL", "redis://:hunter2@host/0")
+    settings = load_settings()
+    assert "hunter2" not in f"{settings} {settings!r}"
+    assert settings.redis_url is not None
+    assert settings.redis_url.get_secret_value().endswith("hunter2@host/0")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("partitions", 0, "greater than or equal to 1"),
+        ("partitions", 4097, "less than or equal to 4096"),
+        ("http_port", 70000, "less than or equal to 65535"),
+        ("lease_ttl_ms", 10, "greater than or equal to 200"),
+        ("log_level", "LOUD", "DEBUG|INFO|WARNING|ERROR"),
+        ("frame_bytes", 3, "greater than or equal to 1024"),
+    ],
+)
+def test_a_wrong_value_names_the_flag_or_the_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: Any, allowed: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^--{name.replace('_', '-')}: {value!r}: .*{re.escape(allowed)}"):
+        load_settings(**{name: value})
+    monkeypatch.setenv(f"MDP_{name.upper()}", str(value))
+    with pytest.raises(ConfigError, match=rf"^MDP_{name.upper()}: '{value}': .*{re.escape(allowed)}"):
+        load_settings()
+
+
+def test_text_for_a_number_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MDP_PARTITIONS", "many")
+    with pytest.raises(ConfigError, match=r"^MDP_PARTITIONS: 'many': .*integer"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"low_watermark_pct": 0.8}, "low_watermark_pct=0.8 must be below high_watermark_pct=0.75"),
+        ({"channel_capacity": 31}, "channel_capacity=31 must be at least twice commit_frames=16"),
+        ({"channel_bytes": 8388607}, "channel_bytes=8388607 .*8388608"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_settings(**arguments)
+    assert caught.value.exit_code == 2
+
+
+def test_limits_are_the_settings_in_the_tasks_units() -> None:
+    limits = limits_of(
+        load_settings(channel_capacity=200, high_watermark_pct=0.5, low_watermark_pct=0.1, linger_ms=2.0)
+    )
+    assert (limits.channel_capacity, limits.high, limits.low) == (200, 100, 20)
+    assert limits.linger == pytest.approx(0.002)
+    assert limits.commit_bytes == 16 * 256 * 1024
