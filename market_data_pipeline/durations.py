@@ -43,11 +43,3 @@ def positive_duration(value: Duration, name: str) -> int:
     if nanos <= 0:
         raise ConfigError(f"{name}: {value!r} must be greater than zero")
     return nanos
-
-
-def format_duration(nanos: int) -> str:
-    """A short text for people: ``"1s"``, ``"250ms"``, ``"1.5h"``."""
-    for unit in ("d", "h", "m", "s", "ms", "us"):
-        if abs(nanos) >= _UNITS[unit]:
-            return f"{nanos / _UNITS[unit]:.4g}{unit}"
-    return f"{nanos}ns"

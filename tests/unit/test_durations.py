@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from market_data_pipeline.durations import Duration, format_duration, parse_duration, positive_duration
+from market_data_pipeline.durations import Duration, parse_duration, positive_duration
 from market_data_pipeline.errors import ConfigError
 
 SECONDS: dict[str, Fraction | int] = {
@@ -67,27 +67,3 @@ def test_positive_duration_refuses_zero_and_less(value: Duration) -> None:
 
 def test_positive_duration_passes_the_smallest() -> None:
     assert positive_duration(1, "interval") == 1
-
-
-@pytest.mark.parametrize(
-    ("nanos", "text"),
-    [
-        (0, "0ns"),
-        (999, "999ns"),
-        (1000, "1us"),
-        (250_000_000, "250ms"),
-        (10**9, "1s"),
-        (90 * 10**9, "1.5m"),
-        (5400 * 10**9, "1.5h"),
-        (86400 * 10**9, "1d"),
-        (-1_500_000, "-1.5ms"),
-    ],
-)
-def test_format(nanos: int, text: str) -> None:
-    assert format_duration(nanos) == text
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(count=st.integers(1, 23), unit=st.sampled_from(["ns", "us", "ms", "s", "m", "h"]))
-def test_short_durations_survive_the_round_trip(count: int, unit: str) -> None:
-    assert format_duration(parse_duration(f"{count}{unit}")) == f"{count}{unit}"

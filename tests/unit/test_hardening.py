@@ -19,7 +19,7 @@ from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.durations import parse_duration
 from market_data_pipeline.errors import CodecError, ConfigError, DagValidationError
-from market_data_pipeline.frame import Columns, Dictionary, Frame, columns_from_rows, join_items, to_rows
+from market_data_pipeline.frame import END, Columns, Dictionary, Frame, columns_from_rows, join_items, to_rows
 from market_data_pipeline.operators.base import OperatorContext
 from market_data_pipeline.operators.batch import Batcher
 from market_data_pipeline.operators.dedupe import Dedupe
@@ -166,6 +166,7 @@ def test_nested_tuple_keys_survive_a_restart() -> None:
     a, b = opened(TumblingWindow("1s", key=key)), opened(TumblingWindow("1s", key=key))
     list(a.process(Frame([{"a": 1, "ts_event": 5}])))
     b.restore({key: blob for key, blob in a.snapshot().items() if blob is not None})
+    assert [frame.items for frame in b.advance(END)] == [frame.items for frame in a.advance(END)]
 
 
 @pytest.mark.parametrize("item", [{1: 2}, {"__record__": "x"}], ids=repr)
@@ -173,6 +174,8 @@ def test_state_that_was_written_can_be_read(item: Any) -> None:
     a, b = opened(Batcher(5)), opened(Batcher(5))
     list(a.process(Frame([item])))
     b.restore({key: blob for key, blob in a.snapshot().items() if blob is not None})
+    assert b.waiting == 0
+    assert [letter.item for letter in a.ctx.dead_letters] == [item]
 
 
 @pytest.mark.parametrize("item", [object(), 2**64], ids=["object", "int65"])
@@ -180,13 +183,16 @@ def test_an_item_that_cannot_be_stored_does_not_stop_the_task(item: Any) -> None
     a = opened(Batcher(5))
     list(a.process(Frame([1, item])))
     a.snapshot()
+    assert [letter.item for letter in a.ctx.dead_letters] == [item]
+    assert [frame.items for frame in a.flush()] == [[[1]]]
 
 
 @pytest.mark.parametrize("ts", [float("inf"), 10**30], ids=repr)
 def test_dedupe_survives_an_impossible_time(ts: Any) -> None:
     a = opened(Dedupe("id"))
     list(a.process(Frame([{"id": 1, "ts_event": ts}])))
-    a.snapshot()
+    assert len(a.snapshot()) == 1
+    assert [frame.items for frame in a.process(Frame([{"id": 1, "ts_event": 5}]))] == [[]]
 
 
 @pytest.mark.parametrize(

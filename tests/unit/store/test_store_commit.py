@@ -106,7 +106,9 @@ async def test_a_commit_is_durable_as_a_whole(bench: Bench) -> None:
     assert list(used.values()) == [b"5"]
 
 
-async def refused(bench: Bench, store: RedisTaskStore, wanted: CommitRequest, error: type[Exception]) -> Exception:
+async def check_refused(
+    bench: Bench, store: RedisTaskStore, wanted: CommitRequest, error: type[Exception]
+) -> Exception:
     before = await bench.dump()
     with pytest.raises(error) as caught:
         await store.commit(wanted)
@@ -117,9 +119,9 @@ async def refused(bench: Bench, store: RedisTaskStore, wanted: CommitRequest, er
 async def test_another_job_is_refused(bench: Bench) -> None:
     other = replace(bench.job, uid="other")
     await bench.client.hset(bench.keys.task(TaskId("source", 0)).replace(bench.job.uid, "other"), "commit", "x")
-    await refused(bench, bench.store("source", job=other), request("x"), JobChanged)
+    await check_refused(bench, bench.store("source", job=other), request("x"), JobChanged)
     edited = replace(bench.job, fingerprint="0" * 16)
-    await refused(bench, bench.store("source", job=edited), request("x"), JobChanged)
+    await check_refused(bench, bench.store("source", job=edited), request("x"), JobChanged)
 
 
 async def test_a_repeated_commit_succeeds_without_effect(bench: Bench) -> None:
@@ -143,21 +145,21 @@ async def test_a_repeated_commit_succeeds_even_when_fenced_meanwhile(bench: Benc
 @pytest.mark.parametrize("lease", [Lease(0, 2, "token"), Lease(0, 1, "another"), Lease(0, 1, "")])
 async def test_a_fenced_commit_is_refused(bench: Bench, lease: Lease) -> None:
     record = await bench.store("source").load()
-    await refused(bench, bench.store("source", lease), request(record.commit, outputs={STREAM: [b"x"]}), Fenced)
+    await check_refused(bench, bench.store("source", lease), request(record.commit, outputs={STREAM: [b"x"]}), Fenced)
 
 
 async def test_the_fence_comes_before_continuity(bench: Bench) -> None:
-    await refused(bench, bench.store("source", Lease(0, 9, "token")), request("stale"), Fenced)
+    await check_refused(bench, bench.store("source", Lease(0, 9, "token")), request("stale"), Fenced)
 
 
 async def test_a_stale_parent_is_refused(bench: Bench) -> None:
-    await refused(bench, bench.store("source"), request("0" * 32, outputs={STREAM: [b"x"]}), StaleTask)
+    await check_refused(bench, bench.store("source"), request("0" * 32, outputs={STREAM: [b"x"]}), StaleTask)
 
 
 async def test_a_missing_record_is_a_loss(bench: Bench) -> None:
     record = await bench.store("source").load()
     await bench.client.delete(bench.keys.task(TaskId("source", 0)))
-    await refused(bench, bench.store("source"), request(record.commit), LostTask)
+    await check_refused(bench, bench.store("source"), request(record.commit), LostTask)
     with pytest.raises(LostTask, match="record is missing"):
         await bench.store("source").load()
 
@@ -168,9 +170,9 @@ async def test_a_head_that_was_not_consumed_first_is_refused(bench: Bench) -> No
     first, second = (await consumer.read({STREAM: "0-0"}, 1.0))[STREAM]
     record = await consumer.load()
     wrong = Consumed(STREAM, second.id, second.id, 1, 3)
-    await refused(bench, consumer, request(record.commit, consumed=[wrong]), StaleTask)
+    await check_refused(bench, consumer, request(record.commit, consumed=[wrong]), StaleTask)
     too_many = Consumed(STREAM, first.id, second.id, 3, 9)
-    await refused(bench, consumer, request(record.commit, consumed=[too_many]), StaleTask)
+    await check_refused(bench, consumer, request(record.commit, consumed=[too_many]), StaleTask)
 
 
 async def test_a_batch_whose_end_a_rolled_back_server_lost_is_refused(bench: Bench) -> None:
@@ -185,14 +187,16 @@ async def test_a_batch_whose_end_a_rolled_back_server_lost_is_refused(bench: Ben
     record = await consumer.load()
     consumed = Consumed(STREAM, entries[0].id, entries[2].id, 3, 11)
     wanted = request(record.commit, consumed=[consumed], state={"a": b"1"})
-    await refused(bench, consumer, wanted, StaleTask)
+    await check_refused(bench, consumer, wanted, StaleTask)
 
 
 async def test_room_keeps_one_commit_in_reserve(bench: Bench) -> None:
     """Capacity 8, two frames a commit: admission stops at 6, whatever the commit's own size."""
     await bench.produce(*[b"x"] * 7)
     record = await bench.store("source").load()
-    full = await refused(bench, bench.store("source"), request(record.commit, outputs={STREAM: [b"x"]}), StreamsFull)
+    full = await check_refused(
+        bench, bench.store("source"), request(record.commit, outputs={STREAM: [b"x"]}), StreamsFull
+    )
     assert isinstance(full, StreamsFull)
     assert full.streams == [STREAM]
 
@@ -201,14 +205,14 @@ async def test_room_is_also_counted_in_bytes(bench: Bench) -> None:
     """8,000 bytes, a commit may have 2,000: admission stops where less than that is left."""
     await bench.produce(*[b"x" * 1000] * 6, b"x")
     record = await bench.store("source").load()
-    await refused(bench, bench.store("source"), request(record.commit, outputs={STREAM: [b"x"]}), StreamsFull)
+    await check_refused(bench, bench.store("source"), request(record.commit, outputs={STREAM: [b"x"]}), StreamsFull)
 
 
 async def test_full_dead_letters_refuse_too(bench: Bench) -> None:
     store = bench.store("source")
     letters = [DeadLetter("source", "r", n) for n in range(4)]
     record = await store.load()
-    full = await refused(bench, store, request(record.commit, dead_letters=letters), StreamsFull)
+    full = await check_refused(bench, store, request(record.commit, dead_letters=letters), StreamsFull)
     assert isinstance(full, StreamsFull)
     assert full.streams == [None]
     await store.commit(request(record.commit, dead_letters=letters[:3]))
@@ -219,7 +223,7 @@ async def test_a_key_of_a_wrong_type_is_met_before_the_first_write(bench: Bench)
     record = await bench.store("source").load()
     await bench.client.set(bench.keys.state(TaskId("source", 0)), "not a hash")
     wanted = request(record.commit, outputs={STREAM: [b"x"]}, state={"a": b"1"})
-    await refused(bench, bench.store("source"), wanted, Exception)
+    await check_refused(bench, bench.store("source"), wanted, Exception)
 
 
 async def test_a_thousand_state_fields_and_more(bench: Bench) -> None:
