@@ -53,8 +53,8 @@ class Child:
         return "mdp_worker.cli" in self.command  # a Stdout sink prints where mdp run was started
 
     def exit_code(self) -> int | None:
-        """``None`` while it runs."""
-        return None if self.process is None else self.process.poll()
+        """``None`` while it runs; 0 before it was started."""
+        return 0 if self.process is None else self.process.poll()
 
     def last_words(self) -> str:
         """The end of its log."""
@@ -75,13 +75,9 @@ class Child:
         if self.exit_code() is None and self.process is not None:
             self.process.terminate()
 
-    def wait(self, seconds: float) -> None:
-        """Wait for it; kill it when it does not go."""
-        if self.process is None:
-            return
-        try:
-            self.process.wait(timeout=max(0.0, seconds))
-        except subprocess.TimeoutExpired:
+    def kill(self) -> None:
+        """End it at once."""
+        if self.process is not None:
             self.process.kill()
             self.process.wait()
 

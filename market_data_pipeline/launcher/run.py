@@ -58,7 +58,7 @@ class Launcher:
     def __init__(self, options: RunOptions, dag: Dag, plan: Plan, job_name: str, settings: Settings) -> None:
         self._options, self._dag, self._plan, self._job_name = options, dag, plan, job_name
         self._settings = settings
-        self._interrupted = False
+        self._interrupts = 0
         self._display: Display = choose_display(options.plain)
         self._children: list[Child] = []
         self._embedded: EmbeddedServer | None = None
@@ -133,7 +133,7 @@ class Launcher:
             await asyncio.sleep(_LOOK_EVERY)
 
     def _interrupt(self) -> None:
-        self._interrupted = True
+        self._interrupts += 1
 
     def _spawn(self, url: str, logs: Path, embedded: bool) -> None:
         arguments = [self._options.app, "--job", self._job_name]
@@ -156,12 +156,12 @@ class Launcher:
             with self._display:
                 state = await self._watch(job)
         finally:
-            self._end_children()
+            await self._end_children()
         self._status = await self._read(job)
         self._report(time.monotonic() - started)
         if state == "failed":
             raise JobFailed(self._status.error)
-        return INTERRUPTED if self._interrupted and state == "running" else 0
+        return INTERRUPTED if self._interrupts and state == "running" else 0
 
     async def _watch(self, job: JobInfo) -> str:
         """Until the job is over or a signal came; the job's state."""
@@ -178,8 +178,8 @@ class Launcher:
             self._display.show(status, rate)
             if status.state != "running":
                 return status.state
-            if self._interrupted:
-                self._display.say("leaving: finishing the commits under way ...")
+            if self._interrupts:
+                self._display.say("leaving: finishing the commits under way (again to leave at once) ...")
                 return status.state
             self._look_after_children()
             await asyncio.sleep(_LOOK_EVERY)
@@ -209,12 +209,17 @@ class Launcher:
         server.start()
         self._display.say("the server was started again")
 
-    def _end_children(self) -> None:
+    async def _end_children(self) -> None:
+        """Politely; at once after a second signal, or when they do not go."""
         deadline = time.monotonic() + _LEAVE_SECONDS
         for child in reversed(self._children):  # workers first: the coordinator is there while they give back
             child.terminate()
-        for child in self._children:
-            child.wait(deadline - time.monotonic())
+        running = list(self._children)
+        while running and time.monotonic() < deadline and self._interrupts < 2:
+            await asyncio.sleep(0.02)
+            running = [child for child in running if child.exit_code() is None]
+        for child in running:
+            child.kill()
 
     async def _read(self, job: JobInfo) -> JobStatus:
         return await read_status(self._client, self._control, job, self._plan, self._settings.channel_capacity)

@@ -42,8 +42,9 @@ def mdp(*arguments: str, err: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait(60)
 
 
-def items_seen(err: Path) -> int:
-    found = re.findall(r"^in=([\d,]+)", err.read_text(), re.M)
+def bars_seen(err: Path) -> int:
+    """How many bars had come out when ``mdp run`` last said so."""
+    found = re.findall(r"^in=[\d,]+ out=([\d,]+)", err.read_text(), re.M)
     return int(found[-1].replace(",", "")) if found else 0
 
 
@@ -69,7 +70,7 @@ def test_a_data_dir_is_resumed_after_ctrl_c(tmp_path: Path) -> None:
     given = run_bars(tmp_path, "--set", "items=200000", "--set", "rate=40000", "--data-dir", str(tmp_path / "data"))
     err = tmp_path / "err"
     with mdp(*given, err=err) as first:
-        wait_until(lambda: items_seen(err) > 20_000, "some items")
+        wait_until(lambda: bars_seen(err) > 0, "some bars")
         first.send_signal(signal.SIGINT)
         assert first.wait(60) == 130
     assert 0 < len(written_bars(tmp_path / "out")) < len(expected(200_000, 40_000))
@@ -90,7 +91,7 @@ def test_everything_killed_at_once_is_resumed(tmp_path: Path) -> None:
     given = run_bars(tmp_path, "--set", "items=200000", "--set", "rate=40000", "--data-dir", str(tmp_path / "data"))
     err = tmp_path / "err"
     with mdp(*given, err=err) as first:
-        wait_until(lambda: items_seen(err) > 20_000, "some items")
+        wait_until(lambda: bars_seen(err) > 0, "some bars")
         children = subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, text=True, check=True)
         for pid in [*children.stdout.split(), str(first.pid)]:
             os.kill(int(pid), signal.SIGKILL)
@@ -104,7 +105,7 @@ def test_a_child_that_dies_is_reported_and_started_again(tmp_path: Path) -> None
     given = run_bars(tmp_path, "--set", "items=160000", "--set", "rate=40000", "--lease-ttl-ms", "600")
     err = tmp_path / "err"
     with mdp(*given, err=err) as running:
-        wait_until(lambda: items_seen(err) > 20_000, "some items")
+        wait_until(lambda: bars_seen(err) > 0, "some bars")
         found = subprocess.run(
             ["pgrep", "-f", "-P", str(running.pid), "name w2"], capture_output=True, text=True, check=True
         )

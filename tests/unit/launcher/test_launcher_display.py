@@ -125,7 +125,7 @@ def test_a_service_is_run_by_this_interpreter(tmp_path: Path) -> None:
     made = service("worker-1", "mdp_worker.cli", ["app.py", "--name", "x"], {"A": "b"}, tmp_path)
     assert made.command == [sys.executable, "-m", "mdp_worker.cli", "app.py", "--name", "x"]
     assert made.log == tmp_path / "worker-1.log"
-    assert made.exit_code() is None
+    assert made.process is None
 
 
 def test_last_words_are_the_end_of_the_log(tmp_path: Path) -> None:
@@ -157,7 +157,8 @@ def test_a_child_may_be_restarted_ten_times_a_minute_each_time_later(
 def test_a_child_runs_with_its_environment_and_its_log(tmp_path: Path) -> None:
     made = child(tmp_path, "import os, sys; print('out', os.environ['MARK']); sys.exit(3)")
     made.start()
-    made.wait(20)
+    assert made.process is not None
+    made.process.wait(20)
     assert made.exit_code() == 3
     assert made.last_words() == "    out set"
     made.terminate()  # it is gone: nothing happens
@@ -167,5 +168,5 @@ def test_a_child_that_does_not_go_is_killed(tmp_path: Path) -> None:
     made = child(tmp_path, "import time; time.sleep(600)")
     made.start()
     assert made.exit_code() is None
-    made.wait(0.0)
+    made.kill()
     assert made.exit_code() == -9
