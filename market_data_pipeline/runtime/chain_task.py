@@ -189,25 +189,29 @@ class ChainTask(Task):
         unsent = self.outputs.add(output.frames, output.marks, output.born, self.clock.monotonic())
         for letter in unsent:
             self._chain.counts()[letter.node]["dead_letter"] += 1
-        await self._write_sinks(output, seal or self._chain.ended)
+        prepared = await self._write_sinks(output, seal or self._chain.ended)
         state = self._chain.snapshot()
         await self.commit(self._meta_now(), state, consumed or [], letters + unsent)
         self.observer.counted(self._chain.counts(), self._chain.watermark())
         now = self.clock.time_ns()
-        for name, sink in self._sinks.items():
-            await sink.committed()
+        for name in prepared:
+            await self._sinks[name].committed()
             for frame in output.sinks.get(name, []):
                 if frame.born:
                     self._latency.record(now - frame.born, len(frame.items))
                     self.observer.latency(now - frame.born, len(frame.items))
 
-    async def _write_sinks(self, output: StepOutput, seal: bool) -> None:
+    async def _write_sinks(self, output: StepOutput, seal: bool) -> list[str]:
+        """The sinks that have something in this commit."""
+        prepared: list[str] = []
         for name, sink in self._sinks.items():
             frames = output.sinks.get(name, [])
             if frames:
                 await sink.write(frames)
             if frames or seal or sink.due():
                 self._sink_states[name] = await sink.prepare(seal)
+                prepared.append(name)
+        return prepared
 
     def _meta_now(self) -> Meta:
         meta: Meta = {

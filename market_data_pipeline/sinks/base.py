@@ -52,7 +52,8 @@ class Sink(Component):
         return False
 
     async def committed(self) -> None:
-        """What the last ``prepare`` returned is committed. Whatever is done here may be done again by another owner."""
+        """What the last ``prepare`` returned is committed; called once for each ``prepare``. Whatever is done here may be
+        done again by another owner."""
 
     async def close(self) -> None:
         """Release resources. What was not committed is as if it was never written."""

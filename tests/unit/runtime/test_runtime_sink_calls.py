@@ -1,0 +1,47 @@
+"""Which calls a sink gets from its task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from test_runtime_memory_jobs import job_of
+from tools.memory_job import ListSource
+
+from market_data_pipeline import Dag, Frame, Node
+from market_data_pipeline.operators.stateless import Filter
+from market_data_pipeline.sinks.base import Sink
+
+
+class Diary(Sink):
+    """Writes down how it is called."""
+
+    calls: ClassVar[list[str]] = []
+
+    async def write(self, frames: Sequence[Frame]) -> None:
+        self.calls.append("write")
+
+    async def prepare(self, ended: bool) -> Any | None:
+        self.calls.append("prepare, the end" if ended else "prepare")
+        return None
+
+    async def committed(self) -> None:
+        self.calls.append("committed")
+
+
+async def test_committed_follows_only_a_commit_that_holds_what_prepare_returned() -> None:
+    """A commit in which the sink had no part still carries its former state: the sink must not think otherwise."""
+    Diary.calls.clear()
+    rows = [{"symbol": "A", "n": n, "ts_event": n} for n in range(60)]
+    dag = Dag("diary")
+    dag.add_node(Node("source", ListSource(rows, batch_items=5)))
+    dag.add_node(Node("few", Filter(lambda row: row["n"] % 20 == 0)))
+    dag.add_node(Node("diary", Diary()))
+    dag.add_edge("source", "few", key="symbol")
+    dag.add_edge("few", "diary")
+    job, _ = job_of(dag, partitions=1)
+    await job.run()
+    assert Diary.calls[-2:] == ["prepare, the end", "committed"]
+    rounds = Diary.calls[:-2]
+    assert rounds[: len(rounds) // 3 * 3] == ["write", "prepare", "committed"] * (len(rounds) // 3)
+    assert rounds.count("write") >= 1
