@@ -137,7 +137,8 @@ class MemoryServer:
     def _check_head(self, task: TaskId, request: CommitRequest) -> None:
         for consumed in request.consumed:
             entries = self.stream(consumed.stream)
-            if not entries or entries[0].id != consumed.first or len(entries) < consumed.entries:
+            ids = [entry.id for entry in entries]
+            if not ids or ids[0] != consumed.first or consumed.last not in ids or len(ids) < consumed.entries:
                 raise StaleTask(f"task {task}: head of {consumed.stream}")
             prefix = entries[: consumed.entries]
             assert prefix[-1].id == consumed.last, "not a contiguous prefix"
