@@ -13,7 +13,7 @@ from market_data_pipeline.errors import JobFailed
 from market_data_pipeline.http import HttpServer
 from market_data_pipeline.metrics import CoordinatorMetrics
 from market_data_pipeline.settings import Settings
-from market_data_pipeline.store.client import TRANSIENT, Client, check_server, connect
+from market_data_pipeline.store.client import Client, check_server, connect, is_transient
 from market_data_pipeline.store.control import Control, JobInfo, publish
 from market_data_pipeline.store.status import JobStatus, read_status
 from mdp_coordinator.state import Assign, CoordinatorState, Finish, View
@@ -71,12 +71,15 @@ class Coordinator:
                 await self._tick(state)
                 self._tick_failed = False
                 await self._control.wait_for_wake(_TICK)
-            except TRANSIENT as error:
+            except Exception as error:
+                if not is_transient(error):
+                    raise
                 if not self._tick_failed:
                     log.warning("server away (%s); workers go on with the assignment they have", error)
                 self._tick_failed = True
                 await self._clock.sleep(_TICK * 5)
-        await self._control.resign(self._term, self._token)
+        if not self._tick_failed:
+            await self._control.resign(self._term, self._token)
 
     async def _over(self, job: JobInfo) -> bool:
         _, uid, state, error = await self._control.version()

@@ -21,7 +21,7 @@ from market_data_pipeline.settings import Settings
 from market_data_pipeline.sinks.base import Sink
 from market_data_pipeline.sinks.file import FileSink
 from market_data_pipeline.sources.base import Source
-from market_data_pipeline.store.client import TRANSIENT, Client, check_server, connect
+from market_data_pipeline.store.client import Client, check_server, connect, is_transient
 from market_data_pipeline.store.control import Control, JobInfo, check_plan, find_job, publish, remove_job
 from market_data_pipeline.store.embedded import EmbeddedServer
 from market_data_pipeline.store.status import JobStatus, read_status
@@ -169,7 +169,9 @@ class Launcher:
         while True:
             try:
                 status = await self._read(job)
-            except TRANSIENT:
+            except Exception as error:
+                if not is_transient(error):
+                    raise
                 self._look_after_server()
                 await asyncio.sleep(_LOOK_EVERY)
                 continue

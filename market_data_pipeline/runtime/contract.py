@@ -21,13 +21,18 @@ class Entry(NamedTuple):
 
 
 class Consumed(NamedTuple):
-    """A contiguous prefix of an input stream: first and last entry id, how many entries and bytes."""
+    """A contiguous prefix of an input stream: first and last entry id, how many entries and bytes.
+
+    ``partial``: the entry ``last`` was used in part. It must be there, and stays; ``entries`` and ``bytes`` are of those
+    before it.
+    """
 
     stream: Stream
     first: str
     last: str
     entries: int
     bytes: int
+    partial: bool = False
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,16 @@ class _Input(BaseChannel[Any]):
             self.handed -= done[-1].items
         return done
 
+    def consumed(self, done: list[_Handed]) -> list[Consumed]:
+        """What the commit says: whole entries, and the one behind them that was handed out in part (it must be there)."""
+        whole = consumed_of({self.stream: [handed.entry for handed in done]}) if done else []
+        if not self.handed:
+            return whole
+        part = self.entries[0].entry.id
+        if whole:
+            return [whole[0]._replace(last=part, partial=True)]
+        return [Consumed(self.stream, part, part, 0, 0, True)]
+
     def close(self) -> Awaitable[None]:
         """The function wants no more; its input is drained all the same, or the producer would wait for ever."""
         return asyncio.sleep(0)
@@ -235,8 +245,7 @@ class CoroutineTask(Task):
             consumed: list[Consumed] = []
             for channel in self._in.values():
                 done = channel.take_consumed()
-                if done:
-                    consumed += consumed_of({channel.stream: [handed.entry for handed in done]})
+                consumed += channel.consumed(done)
                 for handed in done:
                     if handed.key:
                         self._merger.update(handed.key, handed.mark)

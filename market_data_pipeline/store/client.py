@@ -149,6 +149,11 @@ def _check_version(where: str, info: dict[str, Any]) -> None:
         raise StoreUnavailable(f"{where}: {name} {found} is too old; at least {'.'.join(map(str, needed))} is needed")
 
 
+def is_transient(error: Exception) -> bool:
+    """Whether the server is only away for now. uvloop says with a ``RuntimeError`` that a connection was closed."""
+    return isinstance(error, TRANSIENT) or (isinstance(error, RuntimeError) and "closed" in str(error))
+
+
 async def until_done(action: Callable[[], Awaitable[T]], what: str, clock: Clock = SYSTEM_CLOCK) -> T:
     """Repeat ``action`` while the server is away, logging once at each transition. ``action`` must be safe to repeat."""
     delay, away = 0.05, False
@@ -159,9 +164,11 @@ async def until_done(action: Callable[[], Awaitable[T]], what: str, clock: Clock
             result = await action()
             if current and current.cancelling() > cancels:  # the client lost a cancellation while it connected
                 raise asyncio.CancelledError
-        except TRANSIENT as error:
+        except Exception as error:
             if current and current.cancelling() > cancels:
                 raise asyncio.CancelledError from None
+            if not is_transient(error):
+                raise
             if not away:
                 log.warning("%s: server away (%s), trying again", what, error)
                 away = True
@@ -188,9 +195,8 @@ class Script:
             self._sha = str(await client.script_load(self.text))
         try:
             return await client.evalsha(self._sha, len(keys), *keys, *args)
-        except NoScriptError:
-            await client.script_load(self.text)
-            return await client.evalsha(self._sha, len(keys), *keys, *args)
+        except NoScriptError:  # flushed, or another server: the text itself cannot be forgotten in between
+            return await client.eval(self.text, len(keys), *keys, *args)
 
 
 async def cancel_and_wait(job: asyncio.Task[Any]) -> None:

@@ -151,7 +151,8 @@ class RedisTaskStore:
             limits.dead_letter_capacity,
         ]  # fmt: skip
         for consumed in request.consumed:
-            args += [consumed.first, consumed.last, _behind(consumed.last), consumed.entries, consumed.bytes]
+            trim = consumed.last if consumed.partial else _behind(consumed.last)
+            args += [consumed.first, consumed.last, trim, consumed.entries, consumed.bytes]
         for frames in request.outputs.values():
             args += [len(frames), sum(map(len, frames)), limits.channel_capacity, limits.commit_frames]
             args += [limits.channel_bytes, limits.commit_bytes]

@@ -21,9 +21,11 @@ from market_data_pipeline.store.client import Script, text_of
 from market_data_pipeline.store.commit import JobRef, Lease
 from market_data_pipeline.store.keys import Keys, job_key
 
-_PUBLISH, _LEAD, _ASSIGN = Script("publish"), Script("lead"), Script("assign")
-_RESIGN, _RESUME = Script("resign"), Script("resume")
-_RELEASE, _CONCLUDE = Script("release"), Script("conclude")
+# small and bounded, and needed most when the server is full: they may exceed maxmemory; a new job may not
+_PUBLISH = Script("publish")
+_LEAD, _ASSIGN, _RESIGN = Script("lead", "allow-oom"), Script("assign", "allow-oom"), Script("resign", "allow-oom")
+_RESUME, _RELEASE = Script("resume", "allow-oom"), Script("release", "allow-oom")
+_CONCLUDE, _WAKE = Script("conclude", "allow-oom"), Script("wake", "allow-oom")
 
 
 @dataclass(frozen=True)
@@ -154,10 +156,7 @@ class Control:
 
     async def wake(self) -> None:
         """Make the coordinator look at once."""
-        pipe = self._client.pipeline(transaction=False)
-        pipe.lpush(self.keys.wake, "1")
-        pipe.ltrim(self.keys.wake, 0, 99)
-        await pipe.execute()
+        await _WAKE.call(self._client, [self.keys.wake], [])
 
     async def wait_for_wake(self, seconds: float) -> None:
         """Return at a wake-up, or after ``seconds``."""

@@ -9,9 +9,11 @@ from dataclasses import asdict
 
 from redis.exceptions import RedisError
 
-from market_data_pipeline.store.client import connect_blocking
+from market_data_pipeline.store.client import Script, connect_blocking
 from market_data_pipeline.store.control import Heartbeat
 from market_data_pipeline.store.keys import Keys
+
+_BEAT = Script("beat", "allow-oom")  # a full server must not make workers look dead
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ class HeartbeatThread:
 
     def _beat(self) -> None:
         pipe = self._client.pipeline(transaction=False)
-        pipe.set(self._keys.worker(self._heartbeat.worker), json.dumps(asdict(self._heartbeat)), px=self._ttl_ms)
-        pipe.sadd(self._keys.workers, self._heartbeat.worker)
+        keys = [self._keys.worker(self._heartbeat.worker), self._keys.workers]
+        pipe.eval(_BEAT.text, 2, *keys, json.dumps(asdict(self._heartbeat)), self._ttl_ms, self._heartbeat.worker)
         pipe.info("server")
-        self.run_id = str(pipe.execute()[2].get("run_id", ""))
+        self.run_id = str(pipe.execute()[1].get("run_id", ""))

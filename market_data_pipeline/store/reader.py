@@ -16,7 +16,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from market_data_pipeline.runtime.contract import Entry
-from market_data_pipeline.store.client import TRANSIENT, cancel_and_wait, until_done
+from market_data_pipeline.store.client import cancel_and_wait, until_done
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class StreamReader:
         self._blocked = False
         try:
             await self._client.execute_command("CLIENT", "UNBLOCK", self._client_id)
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, RuntimeError) as error:
             log.debug("unblock: %s", error)  # the blocked read ends by itself within a second
 
     async def _run(self) -> None:
@@ -106,7 +106,7 @@ class StreamReader:
             reply = await self._blocking.execute_command(
                 "XREAD", "COUNT", count, "BLOCK", _BLOCK_MS, "STREAMS", *cursors, *cursors.values()
             )
-        except TRANSIENT:
+        except Exception:
             self._client_id = None
             raise
         finally:

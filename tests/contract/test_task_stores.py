@@ -167,6 +167,8 @@ class Player:
             consumed = [Consumed(STREAM, taken[0].id, taken[-1].id, len(taken), size)]
             if 0.15 < bad < 0.25:
                 consumed = [consumed[0]._replace(last="99999999999999-0")]
+            if 0.25 < bad < 0.4 and cut < len(entries):  # the one behind was used in part, and stays
+                consumed = [consumed[0]._replace(last=entries[cut].id, partial=True)]
         parent = await self.parent(CONSUMER)
         await self.commit(CONSUMER, CommitRequest(parent, new_commit_id(), consumed=consumed, **self.fields()))
 

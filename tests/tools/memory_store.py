@@ -141,7 +141,8 @@ class MemoryServer:
             if not ids or ids[0] != consumed.first or consumed.last not in ids or len(ids) < consumed.entries:
                 raise StaleTask(f"task {task}: head of {consumed.stream}")
             prefix = entries[: consumed.entries]
-            assert prefix[-1].id == consumed.last, "not a contiguous prefix"
+            end = entries[consumed.entries] if consumed.partial else prefix[-1]
+            assert end.id == consumed.last, "not a contiguous prefix"
             assert sum(len(entry.blob) for entry in prefix) == consumed.bytes, "wrong size of the prefix"
 
     def _check_room(self, request: CommitRequest) -> None:

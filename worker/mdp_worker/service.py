@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.graph import Dag
@@ -22,7 +23,7 @@ from market_data_pipeline.runtime.coroutine_task import CoroutineTask
 from market_data_pipeline.runtime.task import Task
 from market_data_pipeline.settings import Settings, limits_of
 from market_data_pipeline.sinks.base import SinkContext
-from market_data_pipeline.store.client import TRANSIENT, Client, check_server, connect
+from market_data_pipeline.store.client import Client, check_server, connect, is_transient, until_done
 from market_data_pipeline.store.commit import Lease, RedisTaskStore
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, check_plan, find_job
 from market_data_pipeline.store.heartbeat import HeartbeatThread
@@ -65,6 +66,7 @@ class Worker:
         self._running: dict[int, _Partition] = {}
         self._leaving = False
         self._away = False
+        self._failure = ""
 
     async def run(self) -> None:
         """Work until the job is over. Raises ``JobFailed`` when it ended so, ``PlanMismatch`` for another plan."""
@@ -129,10 +131,14 @@ class Worker:
             try:
                 newest, uid, state, error = await self._control.version()
                 self._away = False
-            except TRANSIENT:
+            except Exception as problem:
+                if not is_transient(problem):
+                    raise
                 self._away = True
                 await self._clock.sleep(_POLL)
                 continue
+            if self._failure:  # also when somebody let the job run again meanwhile: our task is gone
+                raise JobFailed(f"job {self._job.name!r} failed: {self._failure}")
             if uid != self._job.uid:
                 raise JobFailed(f"job {self._job.name!r} was removed or replaced")
             if state == "failed":
@@ -199,7 +205,8 @@ class Worker:
             except Exception as error:  # whatever a user's code raised ends the job, with its message
                 name = "" if isinstance(error, MdpError) else f"{type(error).__name__}: "
                 log.error("task %s failed", task.id, exc_info=error)
-                await self._control.conclude("failed", f"task {task.id}: {name}{error}")
+                self._failure = f"task {task.id}: {name}{error}"
+                await until_done(partial(self._control.conclude, "failed", self._failure), f"task {task.id}")
                 return
 
     def _signal_stop(self, partition: int) -> None:
@@ -220,12 +227,22 @@ class Worker:
         for partition in partitions:
             stopped = self._running.pop(partition, None)
             if stopped is not None and self._leaving:
-                await self._control.release(stopped.lease)
+                await self._release(stopped.lease)
+
+    async def _release(self, lease: Lease) -> None:
+        try:
+            await self._control.release(lease)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            log.warning("partition %d was not given back, the server is away (%s)", lease.partition, error)
 
     async def _give_back(self) -> None:
         try:
             await self._control.leave(self._heartbeat.worker)
-        except TRANSIENT as error:
+        except Exception as error:
+            if not is_transient(error):
+                raise
             log.warning("cannot say goodbye, the server is away (%s); the coordinator will notice", error)
 
     async def _ready(self) -> tuple[bool, str]:

@@ -6,7 +6,7 @@
 -- ARGV  1 job key  2 job uid  3 fingerprint  4 lease key  5 epoch  6 lease token  7 parent commit  8 this commit
 --       9 meta  10 ended ('1' or '0')  11 task name  12 inputs  13 outputs  14 dead letters  15 state sets
 --       16 state deletes  17 dead letter capacity
---       then per input: first id, last id, trim id (behind the last), entries, bytes
+--       then per input: first id, last id, trim id (behind the last, or the last if it was used in part), entries, bytes
 --       then per output: frames, bytes, capacity, reserve, byte capacity, byte reserve
 --       then frames, dead letters, state pairs, state fields to delete
 -- The lease and the job are read-only, so their names come in ARGV: a role needs no write right on them.
