@@ -134,7 +134,7 @@ def test_two_coordinators_one_leads(server: EmbeddedServer, tmp_path: Path, logs
 
 
 def test_a_late_worker_takes_its_share(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
-    with job(server.url, APP, logs, *arguments(tmp_path, 120_000, 40_000)) as running:
+    with job(server.url, APP, logs, *arguments(tmp_path, 240_000, 40_000)) as running:
         running.start("coordinator")
         running.start("w0")
         running.wait_for_items("source", 20_000)
@@ -147,7 +147,7 @@ def test_a_late_worker_takes_its_share(server: EmbeddedServer, tmp_path: Path, l
 
         wait_until(shared, "four partitions each")
         running.wait()
-    check_bars(tmp_path / "out", expected(120_000, 40_000), SECOND)
+    check_bars(tmp_path / "out", expected(240_000, 40_000), SECOND)
 
 
 def test_the_server_is_killed_and_comes_back(tmp_path: Path, logs: Path) -> None:
