@@ -109,7 +109,7 @@ class Coordinator:
             if isinstance(command, Assign):
                 await self._assign(command)
             elif isinstance(command, Finish):
-                await self._control.conclude("finished")
+                await self._control.conclude("finished", ended=len(list(self._plan.tasks())))
         self._metrics.unassigned.set(state.unassigned(view))
         await self._measure()
 

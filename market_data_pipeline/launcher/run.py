@@ -28,6 +28,7 @@ from market_data_pipeline.store.status import JobStatus, read_status
 
 _LOOK_EVERY = 0.25
 _LEAVE_SECONDS = 35.0
+_LEFT_SECONDS = 2.0
 INTERRUPTED = 130
 
 
@@ -189,9 +190,13 @@ class Launcher:
     def _look_after_children(self) -> None:
         for child in self._children:
             code = child.exit_code()
-            if code is None or code == 0:  # 0: it saw the job's end before we did
+            if code is None:
                 continue
-            if child.start_at is None:
+            if (
+                code == 0 and child.start_at is None
+            ):  # it saw the job's end before we did, or somebody asked it to leave
+                child.start_at = time.monotonic() + _LEFT_SECONDS
+            elif child.start_at is None:
                 self._display.say(f"{child.name} died with {_cause(code)}; its last words:\n{child.last_words()}")
                 if code in NO_RESTART or not child.may_restart():
                     raise JobFailed(f"{child.name} cannot run ({_cause(code)}); see above")

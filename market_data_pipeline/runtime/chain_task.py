@@ -48,9 +48,9 @@ class ChainTask(Task):
         }
 
     async def _open(self, meta: Meta) -> None:
-        self._chain = Chain(self.plan, self.subgraph, self.dag, self.id.partition)
         self._sinks: dict[str, Sink] = {}
         self._source: Source | None = None
+        self._chain = Chain(self.plan, self.subgraph, self.dag, self.id.partition)
         outbox = {name: blob for name, blob in self._state.items() if name.startswith(OUTBOX)}
         state = {name: blob for name, blob in self._state.items() if name not in outbox}
         self._chain.restore(state, meta.get("marks", {}), meta.get("counts", {}))
@@ -96,6 +96,9 @@ class ChainTask(Task):
             if self._chain.ended:
                 await self.finish(self._meta_now())
                 return True
+            if self.outputs.waiting:  # a flush larger than a commit: nothing is read before it is out
+                await self.commit(self._meta_now(), {})
+                continue
             if self._source is not None:
                 await self._step_source()
             else:

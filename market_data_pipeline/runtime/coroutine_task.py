@@ -154,6 +154,7 @@ class CoroutineTask(Task):
         running = asyncio.ensure_future(fn(dict(self._in), dict(self._out)))
         try:
             while not running.done() and not self.stopping:
+                self.check_reload()
                 await self.interruptible(asyncio.wait({running}, timeout=max(self.limits.linger, 0.001)))
                 if not self.inputs and not running.done() and self._pending():
                     await self._commit()
@@ -252,6 +253,8 @@ class CoroutineTask(Task):
             letters, self._letters = self._letters, []
             letters += self._queue_outputs()
             await self.commit(self._meta_now(), {}, consumed, letters)
+            while self.outputs.waiting:
+                await self.commit(self._meta_now(), {})
             self.observer.counted({self._name: self._counts}, self._merger.watermark)
 
     def _queue_outputs(self) -> list[DeadLetter]:

@@ -54,7 +54,7 @@ class Gate:
     async def wait_for_room(self, streams: Sequence[Stream]) -> None:
         """Return when the streams that refused a commit are at the low level, or the task is to stop."""
         started, delay = self._clock.monotonic(), _FIRST_DELAY
-        while not self._stopping():
+        while streams and not self._stopping():
             await self._clock.sleep(delay)
             delay = min(delay * 1.5, _LAST_DELAY)
             lengths = await self._store.lengths(streams)

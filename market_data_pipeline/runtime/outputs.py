@@ -52,6 +52,10 @@ class Outputs:
             )
             for edge in plan.outputs(subgraph)
         }
+        producers = len(plan.partitions_of(subgraph))
+        widest = max((len(out.targets) for out in self._edges.values()), default=1)
+        # all-to-all edges: P producers marking P streams each; what they send together must not grow with P squared
+        self._mark_interval = limits.mark_interval * max(1.0, producers * widest / _MARKS_AT_ONCE)
         self._queue: deque[_Queued] = deque()
         self._stored = 0
         self._marks_sent_at = float("-inf")
@@ -69,7 +73,7 @@ class Outputs:
         """Seconds until a mark must be sent that no data frame carried; ``None`` when all are sent."""
         if all(mark >= out.mark for out in self._edges.values() for mark in out.sent.values()):
             return None
-        return max(0.0, self._marks_sent_at + self._limits.mark_interval - now)
+        return max(0.0, self._marks_sent_at + self._mark_interval - now)
 
     def add(
         self, frames: Mapping[str, list[Items]], marks: Mapping[str, int], born: int, now: float
@@ -162,5 +166,7 @@ class Outputs:
         return {name: out.mark for name, out in self._edges.items()}
 
 
+_MARKS_AT_ONCE = 64
+"""How many frames with only a mark an edge may bring in one ``mark_interval``; a wider one waits longer between them."""
 _COMMIT_FRAMES = 1000
 """Frames in one commit over all its streams; more would hold the server up."""

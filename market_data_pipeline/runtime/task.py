@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _READ_TIMEOUT = 1.0
+_FULL_LETTERS_SECONDS = 1.0
 
 
 class Task:
@@ -85,6 +86,7 @@ class Task:
         if self._stopping or self._reload:
             if isinstance(waiting, Coroutine):
                 waiting.close()
+            await asyncio.sleep(0)
             return None
         scope = asyncio.timeout(None)
         try:
@@ -193,6 +195,7 @@ class Task:
                     log.warning(
                         "task %s: the dead letters are full; read them with 'mdp dlq', then 'mdp dlq --clear'", self.id
                     )
+                    await self.interruptible(self.clock.sleep(_FULL_LETTERS_SECONDS))
                 await self.gate.wait_for_room([s for s in full.streams if s is not None])
 
     async def finish(self, meta: Meta) -> None:

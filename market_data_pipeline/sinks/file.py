@@ -17,7 +17,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -84,7 +85,16 @@ class FileSink(Sink):
         self.check()
         self._stem = f"{ctx.node}-{ctx.job[:8]}-p{ctx.partition:04d}"
         self._owner = f"e{ctx.epoch}-{ctx.owner[:8]}"
-        await asyncio.to_thread(self._recover, state)
+        with self._explained():
+            await asyncio.to_thread(self._recover, state)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors of the file system inside come out as ``SinkError``: the task waits and tries again."""
+        try:
+            yield
+        except OSError as error:
+            raise SinkError(f"{self.path}: {error.strerror or error}") from error
 
     def _recover(self, state: dict[str, Any] | None) -> None:
         """Continue behind ``state``. Nothing is deleted yet: we may be a zombie, which only a commit can tell."""
@@ -163,10 +173,8 @@ class FileSink(Sink):
         raise NotImplementedError
 
     async def prepare(self, ended: bool) -> Any | None:
-        try:
+        with self._explained():
             await asyncio.to_thread(self._flush)
-        except OSError as error:
-            raise SinkError(f"{self.path}: {error.strerror or error}") from error
         if self._part is not None and (ended or self._is_full(self._part)):
             self._full.append(self._part)
             self._part = None
@@ -201,7 +209,8 @@ class FileSink(Sink):
                 path.unlink(missing_ok=True)
             self._stale = []
         if self._sealed:
-            await asyncio.to_thread(self._rename, self._sealed)
+            with self._explained():
+                await asyncio.to_thread(self._rename, self._sealed)
         self._sealed, self._full = [], []
 
 

@@ -35,7 +35,9 @@ T = TypeVar("T")
 Client = redis.asyncio.Redis
 
 _AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
+_BUSY = ("BUSY ", "MISCONF ", "MASTERDOWN ")
 TRANSIENT = (*_AWAY, BusyLoadingError, ReadOnlyError)
+_CONNECTIONS = 64
 _SOCKET_TIMEOUT = 30.0
 _CONNECT_TIMEOUT = 5.0
 MIN_REDIS, MIN_VALKEY = (7, 0), (7, 2)
@@ -62,7 +64,11 @@ def _options() -> dict[str, Any]:
 def connect(url: str) -> redis.asyncio.Redis:
     """A client; nothing is sent yet. Raises ``ConfigError`` for a bad URL."""
     try:
-        return redis.asyncio.Redis.from_url(url, **_options())
+        # a task that finds no free connection waits for one: more tasks than connections is nothing special
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            url, max_connections=_CONNECTIONS, timeout=None, **_options()
+        )
+        return redis.asyncio.Redis.from_pool(pool)
     except ValueError as error:
         raise ConfigError(f"redis url {safe_url(url)!r}: {error}") from None
 
@@ -151,7 +157,9 @@ def _check_version(where: str, info: dict[str, Any]) -> None:
 
 def is_transient(error: Exception) -> bool:
     """Whether the server is only away for now. uvloop says with a ``RuntimeError`` that a connection was closed."""
-    return isinstance(error, TRANSIENT) or (isinstance(error, RuntimeError) and "closed" in str(error))
+    if isinstance(error, RuntimeError):
+        return "closed" in str(error)
+    return isinstance(error, TRANSIENT) or (isinstance(error, RedisError) and str(error).startswith(_BUSY))
 
 
 async def until_done(action: Callable[[], Awaitable[T]], what: str, clock: Clock = SYSTEM_CLOCK) -> T:

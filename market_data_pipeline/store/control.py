@@ -213,7 +213,7 @@ class Control:
         """How many tasks have ended."""
         return int(await self._client.scard(self.keys.ended))
 
-    async def conclude(self, state: str, error: str = "") -> bool:
-        """End the running job as ``finished`` or ``failed``. Whether this call did it."""
-        keys = [job_key(self.job.name), self.keys.wake]
-        return bool(await _CONCLUDE.call(self._client, keys, [self.job.uid, state, error]))
+    async def conclude(self, state: str, error: str = "", ended: int = 0) -> bool:
+        """End the running job as ``finished`` (when ``ended`` tasks have) or ``failed``. Whether this call did it."""
+        keys = [job_key(self.job.name), self.keys.wake, self.keys.ended]
+        return bool(await _CONCLUDE.call(self._client, keys, [self.job.uid, state, error, ended]))

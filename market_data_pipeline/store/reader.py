@@ -45,6 +45,7 @@ class StreamReader:
         self._client_id: int | None = None
         self._blocked = False
         self._job: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
 
     async def __aenter__(self) -> StreamReader:
         self._job = asyncio.create_task(self._run(), name="stream-reader")
@@ -59,6 +60,8 @@ class StreamReader:
 
     async def read(self, cursors: Mapping[str, str], timeout: float) -> dict[str, list[Entry]]:
         """Entries behind ``cursors`` (stream key -> id), up to 16 a stream; empty after ``timeout`` seconds."""
+        if self._error is not None:
+            raise self._error
         waiter = _Waiter(cursors)
         self._waiters.append(waiter)
         self._wanted.set()
@@ -86,7 +89,13 @@ class StreamReader:
             if not self._waiters:
                 self._wanted.clear()
                 continue
-            found = await until_done(self._xread, "reading streams")
+            try:
+                found = await until_done(self._xread, "reading streams")
+            except Exception as error:  # no right to read, say: every reader must hear of it
+                self._error = error
+                for waiter in self._waiters:
+                    waiter.future.set_exception(error)
+                return
             for waiter in list(self._waiters):
                 mine = {key: found[key] for key in waiter.cursors if key in found}
                 if mine and not waiter.future.done():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import signal
 from pathlib import Path
@@ -165,3 +166,45 @@ def test_the_server_is_killed_and_comes_back(tmp_path: Path, logs: Path) -> None
     finally:
         server.stop()
     check_bars(tmp_path / "out", expected(120_000, 40_000), SECOND)
+
+
+def test_coroutine_nodes_survive_restarts_of_the_server(tmp_path: Path, logs: Path) -> None:
+    """A task that is told to load again must let the user's function go first: not spin, not hang."""
+    server = EmbeddedServer(tmp_path / "data")
+    server.start()
+    given = ["--set", f"output={tmp_path / 'out'}", "--set", "items=80000"]
+    try:
+        with job(server.url, APPS / "coroutines.py", logs, *given) as running:
+            running.start("coordinator", "--min-workers", "1", "--partitions", "4")
+            running.start("w0")
+            for items in (15_000, 35_000):
+                running.wait_for_items("source", items)
+                server.kill()
+                server.start()
+            running.wait()
+    finally:
+        server.stop()
+    found = [json.loads(line) for path in (tmp_path / "out").glob("*.jsonl") for line in path.read_text().splitlines()]
+    assert sorted(item["n"] for item in found) == [2 * n for n in range(80_000)]
+
+
+def test_a_flush_larger_than_the_streams_comes_out_while_the_source_is_idle(
+    server: EmbeddedServer, tmp_path: Path, logs: Path
+) -> None:
+    app = tmp_path / "flood.py"
+    app.write_text(
+        "from pathlib import Path\n"
+        "from market_data_pipeline import JsonLines, Pipeline, Synthetic\n"
+        "def pipeline(output: Path) -> Pipeline:\n"
+        "    source = Synthetic(symbols=1, items=2, rate=0.2, event_rate=1)\n"
+        "    many = lambda trade: [{'symbol': str(n % 10), 'n': n} for n in range(20_000)]\n"
+        "    flood = Pipeline('flood').source(source).flat_map(many)\n"
+        "    return flood.key_by('symbol').map(dict).sink(JsonLines(output, roll_interval='1s'))\n"
+    )
+    small = {"MDP_FRAME_ITEMS": "50", "MDP_COMMIT_FRAMES": "2", "MDP_CHANNEL_CAPACITY": "4"}
+    with job(server.url, app, logs, "--set", f"output={tmp_path / 'out'}", env=small) as running:
+        running.start("coordinator", "--partitions", "2")
+        running.start("w0")
+        wait_until(lambda: running.counts().get("jsonlines", {}).get("in", 0) >= 20_000, "the whole flood", 40)
+        assert running.counts()["source"]["out"] == 1, "the source was idle"
+        assert max(running.streams().values()) <= 4

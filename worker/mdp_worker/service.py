@@ -158,7 +158,7 @@ class Worker:
             await self._clock.sleep(_POLL)
 
     async def _follow_assignment(self) -> None:
-        commands = self._state.assigned(await self._control.assignment())
+        commands = self._state.assigned(await until_done(self._control.assignment, "assignment"))
         await self._stop_partitions([c.partition for c in commands if isinstance(c, Stop)])
         for command in commands:
             if isinstance(command, Start):
@@ -199,7 +199,7 @@ class Worker:
             except (SinkError, StoreUnavailable) as error:
                 delay = _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)]
                 log.warning("task %s: %s; nothing is lost, trying again in %g s", task.id, error, delay)
-                await self._clock.sleep(delay)
+                await task.interruptible(self._clock.sleep(delay))
                 if task.stopping:
                     return
             except Exception as error:  # whatever a user's code raised ends the job, with its message

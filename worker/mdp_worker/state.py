@@ -26,6 +26,10 @@ class Stop:
 Command = Start | Stop
 
 
+_FENCED = -1
+"""No epoch at all: whatever is assigned next is a new start, also the same epoch after a rollback of the server."""
+
+
 class HeldPartitions:
     """The partitions of the worker process with ``token``."""
 
@@ -50,4 +54,5 @@ class HeldPartitions:
         """A commit under ``epoch`` was refused: stop without waiting for the assignment."""
         if self._epochs.get(partition) != epoch:
             return []
+        self._epochs[partition] = _FENCED
         return [Stop(partition)]

@@ -1,6 +1,10 @@
--- End a running job as finished or failed.  KEYS 1 job  2 wake    ARGV 1 uid  2 state  3 error
+-- End a running job as finished or failed.  KEYS 1 job  2 wake  3 ended tasks
+-- ARGV 1 uid  2 state  3 error  4 how many tasks must have ended
 local job = redis.call('HMGET', KEYS[1], 'uid', 'state')
 if job[1] ~= ARGV[1] or job[2] ~= 'running' then
+  return 0
+end
+if redis.call('SCARD', KEYS[3]) < tonumber(ARGV[4]) then
   return 0
 end
 redis.call('HSET', KEYS[1], 'state', ARGV[2], 'error', ARGV[3])

@@ -48,8 +48,16 @@ def test_a_fence_stops_only_the_epoch_it_names() -> None:
     assert held.fenced(0, 1) == []
     assert held.fenced(7, 2) == []
     assert held.fenced(0, 2) == [Stop(0)]
-    assert held.assigned(mine(p0=2)) == [], "the same epoch does not start again"
+    assert held.fenced(0, 2) == [], "once"
     assert held.assigned(mine(p0=3)) == [Stop(0), Start(0, 3)]
+    assert held.assigned(mine(p0=3)) == []
+
+
+def test_the_same_epoch_may_come_again_after_a_rollback_of_the_server() -> None:
+    held = HeldPartitions("me")
+    held.assigned(mine(p0=2))
+    assert held.fenced(0, 2) == [Stop(0)]
+    assert held.assigned(mine(p0=2)) == [Stop(0), Start(0, 2)]
 
 
 @given(st.lists(st.dictionaries(st.integers(0, 5), st.tuples(st.integers(1, 3), st.sampled_from(["me", "you"])))))
