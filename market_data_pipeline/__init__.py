@@ -12,34 +12,145 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from market_data_pipeline.channels.base import ChannelClosed, Watermark
     from market_data_pipeline.channels.memory import Channel
+    from market_data_pipeline.channels.redis_stream import StreamChannel
     from market_data_pipeline.dag.graph import Dag, Edge, Node
     from market_data_pipeline.dag.pipeline import Pipeline
     from market_data_pipeline.frame import Columns, Frame
-    from market_data_pipeline.records import Bar, Quote, Trade
-    from market_data_pipeline.runtime.local import DagRuntime, RunConfig
+    from market_data_pipeline.operators.bars import TumblingBars
+    from market_data_pipeline.operators.base import Operator
+    from market_data_pipeline.operators.batch import Batcher
+    from market_data_pipeline.operators.dedupe import Dedupe
+    from market_data_pipeline.operators.stateless import Filter, FlatMap, Map, MapColumns
+    from market_data_pipeline.operators.window import TumblingWindow
+    from market_data_pipeline.records import Bar, Quote, Trade, Window
+    from market_data_pipeline.runtime.coroutines import buffer_async, filter_async, map_async, tumbling_window
+    from market_data_pipeline.runtime.local import DagRuntime, RunConfig, RunResult
+    from market_data_pipeline.sinks.base import Sink, SinkContext
     from market_data_pipeline.sinks.collect import Collect
+    from market_data_pipeline.sinks.discard import Discard
     from market_data_pipeline.sinks.file import CsvFiles, JsonLines
     from market_data_pipeline.sinks.stdout import Stdout
+    from market_data_pipeline.sources.base import Batch, Source, SourceContext
     from market_data_pipeline.sources.replay import Replay
     from market_data_pipeline.sources.synthetic import Synthetic
 
 _HOMES = {
-    "Bar": "records", "Quote": "records", "Trade": "records",
-    "Columns": "frame", "Frame": "frame",
-    "Channel": "channels.memory", "ChannelClosed": "channels.base", "Watermark": "channels.base",
-    "Dag": "dag.graph", "Edge": "dag.graph", "Node": "dag.graph", "Pipeline": "dag.pipeline",
-    "DagRuntime": "runtime.local", "RunConfig": "runtime.local",
-    "Replay": "sources.replay", "Synthetic": "sources.synthetic",
-    "Collect": "sinks.collect", "CsvFiles": "sinks.file", "JsonLines": "sinks.file", "Stdout": "sinks.stdout",
-}  # fmt: skip
+    "channels.base": (
+        "ChannelClosed",
+        "Watermark",
+    ),
+    "channels.memory": ("Channel",),
+    "channels.redis_stream": ("StreamChannel",),
+    "dag.graph": (
+        "Dag",
+        "Edge",
+        "Node",
+    ),
+    "dag.pipeline": ("Pipeline",),
+    "frame": (
+        "Columns",
+        "Frame",
+    ),
+    "operators.bars": ("TumblingBars",),
+    "operators.base": ("Operator",),
+    "operators.batch": ("Batcher",),
+    "operators.dedupe": ("Dedupe",),
+    "operators.stateless": (
+        "Filter",
+        "FlatMap",
+        "Map",
+        "MapColumns",
+    ),
+    "operators.window": ("TumblingWindow",),
+    "records": (
+        "Bar",
+        "Quote",
+        "Trade",
+        "Window",
+    ),
+    "runtime.coroutines": (
+        "buffer_async",
+        "filter_async",
+        "map_async",
+        "tumbling_window",
+    ),
+    "runtime.local": (
+        "DagRuntime",
+        "RunConfig",
+        "RunResult",
+    ),
+    "sinks.base": (
+        "Sink",
+        "SinkContext",
+    ),
+    "sinks.collect": ("Collect",),
+    "sinks.discard": ("Discard",),
+    "sinks.file": (
+        "CsvFiles",
+        "JsonLines",
+    ),
+    "sinks.stdout": ("Stdout",),
+    "sources.base": (
+        "Batch",
+        "Source",
+        "SourceContext",
+    ),
+    "sources.replay": ("Replay",),
+    "sources.synthetic": ("Synthetic",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Bar", "Channel", "ChannelClosed", "Collect", "Columns", "CsvFiles", "Dag", "DagRuntime", "Edge", "Frame",
-    "JsonLines", "Node", "Pipeline", "Quote", "Replay", "RunConfig", "Stdout", "Synthetic", "Trade", "Watermark",
-]  # fmt: skip
+    "Bar",
+    "Batch",
+    "Batcher",
+    "Channel",
+    "ChannelClosed",
+    "Collect",
+    "Columns",
+    "CsvFiles",
+    "Dag",
+    "DagRuntime",
+    "Dedupe",
+    "Discard",
+    "Edge",
+    "Filter",
+    "FlatMap",
+    "Frame",
+    "JsonLines",
+    "Map",
+    "MapColumns",
+    "Node",
+    "Operator",
+    "Pipeline",
+    "Quote",
+    "Replay",
+    "RunConfig",
+    "RunResult",
+    "Sink",
+    "SinkContext",
+    "Source",
+    "SourceContext",
+    "Stdout",
+    "StreamChannel",
+    "Synthetic",
+    "Trade",
+    "TumblingBars",
+    "TumblingWindow",
+    "Watermark",
+    "Window",
+    "buffer_async",
+    "filter_async",
+    "map_async",
+    "tumbling_window",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -15,7 +15,8 @@ from market_data_pipeline.settings import load_settings
 from market_data_pipeline.store.keys import check_name
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="market-data-pipeline")
 @click.argument("app")
 @options(
     "redis_url",

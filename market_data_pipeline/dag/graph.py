@@ -153,6 +153,8 @@ class Dag:
             if (edge.src, edge.dst) in seen:
                 raise DagValidationError(f"duplicate edge {edge.src} -> {edge.dst}")
             seen.add((edge.src, edge.dst))
+            if edge.key is not None and not isinstance(edge.key, str):
+                raise DagValidationError(f"edge {edge.src} -> {edge.dst}: key {edge.key!r} is not the name of a field")
             if (edge.key is not None) + edge.broadcast + edge.boundary > 1:
                 raise DagValidationError(f"edge {edge.src} -> {edge.dst}: choose one of key, broadcast, boundary")
 

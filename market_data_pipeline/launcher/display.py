@@ -80,7 +80,8 @@ class Lines:
         backlog = " ".join(f"{c.name}={c.backlog}/{c.capacity * len(c.lengths)}" for c in status.channels)
         self.say(
             f"in={status.items_in:,} out={status.items_out:,} rate={rate:,.0f}/s backlog[{backlog}]"
-            f" lag={watermark_lag(status)} workers={len(status.workers)} ended={status.tasks_ended}/{status.tasks}"
+            f" lag={watermark_lag(status)} dead={status.dead_letters} workers={len(status.workers)}"
+            f" ended={status.tasks_ended}/{status.tasks}"
         )
 
     def say(self, text: str) -> None:
@@ -108,7 +109,8 @@ def render(status: JobStatus, rate: float | None) -> Group:
     head = Text.assemble(
         (f"{status.job} ", "bold"), f"plan {status.fingerprint}  ", (status.state, "green" if not status.error else "red"),
         f"{speed}   in {status.items_in:,}   out {status.items_out:,}"
-        f"   watermark lag {watermark_lag(status)}   tasks ended {status.tasks_ended}/{status.tasks}",
+        f"   watermark lag {watermark_lag(status)}   dead letters {status.dead_letters:,}"
+        f"   tasks ended {status.tasks_ended}/{status.tasks}",
     )  # fmt: skip
     return Group(head, _channels(status), _nodes(status), _owners(status))
 
@@ -158,18 +160,22 @@ def _ranges(numbers: list[int]) -> str:
 
 def summary(status: JobStatus, seconds: float, outputs: list[str], rate: float) -> str:
     """The end of a run, a line per fact."""
-    totals = Counter({name: status.total(name) for name in ("duplicate", "late", "dead_letter", "unkeyed", "skipped")})
+    totals: Counter[str] = Counter(
+        {name: status.total(name) for name in ("duplicate", "late", "dead_letter", "unkeyed", "skipped")}
+    )
     latency = " / ".join(
         "-" if value is None else f"{value * 1000:,.1f} ms" for value in (status.latency["p50"], status.latency["p99"])
     )
     lines = [
-        f"job {status.job}: {status.state}" + (f": {status.error}" if status.error else "") + f" after {seconds:.1f} s",
+        f"job {status.job}: {'interrupted' if status.state == 'running' else status.state} after {seconds:.1f} s",
         f"  items in            {status.items_in:,}",
         f"  items out           {status.items_out:,}",
         f"  duplicates dropped  {totals['duplicate']:,}",
         f"  late, dropped       {totals['late']:,}",
-        f"  dead letters        {totals['dead_letter']:,}" + ("  (mdp dlq)" if totals["dead_letter"] else ""),
+        f"  dead letters        {totals['dead_letter']:,}",
     ]
+    if status.first_dead_letter:
+        lines.append(f"    the first:        {status.first_dead_letter}")
     if totals["unkeyed"]:
         lines.append(f"  without a key       {totals['unkeyed']:,}  (passed on, not deduplicated)")
     if totals["skipped"]:

@@ -65,6 +65,7 @@ class Launcher:
         self._embedded: EmbeddedServer | None = None
         self._status: JobStatus | None = None
         self._busy_seconds = 0.0
+        self._told = False
 
     def run(self) -> int:
         """Everything, from the server's start to its end."""
@@ -105,9 +106,22 @@ class Launcher:
                 self._status = await self._read(job)
                 self._report(0.0)
                 return 0
+            if job.version == 0:
+                self._warn_of_other_files()
             return await self._supervise(job, url, logs, embedded)
         finally:
             await self._client.aclose()
+
+    def _warn_of_other_files(self) -> None:
+        for path in self._output_folders():
+            others = len(list(path.glob("*.*")))
+            if others:
+                self._display.say(
+                    f"output folder {path} holds {others} files of other runs already; they stay beside the new ones"
+                )
+
+    def _output_folders(self) -> list[Path]:
+        return [node.fn.path for node in self._dag.nodes.values() if isinstance(node.fn, FileSink)]
 
     async def _find_or_publish(self) -> JobInfo:
         job = await find_job(self._client, self._job_name)
@@ -179,6 +193,7 @@ class Launcher:
             rate = meter.update(status.items_in, time.monotonic())
             self._busy_seconds = meter.busy
             self._display.show(status, rate)
+            self._tell_of_dead_letters(status, rate)
             if status.state != "running":
                 return status.state
             if self._interrupts:
@@ -186,6 +201,15 @@ class Launcher:
                 return status.state
             self._look_after_children()
             await asyncio.sleep(_LOOK_EVERY)
+
+    def _tell_of_dead_letters(self, status: JobStatus, rate: float) -> None:
+        """Once, when they stand in the way: a job that waits must say what for."""
+        if not self._told and rate == 0 and 2 * status.dead_letters > self._settings.dead_letter_capacity:
+            self._told = True
+            self._display.say(
+                f"{status.dead_letters:,} dead letters, {self._settings.dead_letter_capacity:,} are kept at most: the job waits"
+                f" until they are read (mdp dlq --clear). The first: {status.first_dead_letter}"
+            )
 
     def _look_after_children(self) -> None:
         for child in self._children:
@@ -212,6 +236,7 @@ class Launcher:
             return
         self._display.say(f"the server died; its last words: {server.last_words()}")
         if self._options.data_dir is None:
+            self._interrupts = 2  # nothing is left that could be finished
             raise StoreUnavailable("the embedded server died and kept nothing; run with --data-dir to survive that")
         server.start()
         self._display.say("the server was started again")
@@ -233,7 +258,7 @@ class Launcher:
 
     def _report(self, seconds: float) -> None:
         assert self._status is not None
-        outputs = [str(n.fn.path) for n in self._dag.nodes.values() if isinstance(n.fn, FileSink)]
+        outputs = [str(path) for path in self._output_folders()]
         rate = self._status.items_in / self._busy_seconds if self._busy_seconds else 0.0
         if self._options.as_json:
             document = {**self._status.to_dict(), "seconds": seconds, "items_per_second": rate, "outputs": outputs}

@@ -49,7 +49,7 @@ class Dedupe(Operator):
     """
 
     def __init__(self, *fields: str, within: Duration | None = "1h", max_keys: int = 1_000_000) -> None:
-        if not fields:
+        if not fields or not all(isinstance(name, str) for name in fields):
             raise ConfigError("dedupe: name at least one key field, for example dedupe('symbol', 'trade_id')")
         if max_keys < 1:
             raise ConfigError(f"dedupe: max_keys={max_keys} must be at least 1")

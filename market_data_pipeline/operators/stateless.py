@@ -13,9 +13,11 @@ An item on which the function raises goes where the node's ``on_error`` says; it
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal
 
+from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Columns, Frame, to_rows
 from market_data_pipeline.operators.base import Operator
 
@@ -38,12 +40,21 @@ def apply(
     return done
 
 
+def check_function(fn: Any, what: str) -> None:
+    """Raises ``ConfigError`` unless ``fn`` can be called and gives its result at once."""
+    if not callable(fn):
+        raise ConfigError(f"{what}: {fn!r} is not a function")
+    if inspect.iscoroutinefunction(fn):
+        raise ConfigError(f"{what}: {fn.__name__} is async; use it in a coroutine node, with {what}_async")
+
+
 class Map(Operator):
     """``fn(item)`` for each item."""
 
     accepts: ClassVar[Literal["rows"]] = "rows"
 
     def __init__(self, fn: Callable[[Any], Any]) -> None:
+        check_function(fn, "map")
         self.fn = fn
 
     def process(self, frame: Frame) -> Iterable[Frame]:
@@ -57,6 +68,7 @@ class FlatMap(Operator):
     accepts: ClassVar[Literal["rows"]] = "rows"
 
     def __init__(self, fn: Callable[[Any], Iterable[Any]]) -> None:
+        check_function(fn, "flat_map")
         self.fn = fn
 
     def process(self, frame: Frame) -> Iterable[Frame]:
@@ -73,6 +85,7 @@ class Filter(Operator):
     accepts: ClassVar[Literal["rows"]] = "rows"
 
     def __init__(self, predicate: Callable[[Any], Any]) -> None:
+        check_function(predicate, "filter")
         self.predicate = predicate
 
     def process(self, frame: Frame) -> Iterable[Frame]:
@@ -86,6 +99,7 @@ class MapColumns(Operator):
     accepts: ClassVar[Literal["columns"]] = "columns"
 
     def __init__(self, fn: Callable[[Columns], Columns]) -> None:
+        check_function(fn, "map_columns")
         self.fn = fn
 
     def process(self, frame: Frame) -> Iterable[Frame]:

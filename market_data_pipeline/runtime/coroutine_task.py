@@ -251,7 +251,9 @@ class CoroutineTask(Task):
                     if handed.key:
                         self._merger.update(handed.key, handed.mark)
             letters, self._letters = self._letters, []
-            letters += self._queue_outputs()
+            unsent = self._queue_outputs()
+            self.count("dead_letter", len(unsent))
+            letters += unsent
             await self.commit(self._meta_now(), {}, consumed, letters)
             while self.outputs.waiting:
                 await self.commit(self._meta_now(), {})

@@ -18,6 +18,7 @@ from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.channels.memory import Channel
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.graph import Dag
+from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.dag.plan import PlanEdge, Subgraph
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ChannelClosed, ConfigError
@@ -64,11 +65,11 @@ class RunResult(NamedTuple):
 
 
 class DagRuntime:
-    """Runs ``dag`` once. ``result`` holds the counts also after a failure; ``counts`` the operators' counters by node;
-    ``dead_letters`` the items that could not be used."""
+    """Runs ``dag`` (or a pipeline) once. ``result`` holds the counts also after a failure; ``counts`` the operators'
+    counters by node; ``dead_letters`` the items that could not be used."""
 
-    def __init__(self, dag: Dag, config: RunConfig | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.dag = dag
+    def __init__(self, dag: Dag | Pipeline, config: RunConfig | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.dag = dag = dag.build() if isinstance(dag, Pipeline) else dag
         self.config = config or RunConfig()
         self.clock = clock
         self.plan = compile_dag(dag, 1, fuse=True)

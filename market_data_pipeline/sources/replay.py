@@ -20,6 +20,7 @@ from market_data_pipeline.durations import Duration, parse_duration
 from market_data_pipeline.errors import ConfigError, RecordError, SourceError
 from market_data_pipeline.frame import columns_from_rows
 from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.records import Bar
 from market_data_pipeline.sources.base import Batch, Source, SourceContext
 from market_data_pipeline.sources.rows import RowParser
 
@@ -198,8 +199,8 @@ class Replay(Source):
                 raise SourceError(f"{self.path}: line {self._lines.number + 1}: cannot be read on: {error}") from error
             rows.append(record)
             if self.speed is not None and self.kind != "rows":
-                first = record.ts_event if first is None else first
-                if record.ts_event - first >= 10_000_000 * self.speed:
+                first = _when(record) if first is None else first
+                if _when(record) - first >= 10_000_000 * self.speed:
                     return
 
     def _next_row(self) -> Mapping[str, Any] | None:
@@ -231,11 +232,10 @@ class Replay(Source):
         return DeadLetter(self._node, reason, item, where=f"{self.path.name}:{line}")
 
     async def _wait_for(self, rows: list[Any]) -> None:
-        last = getattr(rows[-1], "ts_event", None)
-        if last is None or self.speed is None:
-            return
+        assert self.speed is not None
+        last = _when(rows[-1])
         if self._pace is None:
-            self._pace = (self._clock.monotonic(), getattr(rows[0], "ts_event", last))
+            self._pace = (self._clock.monotonic(), _when(rows[0]))
         since, origin = self._pace
         due = since + (last - origin) / 1e9 / self.speed
         await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
@@ -243,3 +243,8 @@ class Replay(Source):
     async def close(self) -> None:
         if hasattr(self, "_file"):
             self._file.close()
+
+
+def _when(record: Any) -> int:
+    """When a record happened: a bar at its opening."""
+    return int(record.ts_open if isinstance(record, Bar) else record.ts_event)

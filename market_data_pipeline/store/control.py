@@ -213,6 +213,12 @@ class Control:
         """How many tasks have ended."""
         return int(await self._client.scard(self.keys.ended))
 
+    async def fail(self, lease: Lease, error: str) -> bool:
+        """Say for the owner of a partition that the job failed. False when ``lease`` is over: then it did not."""
+        keys = [job_key(self.job.name), self.keys.wake, self.keys.ended]
+        args = [self.job.uid, "failed", error, 0, self.keys.lease(lease.partition), lease.epoch, lease.token]
+        return int(await _CONCLUDE.call(self._client, keys, args)) >= 0
+
     async def conclude(self, state: str, error: str = "", ended: int = 0) -> bool:
         """End the running job as ``finished`` (when ``ended`` tasks have) or ``failed``. Whether this call did it."""
         keys = [job_key(self.job.name), self.keys.wake, self.keys.ended]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import shutil
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import TextIO
 
 import redis
 
@@ -64,6 +66,7 @@ class EmbeddedServer:
         self._extra = extra
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._lock: TextIO | None = None
         self.port = 0
 
     @property
@@ -93,6 +96,7 @@ class EmbeddedServer:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ConfigError(f"--data-dir {folder}: {error.strerror or error}") from error
+            self._lock_folder(folder)
         self.port = self.port or free_port()
         self._log_file = folder / "server.log"
         command = [
@@ -106,6 +110,17 @@ class EmbeddedServer:
             start_new_session=True,
         )  # fmt: skip
         self._wait_until_ready()
+
+    def _lock_folder(self, folder: Path) -> None:
+        """Two servers on one append-only file would destroy it."""
+        if self._lock is None:
+            self._lock = (folder / "lock").open("a")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self._lock.close()
+                self._lock = None
+                raise ConfigError(f"--data-dir {folder}: in use by another run") from None
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None
@@ -153,3 +168,6 @@ class EmbeddedServer:
         if self._temporary is not None:
             self._temporary.cleanup()
             self._temporary = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None

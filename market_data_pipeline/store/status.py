@@ -48,6 +48,8 @@ class JobStatus:
     watermarks: dict[str, int | None]
     latency: dict[str, float | None]
     dead_letters: int
+    first_dead_letter: str = ""
+    """Node, place and reason of the oldest one."""
     sources: list[str] = field(default_factory=list)
     sinks: list[str] = field(default_factory=list)
 
@@ -86,6 +88,7 @@ async def read_status(
     streams = [(edge, p) for edge in plan.channels for p in _partitions(plan, edge)]
     for edge, partition in streams:
         pipe.xlen(control.keys.stream(edge, partition))
+    pipe.xrange(control.keys.dead_letters, count=1)
     pipe.xlen(control.keys.dead_letters)
     pipe.scard(control.keys.ended)
     replies = await pipe.execute()
@@ -98,7 +101,8 @@ async def read_status(
         _workers(workers, owners), _owners(owners, workers), _channels(streams, lengths, capacity),
         _nodes(metas), _watermarks(plan, tasks, metas),
         {"p50": latency.percentile(0.5), "p99": latency.percentile(0.99)}, int(replies[-2]),
-        sources=_entries(plan), sinks=[n.name for n in plan.nodes if n.kind == "sink"],
+        first_dead_letter=_first_letter(replies[-3]), sources=_entries(plan),
+        sinks=[n.name for n in plan.nodes if n.kind == "sink"],
     )  # fmt: skip
 
 
@@ -109,6 +113,13 @@ def _partitions(plan: Plan, edge: PlanEdge) -> range:
 def _entries(plan: Plan) -> list[str]:
     fed = {edge.dst for edge in plan.edges}
     return [node.name for node in plan.nodes if node.name not in fed]
+
+
+def _first_letter(entries: list[Any]) -> str:
+    if not entries:
+        return ""
+    letter = unpack(entries[0][1][b"d"])
+    return f"{letter['node']}{' at ' + letter['where'] if letter['where'] else ''}: {letter['reason']}"[:300]
 
 
 def _meta(blob: bytes | None) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def test_a_data_dir_is_resumed_after_ctrl_c(tmp_path: Path) -> None:
         first.send_signal(signal.SIGINT)
         assert first.wait(60) == 130
     assert 0 < len(written_bars(tmp_path / "out")) < len(expected(200_000, 40_000))
-    assert "job bars: running after" in err.read_text()
+    assert "job bars: interrupted after" in err.read_text()
     again = run_mdp("run", *given)
     assert again.returncode == 0, again.stderr
     check_bars(tmp_path / "out", expected(200_000, 40_000), SECOND)
@@ -140,6 +140,16 @@ def test_coroutine_nodes_run_unchanged_across_processes(tmp_path: Path) -> None:
     assert all(item["tagged"] for item in found)
 
 
+def test_two_runs_on_one_data_dir_are_refused(tmp_path: Path) -> None:
+    given = run_bars(tmp_path, "--set", "items=400000", "--set", "rate=40000", "--data-dir", str(tmp_path / "data"))
+    err = tmp_path / "err"
+    with mdp(*given, err=err):
+        wait_until(lambda: bars_seen(err) > 0, "some bars")
+        second = run_mdp("run", *given)
+    assert second.returncode == 2
+    assert "data: in use by another run" in second.stderr
+
+
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="no redis-server on PATH")
 def test_an_installed_redis_serves_as_well(tmp_path: Path) -> None:
     done = run_mdp("run", *run_bars(tmp_path, "--set", "items=50000", "--server", "redis-server"))
@@ -188,7 +198,9 @@ def test_the_bars_example_with_a_bad_row(tmp_path: Path, server: EmbeddedServer)
         f"output={tmp_path / 'out'}",
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"dead letters +2", done.stderr)
+    assert re.search(
+        r"dead letters +2\n +the first: +source at trades.csv:9: price: 'abc' is not a finite number", done.stderr
+    )
     assert sum(bar["trade_count"] for bar in written_bars(tmp_path / "out").values()) == 28
     letters = [json.loads(line) for line in run_mdp("dlq", *given).stdout.splitlines()]
     assert [(letter["where"], letter["reason"]) for letter in letters] == [

@@ -35,7 +35,8 @@ def default_name() -> str:
     return f"{host or 'worker'}-{os.getpid()}"
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="market-data-pipeline")
 @click.argument("app")
 @click.option("--partition", "partition", multiple=True, metavar="N", help="Partition to ask for; repeatable, or 0-3.")
 @click.option("--name", metavar="NAME", help="Name of this worker [host-pid].")

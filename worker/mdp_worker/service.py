@@ -205,8 +205,11 @@ class Worker:
             except Exception as error:  # whatever a user's code raised ends the job, with its message
                 name = "" if isinstance(error, MdpError) else f"{type(error).__name__}: "
                 log.error("task %s failed", task.id, exc_info=error)
-                self._failure = f"task {task.id}: {name}{error}"
-                await until_done(partial(self._control.conclude, "failed", self._failure), f"task {task.id}")
+                failure = f"task {task.id}: {name}{error}"
+                if await until_done(partial(self._control.fail, lease, failure), f"task {task.id}"):
+                    self._failure = failure
+                else:
+                    log.warning("task %s: the partition has another owner now; stopping", task.id)
                 return
 
     def _signal_stop(self, partition: int) -> None:

@@ -121,6 +121,23 @@ async def test_a_job_is_concluded_once(client: Client) -> None:
     assert (await control.version())[2:] == ("running", "")
 
 
+async def test_a_zombie_cannot_fail_the_job(client: Client) -> None:
+    control, term = await leader(client)
+    await control.assign(term, "me", [Transition(0, "a", "ta")])
+    await control.assign(term, "me", [Transition(0, "b", "tb")])
+    assert not await control.fail(Lease(0, 1, "ta"), "a zombie's trouble")
+    assert (await control.version())[2] == "running"
+    assert await control.fail(Lease(0, 2, "tb"), "a real one")
+    assert (await control.version())[2:] == ("failed", "a real one")
+
+
+async def test_a_job_is_finished_only_when_its_tasks_have_ended(client: Client) -> None:
+    control, _ = await leader(client)
+    await client.sadd(control.keys.ended, "a", "b")
+    assert not await control.conclude("finished", ended=3)
+    assert await control.conclude("finished", ended=2)
+
+
 async def test_heartbeats_run_out(client: Client, server: EmbeddedServer) -> None:
     control, _ = await leader(client)
     heart = HeartbeatThread(server.url, control.keys, Heartbeat("w1", "t", (1, 2)), 300)
