@@ -115,8 +115,7 @@ class FileSink(Sink):
     def _adopt(self, committed: dict[str, Any]) -> None:
         """Copy the committed bytes of a former owner's file to one of our own."""
         size = committed["size"]
-        places = [self.path / STAGING / committed["staged"], self.path / committed["final"]]
-        source = next((place for place in places if place.exists()), places[0])
+        source = self._where_it_is(committed)
         _check_size(source, size)
         part = self._new_part(committed["final"])
         if part.staged == source:
@@ -126,6 +125,18 @@ class FileSink(Sink):
                 shutil.copyfileobj(_Limited(old, size), new)
         part.size, part.fields = size, committed["fields"]
         self._part = part
+
+    def _where_it_is(self, committed: dict[str, Any]) -> Path:
+        """The file that begins with the committed bytes. After a rollback of the server that may be the final one, or
+        the copy of an owner that the server does not know any more: it adopted these bytes, and added to them."""
+        staging, final = self.path / STAGING, str(committed["final"])
+        size = int(committed["size"])
+        named = staging / str(committed["staged"])
+        later = [
+            p for p in staging.glob(f"{final}.e*") if _epoch(p.name) > _epoch(named.name) and p.stat().st_size >= size
+        ]
+        places = [named, self.path / final, *sorted(later, key=lambda path: _epoch(path.name))]
+        return next((place for place in places if place.exists()), named)
 
     def _rename(self, sealed: Sequence[Sequence[Any]]) -> None:
         for staged, final, size in sealed:
@@ -205,8 +216,10 @@ class FileSink(Sink):
 
     async def committed(self) -> None:
         if self._stale:  # the commit was ours to make, so what it does not know is nobody's
+            mine = {part.staged for part in [*self._full, *([self._part] if self._part else [])]}
             for path in self._stale:
-                path.unlink(missing_ok=True)
+                if path not in mine:  # a task that loads again under the same epoch uses the same names again
+                    path.unlink(missing_ok=True)
             self._stale = []
         if self._sealed:
             with self._explained():
@@ -260,6 +273,12 @@ def _check_size(path: Path, size: int) -> None:
             f"{path}: {size} bytes were committed, {'the file is gone' if found is None else f'{found} are there'};"
             " was it deleted, or did the machine lose power with fsync=False?"
         )
+
+
+def _epoch(staged: str) -> int:
+    """The epoch in a staging file's name, ``<final>.e<epoch>-<owner>``."""
+    digits = staged.rpartition(".e")[2].partition("-")[0]
+    return int(digits) if digits.isdigit() else 0
 
 
 class _Limited(io.RawIOBase):

@@ -236,6 +236,30 @@ async def test_a_server_that_was_rolled_back_finds_its_files_again(tmp_path: Pat
     assert visible(tmp_path) == list(range(7))
 
 
+async def test_a_server_that_forgot_a_takeover_finds_the_new_owners_copy(tmp_path: Path) -> None:
+    """The new owner adopted 3 rows, committed 2 more, and removed the old file; the server comes back without all that."""
+    first = await opened(tmp_path, 1)
+    state = await step(first, numbers(0, 3))
+    second = await opened(tmp_path, 2, state)
+    await step(second, numbers(3, 5))
+    third = await opened(tmp_path, 3, state)
+    await step(third, numbers(3, 7), ended=True)
+    assert visible(tmp_path) == list(range(7))
+    assert list((tmp_path / STAGING).iterdir()) == []
+
+
+async def test_a_task_that_loads_again_under_the_same_epoch_uses_its_names_again(tmp_path: Path) -> None:
+    """What it had staged and not committed has the very name of what it stages next: it must not be swept away."""
+    first = await opened(tmp_path, 1)
+    await first.write([numbers(50, 60)])
+    await first.prepare(False)  # never committed: the server went away
+    again = await opened(tmp_path, 1)
+    state = await step(again, numbers(0, 3))
+    third = await opened(tmp_path, 1, state)
+    await step(third, numbers(3, 5), ended=True)
+    assert visible(tmp_path) == [0, 1, 2, 3, 4]
+
+
 async def test_an_item_over_64_bits_is_written_like_any_other(tmp_path: Path) -> None:
     sink = await opened(tmp_path, 1)
     await step(sink, Frame([{"n": 2**70}, {"n": 1}]), ended=True)
