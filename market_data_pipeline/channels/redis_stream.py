@@ -17,7 +17,7 @@ import redis.asyncio
 from market_data_pipeline.channels.base import BaseChannel, Hysteresis, LevelCallback, Watermark
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.errors import ChannelClosed
-from market_data_pipeline.store.client import Script, until_done
+from market_data_pipeline.store.client import Script, cancel_and_wait, until_done
 from market_data_pipeline.store.keys import channel_keys
 
 T = TypeVar("T")
@@ -100,8 +100,7 @@ class StreamChannel(BaseChannel[T]):
     async def _close(self) -> None:
         await until_done(lambda: self._client.set(self._closed_flag, "1"), "close")
         if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+            await cancel_and_wait(self._watching)
             self._watching = None
 
     async def length(self) -> int:

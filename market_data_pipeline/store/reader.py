@@ -106,16 +106,13 @@ class StreamReader:
         return {key: cursor for waiter in self._waiters for key, cursor in waiter.cursors.items()}
 
     async def _xread(self) -> dict[str, list[Entry]]:
-        cursors = self._cursors()
-        if not cursors:
-            return {}
-        count = max(1, min(_PER_STREAM, _ENTRIES // len(cursors)))
         try:
             if self._client_id is None:
                 self._client_id = int(await self._blocking.client_id())
-                cursors = self._cursors()
+            cursors = self._cursors()
             if not cursors:  # those who waited gave up meanwhile
                 return {}
+            count = max(1, min(_PER_STREAM, _ENTRIES // len(cursors)))
             self._blocked = True
             reply = await self._blocking.execute_command(
                 "XREAD", "COUNT", count, "BLOCK", _BLOCK_MS, "STREAMS", *cursors, *cursors.values()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,21 +15,14 @@ from market_data_pipeline.errors import CorruptState, Fenced, JobChanged, LostTa
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.operators.stateless import Map
 from market_data_pipeline.runtime.contract import CommitRequest, Consumed, Limits, StreamsFull, new_commit_id
-from market_data_pipeline.store.client import Client, connect
+from market_data_pipeline.store.client import Client
 from market_data_pipeline.store.commit import JobRef, Lease, RedisTaskStore
 from market_data_pipeline.store.control import Control, Transition, publish
-from market_data_pipeline.store.embedded import EmbeddedServer
 from market_data_pipeline.store.keys import job_key
 from market_data_pipeline.store.reader import StreamReader
 
 LIMITS = Limits(commit_frames=2, frame_bytes=1000, channel_capacity=8, channel_bytes=8000, dead_letter_capacity=3)
 STREAM = ("source.double", 0)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedServer]:
-    with EmbeddedServer() as running:
-        yield running
 
 
 def plan() -> Plan:
@@ -70,16 +63,13 @@ def request(parent: str, **fields: Any) -> CommitRequest:
 
 
 @pytest.fixture
-async def bench(server: EmbeddedServer) -> AsyncIterator[Bench]:
-    client = connect(server.url)
-    await client.flushall()
+async def bench(client: Client) -> AsyncIterator[Bench]:
     job = await publish(client, "commit", plan())
     control = Control(client, job)
     term = await control.lead("leader", 60_000)
     assert await control.assign(term, "leader", [Transition(0, "w", "token")])
     async with StreamReader(client) as reader:
         yield Bench(client, reader, job.ref, job.keys)
-    await client.aclose()
 
 
 async def test_a_commit_is_durable_as_a_whole(bench: Bench) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -15,27 +14,13 @@ from market_data_pipeline import Collect, Pipeline, Synthetic
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ConfigError, PlanMismatch
-from market_data_pipeline.store.client import Client, connect, safe_url
+from market_data_pipeline.store.client import Client, safe_url
 from market_data_pipeline.store.commit import Lease
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, Transition, find_job, publish, remove_job
 from market_data_pipeline.store.embedded import EmbeddedServer
 from market_data_pipeline.store.heartbeat import HeartbeatThread
 from market_data_pipeline.store.keys import Keys, channel_keys, check_name, job_key
 from market_data_pipeline.store.status import read_status
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedServer]:
-    with EmbeddedServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: EmbeddedServer) -> AsyncIterator[Client]:
-    connection = connect(server.url)
-    await connection.flushall()
-    yield connection
-    await connection.aclose()
 
 
 def plan(interval: str = "1s", partitions: int = 4) -> Plan:

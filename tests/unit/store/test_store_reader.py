@@ -4,27 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
 
-import pytest
-
-from market_data_pipeline.store.client import Client, connect
-from market_data_pipeline.store.embedded import EmbeddedServer
+from market_data_pipeline.store.client import Client
 from market_data_pipeline.store.reader import StreamReader
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedServer]:
-    with EmbeddedServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: EmbeddedServer) -> AsyncIterator[Client]:
-    connection = connect(server.url)
-    await connection.flushall()
-    yield connection
-    await connection.aclose()
 
 
 async def test_entries_behind_the_cursor(client: Client) -> None:
