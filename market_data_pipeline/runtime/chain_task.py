@@ -11,6 +11,7 @@ from market_data_pipeline.codec import decode
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import CodecError
+from market_data_pipeline.faults import fault_point
 from market_data_pipeline.frame import END, NO_MARK, Columns, Frame, join_items
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
@@ -189,6 +190,7 @@ class ChainTask(Task):
         seal: bool = False,
     ) -> None:
         letters = (dead_letters or []) + output.dead_letters
+        fault_point("after-process")
         unsent = self.outputs.add(output.frames, output.marks, output.born, self.clock.monotonic())
         for letter in unsent:
             self._chain.counts()[letter.node]["dead_letter"] += 1
@@ -198,7 +200,9 @@ class ChainTask(Task):
         self.observer.counted(self._chain.counts(), self._chain.watermark())
         now = self.clock.time_ns()
         for name in prepared:
+            fault_point("before-publish")
             await self._sinks[name].committed()
+            fault_point("after-publish")
             for frame in output.sinks.get(name, []):
                 if frame.born:
                     self._latency.record(now - frame.born, len(frame.items))
@@ -210,9 +214,13 @@ class ChainTask(Task):
         for name, sink in self._sinks.items():
             frames = output.sinks.get(name, [])
             if frames:
+                fault_point("before-sink-write")
                 await sink.write(frames)
+                fault_point("after-sink-write")
             if frames or seal or sink.due():
+                fault_point("before-sink-prepare")
                 self._sink_states[name] = await sink.prepare(seal)
+                fault_point("after-sink-prepare")
                 prepared.append(name)
         return prepared
 

@@ -18,6 +18,7 @@ from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, Subgraph, TaskId
 from market_data_pipeline.errors import StaleTask
+from market_data_pipeline.faults import fault_point, note_commit
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.contract import (
     CommitRequest,
@@ -150,6 +151,7 @@ class Task:
         """Entries behind the cursors (of all input streams, or ``only`` these), which move. Raises ``StaleTask`` when a
         reload was asked for."""
         self.check_reload()
+        fault_point("before-read")
         cursors = self.cursors if only is None else {stream: self.cursors[stream] for stream in only}
         found = await self.interruptible(self.store.read(cursors, timeout)) or {}
         for stream, entries in found.items():
@@ -178,7 +180,10 @@ class Task:
             ingest=not internal,
         )  # fmt: skip
         started = self.clock.monotonic()
+        fault_point("before-commit")
         lengths = await self._commit_when_there_is_room(request)
+        note_commit(str(self.id), request.parent, request.id)
+        fault_point("after-commit")
         self._commit_id, self.ended = request.id, last
         self.observer.committed(request, lengths, self.clock.monotonic() - started)
         await self.gate.wait(lengths)
