@@ -57,6 +57,10 @@ class JobFailed(MdpError):
     """The job ended with an error that some task met."""
 
 
+class NameTaken(MdpError):
+    """A worker process that started later has this one's name: this one leaves."""
+
+
 class StoreUnavailable(MdpError):
     """The server cannot be reached, refuses the credentials, or must not be used as it is configured."""
 

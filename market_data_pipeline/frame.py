@@ -263,7 +263,9 @@ def cut_items(items: Items, size: int) -> list[Items]:
     """``items`` in batches of at most ``size``."""
     if len(items) <= size:
         return [items]
-    starts = range(0, len(items), size)
-    if isinstance(items, Columns):
-        return [items.take(slice(start, start + size)) for start in starts]
-    return [items[start : start + size] for start in starts]
+    return [slice_items(items, start, start + size) for start in range(0, len(items), size)]
+
+
+def slice_items(items: Items, start: int, stop: int) -> Items:
+    """``items[start:stop]``."""
+    return items.take(slice(start, stop)) if isinstance(items, Columns) else items[start:stop]

@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     dead_letter_capacity: int = Field(100_000, ge=1, description="dead letters kept; when full, the job waits")
     lease_ttl_ms: int = Field(3000, ge=200, le=600_000, description="a worker is dead when its heartbeat is this old")
     min_workers: int = Field(1, ge=1, description="workers to wait for before partitions are first assigned")
+    wait_replicas: int = Field(0, ge=0, le=10, description="replicas that must have a commit before it counts (WAIT)")
     http_host: str = Field("127.0.0.1", description="where /metrics, /healthz, /readyz and /api/status listen")
     http_port: int = Field(0, ge=0, le=65535, description="their port; 0 picks a free one")
     allow_volatile: bool = Field(False, description="accept a server without an append-only file")
@@ -91,4 +92,5 @@ def limits_of(settings: Settings) -> Limits:
         linger=settings.linger_ms / 1000,
         mark_interval=settings.mark_interval_ms / 1000,
         dead_letter_capacity=settings.dead_letter_capacity,
+        replicas=settings.wait_replicas,
     )

@@ -129,6 +129,7 @@ class Coordinator:
         if now - self._status_at < _STATUS_EVERY:
             return
         self._status_at = now
+        await self._control.forget_silent()
         for channel in (await self._status()).channels:
             self._metrics.capacity.labels(channel.name).set(channel.capacity)
             for partition, length in channel.lengths.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +13,7 @@ from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import CodecError
 from market_data_pipeline.faults import fault_point
-from market_data_pipeline.frame import END, NO_MARK, Columns, Frame, join_items
+from market_data_pipeline.frame import END, NO_MARK, Columns, Frame, join_items, slice_items, to_rows
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
 from market_data_pipeline.runtime.contract import Consumed, Entry, Limits, Meta, Stream, TaskStore
@@ -20,9 +21,12 @@ from market_data_pipeline.runtime.latency import LatencyHistogram
 from market_data_pipeline.runtime.observe import TaskObserver
 from market_data_pipeline.runtime.outputs import OUTBOX
 from market_data_pipeline.runtime.progress import SourceWatermark
+from market_data_pipeline.runtime.suspicion import DEATHS, place_of
 from market_data_pipeline.runtime.task import Task, consumed_of, counts_of
 from market_data_pipeline.sinks.base import Sink, SinkContext
 from market_data_pipeline.sources.base import Batch, Source, SourceContext
+
+log = logging.getLogger(__name__)
 
 _ROW_WEIGHT = 4
 """How many times more bytes a row takes than a row of columns; keeps commits of rows as small as those of columns."""
@@ -50,6 +54,7 @@ class ChainTask(Task):
 
     async def _open(self, meta: Meta) -> None:
         self._sinks: dict[str, Sink] = {}
+        self._refused: list[DeadLetter] = []
         self._source: Source | None = None
         self._chain = Chain(self.plan, self.subgraph, self.dag, self.id.partition)
         outbox = {name: blob for name, blob in self._state.items() if name.startswith(OUTBOX)}
@@ -65,9 +70,16 @@ class ChainTask(Task):
             fn = self.dag.nodes[name].fn
             if isinstance(fn, Sink):
                 self._sinks[name] = sink = fn.fresh()
-                await sink.open(self._sink_context._replace(node=name), self._sink_states.get(name))
+                await sink.open(self._context_of(name), self._sink_states.get(name))
             elif isinstance(fn, Source):
                 await self._open_source(name, fn, meta)
+
+    def _context_of(self, name: str) -> SinkContext:
+        def reject(item: Any, reason: str) -> None:
+            self._refused.append(DeadLetter(name, reason, item))
+            self._chain.counts()[name]["dead_letter"] += 1
+
+        return self._sink_context._replace(node=name, generation=self.generation, reject=reject)
 
     async def _open_source(self, name: str, template: Source, meta: Meta) -> None:
         self._source_name = name
@@ -118,24 +130,44 @@ class ChainTask(Task):
         letters: list[DeadLetter] = []
         for stream, entries in found.items():
             for entry in entries:
-                self._feed(stream, entry, letters)
+                await self._feed(stream, entry, letters)
         if found or due is not None or any(sink.due() for sink in self._sinks.values()):
             await self._commit_step(self._chain.take(), consumed_of(found), letters)
 
-    def _feed(self, stream: Stream, entry: Entry, letters: list[DeadLetter]) -> None:
+    async def _feed(self, stream: Stream, entry: Entry, letters: list[DeadLetter]) -> None:
         edge = self.inputs[stream]
+        where = f"{edge.name}/{stream[1]} entry {entry.id}"
         try:
             origin, frame = decode(entry.blob, 2 * self.limits.frame_bytes)
             if origin not in self._origins[stream]:
                 raise CodecError(f"origin {origin!r} does not write to this stream")
         except CodecError as error:
-            where = f"{edge.name}/{stream[1]} entry {entry.id}"
             letters.append(DeadLetter(edge.dst, f"bad frame: {error}", entry.blob[:10_000], where))
             self._chain.counts()[edge.dst]["dead_letter"] += 1
             return
-        self._chain.feed(edge.dst, input_key(edge, origin), frame)
+        if self.suspicion.marking:
+            await self._feed_marked(edge.dst, input_key(edge, origin), where, frame, letters)
+        else:
+            self._chain.feed(edge.dst, input_key(edge, origin), frame)
+
+    async def _feed_marked(self, node: str, key: str, unit: str, frame: Frame, letters: list[DeadLetter]) -> None:
+        """Feed a frame at which processes died, in ranges that the next owner can tell apart."""
+        for part in self.suspicion.ranges(unit, len(frame.items)):
+            items = slice_items(frame.items, part.start, part.stop)
+            if part.poison:
+                reason = f"the process died {DEATHS} times at this item"
+                letters += [DeadLetter(node, reason, item, f"{unit} item {part.start}") for item in to_rows(items)]
+                self._chain.counts()[node].update(("in", "dead_letter"))
+                log.error("task %s: %s, %s item %d; it goes to the dead letters", self.id, reason, unit, part.start)
+                continue
+            await self.mark(place_of(unit, part))
+            self._chain.feed(node, key, Frame(items, NO_MARK, frame.born))
+        await self.mark(f"{unit} end")
+        self._chain.feed(node, key, Frame([], frame.mark, frame.born))
+        await self.mark("")
 
     async def _step_source(self) -> None:
+        await self.ask_about_deaths()
         batches, ended = await self._gather()
         letters = [letter for batch in batches for letter in batch.rejected]
         if letters:
@@ -143,7 +175,10 @@ class ChainTask(Task):
         born = self.clock.time_ns()
         for items in join_items(batch.items for batch in batches):
             frame = Frame(items, self._watermark.observe(items), born)
-            self._chain.feed(self._source_name, SOURCE_INPUT, frame)
+            if self.suspicion.marking:
+                await self._feed_marked(self._source_name, SOURCE_INPUT, "batch", frame, letters)
+            else:
+                self._chain.feed(self._source_name, SOURCE_INPUT, frame)
         if batches:
             self._position = batches[-1].position
         if ended:
@@ -165,6 +200,8 @@ class ChainTask(Task):
             if batch is None:
                 return batches, True
             batches.append(batch)
+            if self.suspicion.careful:
+                break
             weight = 1 if isinstance(batch.items, Columns) else _ROW_WEIGHT
             count += weight * len(batch.items) + len(batch.rejected)
             deadline = self.clock.monotonic() + self.limits.linger if deadline is None else deadline
@@ -195,12 +232,14 @@ class ChainTask(Task):
         for letter in unsent:
             self._chain.counts()[letter.node]["dead_letter"] += 1
         prepared = await self._write_sinks(output, seal or self._chain.ended)
+        refused, self._refused = self._refused, []
         state = self._chain.snapshot()
-        await self.commit(self._meta_now(), state, consumed or [], letters + unsent)
+        await self.commit(self._meta_now(), state, consumed or [], letters + unsent + refused)
         self.observer.counted(self._chain.counts(), self._chain.watermark())
         now = self.clock.time_ns()
         for name in prepared:
             fault_point("before-publish")
+            self.check_lease()
             await self._sinks[name].committed()
             fault_point("after-publish")
             for frame in output.sinks.get(name, []):
@@ -215,10 +254,12 @@ class ChainTask(Task):
             frames = output.sinks.get(name, [])
             if frames:
                 fault_point("before-sink-write")
+                self.check_lease()
                 await sink.write(frames)
                 fault_point("after-sink-write")
             if frames or seal or sink.due():
                 fault_point("before-sink-prepare")
+                self.check_lease()
                 self._sink_states[name] = await sink.prepare(seal)
                 fault_point("after-sink-prepare")
                 prepared.append(name)

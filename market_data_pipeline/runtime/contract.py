@@ -52,12 +52,29 @@ class CommitRequest:
 
 
 class TaskRecord(NamedTuple):
-    """What the store holds of a task. ``meta`` is empty at the beginning of a job."""
+    """What the store holds of a task. ``meta`` is empty at the beginning of a job.
+
+    ``loaded_at`` is the server's time of this loading, microseconds since the epoch. Only the owner can load, so of two
+    loadings the later one is the newer owner's, also when the server was rolled back in between.
+    """
 
     commit: str
     meta: bytes
     ended: bool
     state: dict[str, bytes]
+    loaded_at: int = 0
+
+
+class Attempts(NamedTuple):
+    """How often a task has begun to work at its present commit, and where the process died while it did.
+
+    ``suspect``: the :meth:`TaskStore.mark` of the last death, ``""`` where there was none; ``deaths``: how many in a row were
+    there.
+    """
+
+    starts: int = 1
+    suspect: str = ""
+    deaths: int = 0
 
 
 class StreamsFull(Exception):
@@ -72,7 +89,19 @@ class TaskStore(Protocol):
     """The store as one task sees it. Every call waits while the server is away."""
 
     async def load(self) -> TaskRecord:
-        """The task's record. Raises ``LostTask``, ``CorruptState``."""
+        """The task's record. Raises ``Fenced`` when another owns the partition, ``LostTask``, ``CorruptState``."""
+        ...
+
+    def lease_held(self) -> bool:
+        """Whether the lease cannot have run out yet. If not, another owner may be at work: write nothing outside."""
+        ...
+
+    async def attempt(self, commit: str) -> Attempts:
+        """Count a start at ``commit``. Raises ``Fenced``, ``StaleTask``, ``LostTask``."""
+        ...
+
+    async def mark(self, commit: str, place: str) -> None:
+        """Note where the task is at work, for the one who finds it dead; ``""``: nowhere. Raises as ``attempt`` does."""
         ...
 
     async def read(self, cursors: Mapping[Stream, str], timeout: float) -> dict[Stream, list[Entry]]:
@@ -110,6 +139,7 @@ class Limits(NamedTuple):
     linger: float = 0.005
     mark_interval: float = 0.02
     dead_letter_capacity: int = 100_000
+    replicas: int = 0
 
     @property
     def commit_bytes(self) -> int:

@@ -24,6 +24,7 @@ from market_data_pipeline.runtime.chain import input_key
 from market_data_pipeline.runtime.contract import Consumed, Entry, Meta, Stream
 from market_data_pipeline.runtime.outputs import OUTBOX
 from market_data_pipeline.runtime.progress import MarkMerger, SourceWatermark
+from market_data_pipeline.runtime.suspicion import DEATHS, Range, place_of
 from market_data_pipeline.runtime.task import Task, consumed_of, counts_of
 
 
@@ -56,14 +57,26 @@ class _Input(BaseChannel[Any]):
         raise ChannelClosed("an input cannot be written")
 
     async def get_many(self, limit: int) -> list[Any]:
-        while not self.items:
-            if self.ended:
-                raise ChannelClosed("the channel has ended")
-            await self._task.turn(self)
+        while not self.items or not await self._task.may_hand_out(self):
+            if not self.items:
+                if self.ended:
+                    raise ChannelClosed("the channel has ended")
+                await self._task.turn(self)
+        if self._task.suspicion.marking:
+            limit = 1
         count = min(limit, len(self.items))
         self.handed += count
         self._task.count("in", count)
         return [self.items.popleft() for _ in range(count)]
+
+    def next_place(self) -> tuple[str, Range]:
+        """Entry and index of the item that is handed out next."""
+        index = self.handed
+        for handed in self.entries:
+            if index < handed.items:
+                return f"{self.stream[0]}/{self.stream[1]} entry {handed.entry.id}", Range(index, index + 1)
+            index -= handed.items
+        raise AssertionError("an item of no entry")
 
     def take_consumed(self) -> list[_Handed]:
         """The entries all of whose items were handed out; they count as consumed from now on."""
@@ -217,6 +230,21 @@ class CoroutineTask(Task):
                 for entry in entries:
                     self._hand_over(stream, entry)
             self._mark_ends()
+
+    async def may_hand_out(self, channel: _Input) -> bool:
+        """Whether the next item of ``channel`` may be given to the function. Where processes died it is marked first, and
+        one at which too many did goes to the dead letters instead."""
+        if not self.suspicion.marking:
+            return True
+        unit, place = channel.next_place()
+        if not self.suspicion.poison(unit, place):
+            await self.mark(place_of(unit, place))
+            return True
+        reason = f"the process died {DEATHS} times at this item"
+        self._letters.append(DeadLetter(self._name, reason, channel.items.popleft(), f"{unit} item {place.start}"))
+        channel.handed += 1
+        self._counts.update(("in", "dead_letter"))
+        return False
 
     def _hand_over(self, stream: Stream, entry: Entry) -> None:
         edge = self.inputs[stream]

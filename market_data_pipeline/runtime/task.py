@@ -35,6 +35,7 @@ from market_data_pipeline.runtime.contract import (
 from market_data_pipeline.runtime.gate import Gate
 from market_data_pipeline.runtime.observe import TaskObserver
 from market_data_pipeline.runtime.outputs import Outputs
+from market_data_pipeline.runtime.suspicion import Suspicion
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Task:
         self.limits, self.observer, self.clock = limits, observer, clock
         self.subgraph: Subgraph = next(s for s in plan.subgraphs if s.name == task.subgraph)
         self.inputs = {(edge.name, task.partition): edge for edge in plan.inputs(self.subgraph)}
+        self.suspicion = Suspicion()
         self._stopping = False
         self._reload = False
         self._scopes: set[asyncio.Timeout] = set()
@@ -110,7 +112,12 @@ class Task:
         """
         while True:
             self._reload = False
-            self._begin(await self.store.load())
+            record = await self.interruptible(self.store.load())
+            if record is None:
+                if self.stopping:
+                    return False
+                continue
+            self._begin(record)
             try:
                 await self._open(self._meta)
                 return self.ended or await self._work()
@@ -118,6 +125,7 @@ class Task:
                 return False
             except StaleTask as error:
                 log.warning("%s; loading again", error)
+                self.suspicion.reloaded()
                 self.observer.reloaded()
             finally:
                 await self._close()
@@ -126,6 +134,7 @@ class Task:
         self._commit_id = record.commit
         self._meta: Meta = unpack(record.meta) if record.meta else {}
         self._state = record.state
+        self.generation = record.loaded_at
         self.ended = record.ended
         self.cursors: dict[Stream, str] = dict.fromkeys(self.inputs, "0-0")
         self.outputs = Outputs(self.plan, self.subgraph, self.id.partition, str(self.id), self.limits)
@@ -148,15 +157,38 @@ class Task:
     async def read(
         self, timeout: float = _READ_TIMEOUT, only: Collection[Stream] | None = None
     ) -> dict[Stream, list[Entry]]:
-        """Entries behind the cursors (of all input streams, or ``only`` these), which move. Raises ``StaleTask`` when a
-        reload was asked for."""
+        """Entries behind the cursors (of all input streams, or ``only`` these), which move; only one entry while the task
+        is careful. Raises ``StaleTask`` when a reload was asked for."""
         self.check_reload()
         fault_point("before-read")
         cursors = self.cursors if only is None else {stream: self.cursors[stream] for stream in only}
         found = await self.interruptible(self.store.read(cursors, timeout)) or {}
+        if found:
+            await self.ask_about_deaths()
+        if found and self.suspicion.careful:
+            stream, entries = next(iter(found.items()))
+            found = {stream: entries[:1]}
         for stream, entries in found.items():
             self.cursors[stream] = entries[-1].id
         return found
+
+    async def ask_about_deaths(self) -> None:
+        """Learn, before the first step with data, whether processes died where this task is about to begin."""
+        if self.suspicion.ask:
+            self.suspicion.learned(await self.store.attempt(self._commit_id))
+            if self.suspicion.marking:
+                log.warning(
+                    "task %s: start %d at the same commit; looking for the item", self.id, self.suspicion.starts
+                )
+
+    async def mark(self, place: str) -> None:
+        """Note on the server where this task is at work; ``""`` when it is past the danger."""
+        await self.store.mark(self._commit_id, place)
+
+    def check_lease(self) -> None:
+        """Before any write to the outside. Raises ``StaleTask`` when another owner may be at work already."""
+        if not self.store.lease_held():
+            raise StaleTask(f"task {self.id}: no heartbeat got through for a lease's time, another may be the owner")
 
     def check_reload(self) -> None:
         """Raises ``StaleTask`` when the server is not the one that was read from."""
@@ -185,6 +217,7 @@ class Task:
         note_commit(str(self.id), request.parent, request.id)
         fault_point("after-commit")
         self._commit_id, self.ended = request.id, last
+        self.suspicion.committed()
         self.observer.committed(request, lengths, self.clock.monotonic() - started)
         await self.gate.wait(lengths)
 

@@ -9,22 +9,35 @@ while the new owner works: nothing a sink writes before its commit may be visibl
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from market_data_pipeline.component import Component
+from market_data_pipeline.errors import SinkError
 from market_data_pipeline.frame import Frame
 
 
+def _no_reject(item: Any, reason: str) -> None:
+    raise SinkError(f"{reason}: {item!r:.200}")
+
+
 class SinkContext(NamedTuple):
-    """Which task this sink serves. ``epoch`` grows with every change of the partition's owner; ``owner`` is unique to
-    one opening of the task."""
+    """Which task this sink serves. ``epoch`` grows with every change of the partition's owner; ``owner`` is random for
+    each process.
+
+    ``generation`` is the server's time (microseconds) at which the task's state was loaded for this opening. Of two openings
+    of one task the later has the larger one, whoever owns it and even when the server was rolled back in between: what an
+    upsert compares, so that a zombie never overwrites its successor's rows. ``reject(item, reason)`` sends an item that the
+    sink cannot write to the dead letters, in the same commit.
+    """
 
     node: str
     job: str = "local"
     partition: int = 0
     epoch: int = 0
     owner: str = "local"
+    generation: int = 0
+    reject: Callable[[Any, str], None] = _no_reject
 
 
 class Sink(Component):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import redis.asyncio
 from redis.exceptions import OutOfMemoryError
@@ -14,8 +15,16 @@ from market_data_pipeline.codec import pack, seal, unseal
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import CodecError, CorruptState, Fenced, JobChanged, LostTask, StaleTask
 from market_data_pipeline.operators.base import DeadLetter
-from market_data_pipeline.runtime.contract import CommitRequest, Entry, Limits, Stream, StreamsFull, TaskRecord
-from market_data_pipeline.store.client import Script, until_done
+from market_data_pipeline.runtime.contract import (
+    Attempts,
+    CommitRequest,
+    Entry,
+    Limits,
+    Stream,
+    StreamsFull,
+    TaskRecord,
+)
+from market_data_pipeline.store.client import Client, Script, text_of, until_done
 from market_data_pipeline.store.keys import Keys, job_key
 from market_data_pipeline.store.reader import StreamReader
 
@@ -25,6 +34,10 @@ log = logging.getLogger(__name__)
 # commits that bring new data in may not
 _INTERNAL = Script("commit", "allow-oom")
 _INGEST = Script("commit")
+_ATTEMPT = Script("attempt", "allow-oom")
+
+_LEASE_POLL = 0.02
+_WAIT_MS = 1000
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,10 @@ class Lease:
 
 
 class RedisTaskStore:
-    """Implements :class:`~market_data_pipeline.runtime.contract.TaskStore`."""
+    """Implements :class:`~market_data_pipeline.runtime.contract.TaskStore`.
+
+    ``held``: whether a heartbeat got through lately (see ``HeartbeatThread``).
+    """
 
     def __init__(
         self,
@@ -57,7 +73,10 @@ class RedisTaskStore:
         task: TaskId,
         lease: Lease,
         limits: Limits,
+        held: Callable[[], bool] = lambda: True,
     ) -> None:
+        self.lease_held = held
+        self._replicas = limits.replicas
         self._client = client
         self._reader = reader
         self._job = job
@@ -76,12 +95,18 @@ class RedisTaskStore:
 
     async def load(self) -> TaskRecord:
         async def fetch() -> Any:
+            while not self.lease_held():  # noqa: ASYNC110 - the thread that beats has no event loop
+                await asyncio.sleep(_LEASE_POLL)
             pipe = self._client.pipeline(transaction=True)
+            pipe.time()
+            pipe.hmget(self._keys.lease(self._task.partition), ["epoch", "token"])
             pipe.hmget(self._keys.task(self._task), ["commit", "meta", "ended"])
             pipe.hgetall(self._keys.state(self._task))
             return await pipe.execute()
 
-        (commit, meta, ended), state = await until_done(fetch, f"task {self._task}")
+        (seconds, micros), (epoch, token), (commit, meta, ended), state = await until_done(fetch, f"task {self._task}")
+        if epoch != str(self._lease.epoch).encode() or token != self._lease.token.encode():
+            raise self._fenced(text_of(epoch or b""))
         if commit is None:
             raise LostTask(f"task {self._task}: its record is missing on the server; data was lost, restore a backup")
         try:
@@ -90,9 +115,32 @@ class RedisTaskStore:
                 unseal(meta, f"task {self._task}, meta") if meta else b"",
                 ended == b"1",
                 {k.decode(): unseal(v, f"task {self._task}, state {k!r}") for k, v in state.items()},
+                int(seconds) * 1_000_000 + int(micros),
             )
         except CodecError as error:
             raise CorruptState(f"{error}; the stored state is damaged, restore a backup") from error
+
+    async def attempt(self, commit: str) -> Attempts:
+        starts, suspect, deaths = await self._attempt(commit, "start", "")
+        return Attempts(int(starts), text_of(suspect), int(deaths))
+
+    async def mark(self, commit: str, place: str) -> None:
+        await self._attempt(commit, "mark", place)
+
+    async def _attempt(self, commit: str, what: str, place: str) -> list[Any]:
+        keys, args = self._keys, [self._lease.epoch, self._lease.token, commit, what, place]
+        lease = keys.lease(self._task.partition)
+
+        async def send() -> Any:
+            return await _ATTEMPT.call(self._client, [keys.task(self._task)], [lease, *args])
+
+        status, *rest = await until_done(send, f"task {self._task}")
+        if status != b"OK":
+            self._refuse(status.decode(), [text_of(part) for part in rest])
+        return list(rest)
+
+    def _fenced(self, epoch: str) -> Fenced:
+        return Fenced(f"task {self._task}: epoch {self._lease.epoch} is over, now {epoch or 'none'}")
 
     async def read(self, cursors: Mapping[Stream, str], timeout: float) -> dict[Stream, list[Entry]]:
         found = await self._reader.read({self._key_of[stream]: cursor for stream, cursor in cursors.items()}, timeout)
@@ -112,23 +160,36 @@ class RedisTaskStore:
         script = _INGEST if request.ingest else _INTERNAL
 
         async def call() -> list[Any]:
-            return list(await script.call(self._client, keys, args))
+            if not self._replicas:
+                return list(await script.call(self._client, keys, args))
+            async with self._client.client() as connection:  # WAIT is about the writes of its own connection
+                answer = list(await script.call(connection, keys, args))
+                if answer[0] in (b"OK", b"DUP"):
+                    await self._wait_for_replicas(connection)
+                return answer
 
         try:
             status, *rest = await until_done(call, f"task {self._task}")
         except OutOfMemoryError:
             raise StreamsFull(list(request.outputs)) from None
-        self._raise_refusal(status.decode(), rest)
+        if status not in (b"OK", b"DUP"):
+            self._refuse(status.decode(), [text_of(part) for part in rest])
         return dict(zip(request.outputs, map(int, rest), strict=True))
 
-    def _raise_refusal(self, status: str, rest: list[Any]) -> None:
-        if status in ("OK", "DUP"):
-            return
-        detail = [part.decode() for part in rest if isinstance(part, bytes)]
+    async def _wait_for_replicas(self, connection: Client) -> None:
+        """Until the commit, which is made, is on so many replicas that a failover to one of them keeps it."""
+        told = False
+        while await connection.wait(self._replicas, _WAIT_MS) < self._replicas:
+            if not told:
+                log.warning("task %s: waiting for %d replicas to have the commit", self._task, self._replicas)
+                told = True
+
+    def _refuse(self, status: str, detail: list[str]) -> NoReturn:
+        """Raise what a script's refusal means."""
         if status == "FULL":
             raise StreamsFull([self._stream_of.get(key) for key in detail])
         if status == "FENCED":
-            raise Fenced(f"task {self._task}: epoch {self._lease.epoch} is over, now {detail[0] or 'none'}")
+            raise self._fenced(detail[0])
         if status == "JOB":
             raise JobChanged(f"job {self._job.name!r} is now {detail[0] or 'gone'} with plan {detail[1] or 'none'}")
         if status == "LOST":

@@ -26,6 +26,7 @@ _PUBLISH = Script("publish")
 _LEAD, _ASSIGN, _RESIGN = Script("lead", "allow-oom"), Script("assign", "allow-oom"), Script("resign", "allow-oom")
 _RESUME, _RELEASE = Script("resume", "allow-oom"), Script("release", "allow-oom")
 _CONCLUDE, _WAKE = Script("conclude", "allow-oom"), Script("wake", "allow-oom")
+_FORGET = Script("forget", "allow-oom")
 
 
 @dataclass(frozen=True)
@@ -164,24 +165,31 @@ class Control:
 
     async def workers(self) -> dict[str, Heartbeat]:
         """The workers that live, by name."""
-        names = sorted(text_of(name) for name in await self._client.smembers(self.keys.workers))
-        if not names:
-            return {}
-        beats = await self._client.mget([self.keys.worker(name) for name in names])
         found = {}
-        for name, raw in zip(names, beats, strict=True):
+        for name, raw in (await self._beats()).items():
             if raw is not None:
                 fields = json.loads(raw)
                 found[name] = Heartbeat(**{**fields, "pins": tuple(fields["pins"])})
         return found
 
-    async def leave(self, worker: str) -> None:
-        """Forget a worker that leaves politely."""
-        pipe = self._client.pipeline(transaction=False)
-        pipe.delete(self.keys.worker(worker))
-        pipe.srem(self.keys.workers, worker)
-        await pipe.execute()
-        await self.wake()
+    async def _beats(self) -> dict[str, Any]:
+        names = sorted(text_of(name) for name in await self._client.smembers(self.keys.workers))
+        beats = await self._client.mget([self.keys.worker(name) for name in names]) if names else []
+        return dict(zip(names, beats, strict=True))
+
+    async def forget_silent(self) -> None:
+        """Forget the workers whose heartbeats have run out; should one come back, it is known again."""
+        silent = [name for name, raw in (await self._beats()).items() if raw is None]
+        if silent:
+            await self._forget(silent, "")
+
+    async def leave(self, worker: str, token: str) -> None:
+        """Forget a worker that leaves politely, unless another process has its name now."""
+        await self._forget([worker], token)
+
+    async def _forget(self, names: list[str], token: str) -> None:
+        keys = [self.keys.workers, self.keys.incarnations, self.keys.wake, *map(self.keys.worker, names)]
+        await _FORGET.call(self._client, keys, [token, *names])
 
     async def release(self, lease: Lease) -> bool:
         """Give a partition back. Whether it was still ours."""

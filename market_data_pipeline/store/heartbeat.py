@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from redis.exceptions import RedisError
 
+from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.store.client import Script, connect_blocking
 from market_data_pipeline.store.control import Heartbeat
 from market_data_pipeline.store.keys import Keys
@@ -19,19 +20,24 @@ log = logging.getLogger(__name__)
 
 
 class HeartbeatThread:
-    """Writes ``heartbeat`` every third of ``ttl_ms`` until stopped; also learns the server's ``run_id``.
+    """Writes ``heartbeat`` every third of ``ttl_ms`` until stopped.
 
     ``run_id`` changes when the server restarts or another takes its place: then everything in memory must be read again.
+    ``superseded``: a process that started later uses this worker's name; this one must leave.
     """
 
-    def __init__(self, url: str, keys: Keys, heartbeat: Heartbeat, ttl_ms: int) -> None:
+    def __init__(self, url: str, keys: Keys, heartbeat: Heartbeat, ttl_ms: int, clock: Clock = SYSTEM_CLOCK) -> None:
         self._client = connect_blocking(url)
         self._keys = keys
         self._heartbeat = heartbeat
         self._ttl_ms = ttl_ms
+        self._clock = clock
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._incarnation = 0
+        self._held_until = float("-inf")
         self.run_id = ""
+        self.superseded = False
 
     def start(self) -> None:
         """Beat once, then go on in the thread. Raises what the first beat raises."""
@@ -44,9 +50,14 @@ class HeartbeatThread:
         self._thread.join()
         self._client.close()
 
+    def held(self) -> bool:
+        """Whether the last heartbeat that got through is younger than ``ttl_ms``: until then nobody takes our place. The
+        time counts from before it was sent, so we think it over before the server does."""
+        return not self.superseded and self._clock.monotonic() < self._held_until
+
     def _run(self) -> None:
         away = False
-        while not self._stop.wait(self._ttl_ms / 3000):
+        while not self.superseded and not self._stop.wait(self._ttl_ms / 3000):
             try:
                 self._beat()
                 away = False
@@ -56,8 +67,16 @@ class HeartbeatThread:
                 away = True
 
     def _beat(self) -> None:
+        sent = self._clock.monotonic()
         pipe = self._client.pipeline(transaction=False)
-        keys = [self._keys.worker(self._heartbeat.worker), self._keys.workers]
-        pipe.eval(_BEAT.text, 2, *keys, json.dumps(asdict(self._heartbeat)), self._ttl_ms, self._heartbeat.worker)
+        beat, keys = self._heartbeat, self._keys
+        args: list[str | int] = [json.dumps(asdict(beat)), self._ttl_ms, beat.worker, beat.token, self._incarnation]
+        pipe.eval(_BEAT.text, 3, keys.worker(beat.worker), keys.workers, keys.incarnations, *args)
         pipe.info("server")
-        self.run_id = str(pipe.execute()[1].get("run_id", ""))
+        incarnation, server = pipe.execute()
+        self.run_id = str(server.get("run_id", ""))
+        if not incarnation:
+            self.superseded = True
+            return
+        self._incarnation = int(incarnation)
+        self._held_until = sent + self._ttl_ms / 1000

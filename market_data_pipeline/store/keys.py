@@ -61,8 +61,13 @@ class Keys:
 
     @property
     def workers(self) -> str:
-        """Set of worker names that ever came."""
+        """Set of the names of workers."""
         return self._job("workers")
+
+    @property
+    def incarnations(self) -> str:
+        """Hash worker name -> ``number:token`` of the process that has it."""
+        return self._job("incarnations")
 
     def worker(self, name: str) -> str:
         """String (JSON) with a TTL: a worker's heartbeat."""

@@ -138,7 +138,7 @@ class Player:
 
     async def parent(self, task: TaskId) -> str:
         """The right one, or now and then a wrong one."""
-        return "0" * 32 if self.rng.random() < 0.1 else (await self.stores[task].load()).commit
+        return "0" * 32 if self.rng.random() < 0.1 else (await self.world.store(task).load()).commit
 
     def fields(self) -> dict[str, Any]:
         keys = [f"k{self.rng.randint(0, 3)}" for _ in range(self.rng.randint(0, 3))]

@@ -16,7 +16,15 @@ from enum import Enum
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import Fenced, JobChanged, LostTask, StaleTask
 from market_data_pipeline.operators.base import DeadLetter
-from market_data_pipeline.runtime.contract import CommitRequest, Entry, Limits, Stream, StreamsFull, TaskRecord
+from market_data_pipeline.runtime.contract import (
+    Attempts,
+    CommitRequest,
+    Entry,
+    Limits,
+    Stream,
+    StreamsFull,
+    TaskRecord,
+)
 
 _PER_STREAM = 16
 
@@ -36,6 +44,9 @@ class _Record:
     meta: bytes = b""
     ended: bool = False
     state: dict[str, bytes] = field(default_factory=dict)
+    tried: str = ""
+    attempts: Attempts = field(default_factory=lambda: Attempts(0))
+    place: str = ""
 
 
 @dataclass
@@ -75,6 +86,7 @@ class MemoryServer:
         self.duplicates_answered = 0
         self.hung = asyncio.Event()
         self._next_id = 0
+        self._time = 0
         self._changed = asyncio.Event()
 
     def lease(self, partition: int) -> Lease:
@@ -98,6 +110,11 @@ class MemoryServer:
     def wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+    def next_time(self) -> int:
+        """Microseconds; grows with each call, never goes back."""
+        self._time += 1
+        return self._time
 
     async def change(self) -> None:
         await self._changed.wait()
@@ -190,7 +207,37 @@ class MemoryStore:
         record = self._server.contents.tasks.get(self._task)
         if record is None:
             raise LostTask(f"task {self._task}: its record is missing")
-        return TaskRecord(record.commit, record.meta, record.ended, dict(record.state))
+        self._check_lease()
+        return TaskRecord(record.commit, record.meta, record.ended, dict(record.state), self._server.next_time())
+
+    def _check_lease(self) -> None:
+        if self._server.leases.get(self._lease.partition) != self._lease:
+            raise Fenced(f"task {self._task}: epoch {self._lease.epoch} is over")
+
+    def lease_held(self) -> bool:
+        return True
+
+    def _known(self, commit: str) -> _Record:
+        self._check_lease()
+        record = self._server.contents.tasks.get(self._task)
+        if record is None:
+            raise LostTask(f"task {self._task}: its record is missing")
+        if record.commit != commit:
+            raise StaleTask(f"task {self._task}: stale")
+        return record
+
+    async def attempt(self, commit: str) -> Attempts:
+        await asyncio.sleep(0)
+        record = self._known(commit)
+        seen, place = (record.attempts, record.place) if record.tried == commit else (Attempts(0), "")
+        deaths = (seen.deaths + 1 if place == seen.suspect else 1) if place else seen.deaths
+        record.tried, record.place = commit, ""
+        record.attempts = Attempts(seen.starts + 1, place or seen.suspect, deaths)
+        return record.attempts
+
+    async def mark(self, commit: str, place: str) -> None:
+        await asyncio.sleep(0)
+        self._known(commit).place = place
 
     async def read(self, cursors: Mapping[Stream, str], timeout: float) -> dict[Stream, list[Entry]]:
         loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.dag.planner import compile_dag
-from market_data_pipeline.errors import ConfigError, Fenced, JobFailed, MdpError, SinkError, StoreUnavailable
+from market_data_pipeline.errors import ConfigError, Fenced, JobFailed, MdpError, NameTaken, SinkError, StoreUnavailable
 from market_data_pipeline.http import HttpServer
 from market_data_pipeline.metrics import WorkerMetrics
 from market_data_pipeline.runtime.chain_task import ChainTask
@@ -111,7 +111,9 @@ class Worker:
         http = HttpServer(self._metrics.registry, self._ready)
         await http.start(self._settings.http_host, self._settings.http_port)
         self._heartbeat = replace(self._heartbeat, pid=os.getpid(), host=socket.gethostname(), http_port=http.port)
-        heart = HeartbeatThread(self._url, job.keys, self._heartbeat, self._settings.lease_ttl_ms)
+        self._heart = heart = HeartbeatThread(
+            self._url, job.keys, self._heartbeat, self._settings.lease_ttl_ms, self._clock
+        )
         heart.start()
         try:
             await self._control.wake()
@@ -146,6 +148,8 @@ class Worker:
             if state == "finished":
                 log.info("job %s: finished", self._job.name)
                 return
+            if heart.superseded:
+                raise NameTaken(f"another process was started as worker {self._heartbeat.worker!r} after this one")
             if heart.run_id != run_id:
                 log.warning("the server was restarted or replaced; every task loads again")
                 run_id, version = heart.run_id, -1
@@ -177,7 +181,9 @@ class Worker:
                 running.jobs.append(asyncio.create_task(self._run_task(task, lease), name=str(task.id)))
 
     def _make_task(self, task: TaskId, lease: Lease) -> Task:
-        store = RedisTaskStore(self._client, self._reader, self._job.ref, self._plan, task, lease, self._limits)
+        store = RedisTaskStore(
+            self._client, self._reader, self._job.ref, self._plan, task, lease, self._limits, self._heart.held
+        )  # fmt: skip
         observer = self._metrics.observer(task, self._limits.channel_capacity)
         if self._plan.node[task.subgraph].kind == "coroutine":
             return CoroutineTask(self._plan, self._dag, task, store, self._limits, observer, self._clock)
@@ -242,7 +248,7 @@ class Worker:
 
     async def _give_back(self) -> None:
         try:
-            await self._control.leave(self._heartbeat.worker)
+            await self._control.leave(self._heartbeat.worker, self._heartbeat.token)
         except Exception as error:
             if not is_transient(error):
                 raise

@@ -30,6 +30,7 @@ end
 
 local stored = redis.call('HGET', KEYS[1], 'commit')
 if stored == ARGV[8] then
+  redis.call('HSET', KEYS[1], 'commit', stored) -- the same again, so that a WAIT behind it has a write to wait for
   return lengths({'DUP'})
 end
 
