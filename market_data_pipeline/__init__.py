@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.sinks.collect import Collect
     from market_data_pipeline.sinks.discard import Discard
     from market_data_pipeline.sinks.file import CsvFiles, JsonLines
+    from market_data_pipeline.sinks.sqlite import SqliteTable
     from market_data_pipeline.sinks.stdout import Stdout
     from market_data_pipeline.sources.base import Batch, Source, SourceContext
     from market_data_pipeline.sources.replay import Replay
@@ -89,6 +90,7 @@ _HOMES = {
         "CsvFiles",
         "JsonLines",
     ),
+    "sinks.sqlite": ("SqliteTable",),
     "sinks.stdout": ("Stdout",),
     "sources.base": (
         "Batch",
@@ -131,6 +133,7 @@ __all__ = [
     "SinkContext",
     "Source",
     "SourceContext",
+    "SqliteTable",
     "Stdout",
     "StreamChannel",
     "Synthetic",

@@ -176,6 +176,14 @@ class _LocalTask:
         self.lock = asyncio.Lock()
         self.sinks: dict[str, Sink] = {}
 
+    def _sink_context(self, name: str) -> SinkContext:
+        def reject(item: Any, reason: str) -> None:
+            self.runtime.dead_letters.append(DeadLetter(name, reason, item))
+            self.chain.counts()[name]["dead_letter"] += 1
+
+        now = self.runtime.clock.time_ns() // 1000
+        return SinkContext(name, self.runtime.run_id, generation=now, reject=reject)
+
     async def run(self) -> None:
         nodes = self.runtime.dag.nodes
         try:
@@ -183,7 +191,7 @@ class _LocalTask:
                 fn = nodes[name].fn
                 if isinstance(fn, Sink):
                     self.sinks[name] = fn.fresh()
-                    await self.sinks[name].open(SinkContext(name, self.runtime.run_id), None)
+                    await self.sinks[name].open(self._sink_context(name), None)
             source = nodes[self.subgraph.nodes[0]].fn
             if isinstance(source, Source):
                 await self._pump_source(self.subgraph.nodes[0], source.fresh())

@@ -111,6 +111,14 @@ class MemoryJob:
             if not self.over:
                 self.start(task)
 
+    async def run_until(self, reached: Callable[[], bool]) -> None:
+        """Start what does not run yet, and let it run until ``reached()``."""
+        self.over = False
+        for task in self.plan.tasks():
+            if task not in self.running:
+                self.start(task)
+        await until(reached)
+
     async def run(self, seconds: float = 20.0) -> None:
         """Start what does not run yet and wait for the end. A task that is fenced is left to its successor."""
         self.over = False

@@ -87,6 +87,7 @@ class MemoryServer:
         self.hung = asyncio.Event()
         self._next_id = 0
         self._time = 0
+        self.lease_held: Callable[[], bool] = lambda: True
         self._changed = asyncio.Event()
 
     def lease(self, partition: int) -> Lease:
@@ -215,7 +216,7 @@ class MemoryStore:
             raise Fenced(f"task {self._task}: epoch {self._lease.epoch} is over")
 
     def lease_held(self) -> bool:
-        return True
+        return self._server.lease_held()
 
     def _known(self, commit: str) -> _Record:
         self._check_lease()

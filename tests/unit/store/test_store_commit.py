@@ -85,9 +85,9 @@ async def test_a_commit_is_durable_as_a_whole(bench: Bench) -> None:
     )
     assert lengths == {}
     loaded = await consumer.load()
-    assert loaded == ("mine", b"meta", False, {"a": b"1", "b": b"2"})
+    assert loaded[:4] == ("mine", b"meta", False, {"a": b"1", "b": b"2"})
     await consumer.commit(request("mine", id="next", state={"a": None, "c": b"3"}, ended=True))
-    assert await consumer.load() == ("next", b"meta", True, {"b": b"2", "c": b"3"})
+    assert (await consumer.load())[:4] == ("next", b"meta", True, {"b": b"2", "c": b"3"})
     assert await bench.client.smembers(bench.keys.ended) == {b"double/0"}
     assert (await consumer.lengths([STREAM])) == {STREAM: 1}
     assert [entry.blob for entry in (await consumer.read({STREAM: "0-0"}, 1.0))[STREAM]] == [b"three"]

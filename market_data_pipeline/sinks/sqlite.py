@@ -1,0 +1,217 @@
+"""A SQLite table with one row per key, exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import orjson
+
+from market_data_pipeline.errors import ConfigError, SinkError
+from market_data_pipeline.frame import Frame, to_rows
+from market_data_pipeline.sinks.base import Sink, SinkContext
+from market_data_pipeline.sinks.encoding import plain
+
+GENERATION = "_mdp_generation"
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+_BUSY_SECONDS = 30.0
+_TYPES = {int: "INTEGER", bool: "INTEGER", float: "REAL", str: "TEXT", bytes: "BLOB"}
+_INT64 = range(-(2**63), 2**63)
+
+Row = dict[str, Any]
+
+
+class SqliteTable(Sink):
+    """Writes records (or dicts) to ``table`` of the database file ``path``, one row per ``key``.
+
+    Guarantee: exactly once by key. An item replaces the row with its key, unless a later owner of the partition wrote that
+    row: each row holds in ``_mdp_generation`` when its writer began (server time, microseconds), and an older writer's
+    update does not apply. A step is one transaction, made durable before the step is committed; ``fsync`` waits for the
+    disk, for machines that may lose power.
+
+    The table and columns that are missing are created from the first items (``key`` becomes the primary key). An existing
+    table must have a unique index on exactly ``key``. Lists and dicts are stored as JSON, NaN as NULL. An item
+    without its key, with an integer over 64 bits, or that the table's own constraints refuse goes to the dead letters. All workers
+    must see the same file (one machine): the database is in WAL mode. Raises ``SinkError`` when the file cannot be written.
+    """
+
+    accepts: ClassVar[Literal["rows"]] = "rows"
+
+    def __init__(self, path: Path | str, table: str, key: Sequence[str] = ("symbol", "ts_open"), fsync: bool = False):
+        self.path = Path(path)
+        self.table = table
+        self.key = (key,) if isinstance(key, str) else tuple(key)
+        self.fsync = fsync
+        if not _NAME.fullmatch(table):
+            raise ConfigError(f"table: {table!r} is not allowed; letters, digits and _ only, 63 at most")
+        if not self.key or not all(map(_NAME.fullmatch, self.key)):
+            raise ConfigError(f"key: {self.key!r} is not allowed; name one column at least, of letters, digits and _")
+        self._rows: list[Row] = []
+        self._columns: dict[str, str] = {}
+        self._connection: sqlite3.Connection | None = None
+
+    def check(self) -> None:
+        with self._explained():
+            if not self.path.parent.is_dir():
+                raise SinkError(f"{self.path}: the folder {self.path.parent} does not exist")
+            connection = self._connect()
+            try:
+                self._look(connection)
+                if self._columns:
+                    self._check_key(connection)
+            finally:
+                connection.close()
+
+    def _check_key(self, connection: sqlite3.Connection) -> None:
+        missing = [name for name in self.key if name.lower() not in self._columns]
+        if missing:
+            raise SinkError(f"{self.path}: table {self.table} has no column {missing[0]!r}, which is part of the key")
+        try:
+            connection.execute(f"EXPLAIN {self._upsert(list(self.key), GENERATION.lower() in self._columns)}", self.key)
+        except sqlite3.ProgrammingError:
+            return  # the statement is good, the number of values is not: they are not needed
+        except sqlite3.OperationalError as error:
+            raise SinkError(
+                f"{self.path}: table {self.table} has no unique index on ({', '.join(self.key)}); create one: {error}"
+            ) from error
+
+    async def open(self, ctx: SinkContext, state: Any | None) -> None:
+        self._ctx = ctx
+        with self._explained():
+            self._connection = await asyncio.to_thread(self._connect)
+            self._look(self._connection)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self.fsync else 'NORMAL'}")
+        return connection
+
+    def _look(self, connection: sqlite3.Connection) -> None:
+        """Learn the table's columns; SQLite does not tell upper from lower case in names."""
+        found = connection.execute("SELECT name FROM pragma_table_info(?)", (self.table,)).fetchall()
+        self._columns = {name.lower(): name for (name,) in found}
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors of the database or file system inside come out as ``SinkError``: the task waits and tries again."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise SinkError(f"{self.path}: {error}") from error
+
+    async def write(self, frames: Sequence[Frame]) -> None:
+        for frame in frames:
+            for item in to_rows(frame.items):
+                row = plain(item)
+                reason = self._flaw(row)
+                if reason:
+                    self._ctx.reject(item, reason)
+                else:
+                    self._rows.append({name: _value(value) for name, value in row.items()})
+
+    def _flaw(self, row: Any) -> str:
+        """Why ``row`` cannot be stored; empty when it can."""
+        if not isinstance(row, dict):
+            return f"table {self.table}: only records and dicts can be stored"
+        missing = [name for name in self.key if row.get(name) is None]
+        if missing:
+            return f"table {self.table}: the key field {missing[0]!r} is missing"
+        names = [name.lower() for name in row]
+        if len(set(names)) < len(names) or GENERATION in names or not all(map(_NAME.fullmatch, row)):
+            return f"table {self.table}: field names must be different words of letters, digits and _"
+        wide = [name for name, value in row.items() if isinstance(value, int) and value not in _INT64]
+        if wide:
+            return f"table {self.table}: field {wide[0]!r} does not fit into 64 bits"
+        return ""
+
+    async def prepare(self, ended: bool) -> Any | None:
+        rows, self._rows = self._rows, []
+        if rows:
+            with self._explained():
+                await asyncio.to_thread(self._store, rows)
+        return None
+
+    def _store(self, rows: list[Row]) -> None:
+        connection = self._connection
+        assert connection is not None
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for names, group in groupby(rows, key=tuple):
+                batch = list(group)
+                self._make_columns(connection, batch[0])
+                self._store_batch(connection, list(names), batch)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            self._columns = {}
+            raise
+
+    def _store_batch(self, connection: sqlite3.Connection, names: list[str], rows: list[Row]) -> None:
+        statement = self._upsert(names, True)
+        values = [(*row.values(), self._ctx.generation) for row in rows]
+        connection.execute("SAVEPOINT batch")
+        try:
+            connection.executemany(statement, values)
+        except (sqlite3.IntegrityError, sqlite3.DataError, UnicodeEncodeError):
+            connection.execute("ROLLBACK TO batch")
+            for row, parameters in zip(rows, values, strict=True):
+                try:
+                    connection.execute(statement, parameters)
+                except (sqlite3.IntegrityError, sqlite3.DataError, UnicodeEncodeError) as error:
+                    self._ctx.reject(row, f"table {self.table}: {error}")
+        connection.execute("RELEASE batch")
+
+    def _make_columns(self, connection: sqlite3.Connection, row: Row) -> None:
+        if not self._columns:
+            self._look(connection)  # another task may have made the table meanwhile
+        if not self._columns:
+            columns = [f"{_quoted(name)} {_TYPES.get(type(value), '')}" for name, value in row.items()]
+            key = ", ".join(map(_quoted, self.key))
+            body = ", ".join([*columns, f"{GENERATION} INTEGER", f"PRIMARY KEY ({key})"])
+            connection.execute(f"CREATE TABLE {_quoted(self.table)} ({body})")
+            self._look(connection)
+        wanted = {**row, GENERATION: 0}
+        if any(name.lower() not in self._columns for name in wanted):
+            self._look(connection)
+            for name, value in wanted.items():
+                if name.lower() not in self._columns:
+                    kind = _TYPES.get(type(value), "")
+                    connection.execute(f"ALTER TABLE {_quoted(self.table)} ADD COLUMN {_quoted(name)} {kind}")
+            self._look(connection)
+
+    def _upsert(self, names: list[str], versioned: bool) -> str:
+        """The statement. ``versioned``: a row that a later owner wrote is left alone."""
+        columns = [*map(_quoted, names), *([GENERATION] if versioned else [])]
+        changes = ", ".join(f"{column} = excluded.{column}" for column in columns)
+        guard = f" WHERE excluded.{GENERATION} >= coalesce({_quoted(self.table)}.{GENERATION}, 0)" if versioned else ""
+        return (
+            f"INSERT INTO {_quoted(self.table)} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+            f" ON CONFLICT ({', '.join(map(_quoted, self.key))}) DO UPDATE SET {changes}{guard}"
+        )
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def _value(value: Any) -> Any:
+    """What SQLite can store."""
+    if value is None or isinstance(value, float | str | int):
+        return value
+    if isinstance(value, list | dict):
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY, default=str).decode()
+    return str(value)
