@@ -78,7 +78,8 @@ class Attempts(NamedTuple):
 
 
 class StreamsFull(Exception):
-    """The commit found no room and changed nothing. ``streams`` may contain the dead letters, as ``None``."""
+    """The commit found no room and changed nothing. ``streams`` may contain the dead letters, as ``None``; it is empty when
+    the server's whole memory is full."""
 
     def __init__(self, streams: list[Stream | None]) -> None:
         super().__init__(streams)

@@ -42,7 +42,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _READ_TIMEOUT = 1.0
-_FULL_LETTERS_SECONDS = 1.0
+_OBSTACLE_SECONDS = 0.5
+_LETTERS_FULL = "the dead letters are full; read them with 'mdp dlq', then 'mdp dlq --clear'"
+_MEMORY_FULL = "the server's memory is full (maxmemory); nothing new comes in until what is there was worked off"
 
 
 class Task:
@@ -222,6 +224,7 @@ class Task:
         await self.gate.wait(lengths)
 
     async def _commit_when_there_is_room(self, request: CommitRequest) -> dict[Stream, int]:
+        told = False
         while True:
             self.check_reload()
             try:
@@ -229,11 +232,12 @@ class Task:
             except StreamsFull as full:
                 if self.stopping:
                     raise _GivenUp from None
-                if None in full.streams:
-                    log.warning(
-                        "task %s: the dead letters are full; read them with 'mdp dlq', then 'mdp dlq --clear'", self.id
-                    )
-                    await self.interruptible(self.clock.sleep(_FULL_LETTERS_SECONDS))
+                obstacle = _LETTERS_FULL if None in full.streams else "" if full.streams else _MEMORY_FULL
+                if obstacle and not told:
+                    log.warning("task %s waits: %s", self.id, obstacle)
+                    told = True
+                if obstacle:
+                    await self.interruptible(self.clock.sleep(_OBSTACLE_SECONDS))
                 await self.gate.wait_for_room([s for s in full.streams if s is not None])
 
     async def finish(self, meta: Meta) -> None:

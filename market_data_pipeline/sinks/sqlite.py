@@ -39,7 +39,8 @@ class SqliteTable(Sink):
     The table and columns that are missing are created from the first items (``key`` becomes the primary key). An existing
     table must have a unique index on exactly ``key``. Lists and dicts are stored as JSON, NaN as NULL. An item
     without its key, with an integer over 64 bits, or that the table's own constraints refuse goes to the dead letters. All
-    workers must see the same file (one machine): the database is in WAL mode. Raises ``SinkError`` when the file cannot be written.
+    workers must see the same file (one machine): the database is in WAL mode. Raises ``SinkError`` when the file cannot be
+    written.
     """
 
     accepts: ClassVar[Literal["rows"]] = "rows"

@@ -35,7 +35,7 @@ T = TypeVar("T")
 Client = redis.asyncio.Redis
 
 _AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
-_BUSY = ("BUSY ", "MISCONF ", "MASTERDOWN ")
+_BUSY = ("BUSY ", "LOADING ", "MASTERDOWN ", "MISCONF ", "NOREPLICAS ")
 TRANSIENT = (*_AWAY, BusyLoadingError, ReadOnlyError)
 _CONNECTIONS = 64
 _SOCKET_TIMEOUT = 30.0

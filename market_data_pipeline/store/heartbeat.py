@@ -41,7 +41,7 @@ class HeartbeatThread:
 
     def start(self) -> None:
         """Beat once, then go on in the thread. Raises what the first beat raises."""
-        self._beat()
+        self.beat()
         self._thread.start()
 
     def stop(self) -> None:
@@ -59,14 +59,15 @@ class HeartbeatThread:
         away = False
         while not self.superseded and not self._stop.wait(self._ttl_ms / 3000):
             try:
-                self._beat()
+                self.beat()
                 away = False
             except (RedisError, OSError) as error:
                 if not away:
                     log.warning("heartbeat: server away (%s)", error)
                 away = True
 
-    def _beat(self) -> None:
+    def beat(self) -> None:
+        """One heartbeat, now. Raises what the server or the network says."""
         sent = self._clock.monotonic()
         pipe = self._client.pipeline(transaction=False)
         beat, keys = self._heartbeat, self._keys

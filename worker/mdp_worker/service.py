@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -64,6 +63,7 @@ class Worker:
         self._metrics = WorkerMetrics(clock)
         self._state = HeldPartitions(heartbeat.token)
         self._running: dict[int, _Partition] = {}
+        self._ending: dict[int, asyncio.Task[None]] = {}
         self._leaving = False
         self._away = False
         self._failure = ""
@@ -121,7 +121,7 @@ class Worker:
                 try:
                     await self._loop(heart)
                 finally:
-                    await self._stop_partitions(list(self._running))
+                    await self._end_all()
             await self._give_back()
         finally:
             heart.stop()
@@ -163,9 +163,10 @@ class Worker:
 
     async def _follow_assignment(self) -> None:
         commands = self._state.assigned(await until_done(self._control.assignment, "assignment"))
-        await self._stop_partitions([c.partition for c in commands if isinstance(c, Stop)])
         for command in commands:
-            if isinstance(command, Start):
+            if isinstance(command, Stop):
+                self._end(command.partition)
+            else:
                 self._start(command)
         self._metrics.owned.set(len(self._running))
         if commands:
@@ -178,7 +179,8 @@ class Worker:
             if command.partition in self._plan.partitions_of(subgraph):
                 task = self._make_task(TaskId(subgraph.name, command.partition), lease)
                 running.tasks.append(task)
-                running.jobs.append(asyncio.create_task(self._run_task(task, lease), name=str(task.id)))
+                job = self._run_task(task, lease, self._ending.get(command.partition))
+                running.jobs.append(asyncio.create_task(job, name=str(task.id)))
 
     def _make_task(self, task: TaskId, lease: Lease) -> Task:
         store = RedisTaskStore(
@@ -190,7 +192,9 @@ class Worker:
         context = SinkContext("", self._job.uid, task.partition, lease.epoch, lease.token)
         return ChainTask(self._plan, self._dag, task, store, self._limits, observer, context, self._clock)
 
-    async def _run_task(self, task: Task, lease: Lease) -> None:
+    async def _run_task(self, task: Task, lease: Lease, former: asyncio.Task[None] | None) -> None:
+        if former is not None:  # the partition came back under another epoch
+            await asyncio.wait({former})
         for attempt in range(1_000_000):
             try:
                 if await task.run():
@@ -200,7 +204,8 @@ class Worker:
                 log.warning("%s: stopping", error)
                 self._metrics.fenced.inc()
                 for command in self._state.fenced(lease.partition, lease.epoch):
-                    self._signal_stop(command.partition)
+                    if command.partition in self._running:
+                        self._signal_stop(self._running[command.partition])
                 return
             except (SinkError, StoreUnavailable) as error:
                 delay = _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)]
@@ -218,25 +223,35 @@ class Worker:
                     log.warning("task %s: the partition has another owner now; stopping", task.id)
                 return
 
-    def _signal_stop(self, partition: int) -> None:
-        running = self._running.get(partition)
-        for task in running.tasks if running else ():
+    def _signal_stop(self, running: _Partition) -> None:
+        for task in running.tasks:
             task.stop()
 
-    async def _stop_partitions(self, partitions: Sequence[int]) -> None:
-        for partition in partitions:
-            self._signal_stop(partition)
-        jobs = [job for partition in partitions if partition in self._running for job in self._running[partition].jobs]
-        if jobs:
-            _, late = await asyncio.wait(jobs, timeout=_LEAVE_SECONDS)
+    def _end(self, partition: int, give_back: bool = False) -> None:
+        """Stop the partition's tasks without waiting: a sink that blocks must not keep other partitions from starting."""
+        stopped = self._running.pop(partition, None)
+        if stopped is not None:
+            self._signal_stop(stopped)
+            former = self._ending.get(partition)
+            self._ending[partition] = asyncio.create_task(self._await_end(stopped, former, give_back))
+
+    async def _await_end(self, stopped: _Partition, former: asyncio.Task[None] | None, give_back: bool) -> None:
+        if former is not None:
+            await asyncio.wait({former})
+        if stopped.jobs:
+            _, late = await asyncio.wait(stopped.jobs, timeout=_LEAVE_SECONDS)
             for job in late:
                 log.warning("task %s did not stop within %g s; its step is given up", job.get_name(), _LEAVE_SECONDS)
                 job.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        for partition in partitions:
-            stopped = self._running.pop(partition, None)
-            if stopped is not None and self._leaving:
-                await self._release(stopped.lease)
+        if give_back:
+            await self._release(stopped.lease)
+
+    async def _end_all(self) -> None:
+        for partition in list(self._running):
+            self._end(partition, give_back=self._leaving)
+        for ending in list(self._ending.values()):
+            await ending
 
     async def _release(self, lease: Lease) -> None:
         try:
