@@ -33,7 +33,7 @@ class SqliteTable(Sink):
 
     Guarantee: exactly once by key. An item replaces the row with its key, unless a later owner of the partition wrote that
     row: each row holds in ``_mdp_generation`` when its writer began (server time, microseconds), and an older writer's
-    update does not apply. A step is one transaction, made durable before the step is committed; ``fsync`` waits for the
+    step does not apply. A step is one transaction, made durable before the step is committed; ``fsync`` waits for the
     disk, for machines that may lose power.
 
     The table and columns that are missing are created from the first items (``key`` becomes the primary key). An existing
@@ -161,15 +161,23 @@ class SqliteTable(Sink):
         values = [(*row.values(), self._ctx.generation) for row in rows]
         connection.execute("SAVEPOINT batch")
         try:
-            connection.executemany(statement, values)
+            self._check_applied(connection.executemany(statement, values), len(values))
         except (sqlite3.IntegrityError, sqlite3.DataError, UnicodeEncodeError):
             connection.execute("ROLLBACK TO batch")
             for row, parameters in zip(rows, values, strict=True):
                 try:
-                    connection.execute(statement, parameters)
+                    self._check_applied(connection.execute(statement, parameters), 1)
                 except (sqlite3.IntegrityError, sqlite3.DataError, UnicodeEncodeError) as error:
                     self._ctx.reject(row, f"table {self.table}: {error}")
         connection.execute("RELEASE batch")
+
+    def _check_applied(self, done: sqlite3.Cursor, rows: int) -> None:
+        """A row that was not taken belongs to a later owner. Should we be the owner all the same, then the server's clock
+        went back, and loading again after a while helps; silence would lose the row."""
+        if done.rowcount != rows:
+            raise SinkError(
+                f"{self.path}: table {self.table} holds rows of a later owner than generation {self._ctx.generation}"
+            )
 
     def _make_columns(self, connection: sqlite3.Connection, row: Row) -> None:
         if not self._columns:
