@@ -113,15 +113,12 @@ class Launcher:
             await self._client.aclose()
 
     def _warn_of_other_files(self) -> None:
-        for path in self._output_folders():
+        for path in [node.fn.path for node in self._dag.nodes.values() if isinstance(node.fn, FileSink)]:
             others = len(list(path.glob("*.*")))
             if others:
                 self._display.say(
                     f"output folder {path} holds {others} files of other runs already; they stay beside the new ones"
                 )
-
-    def _output_folders(self) -> list[Path]:
-        return [node.fn.path for node in self._dag.nodes.values() if isinstance(node.fn, FileSink)]
 
     async def _find_or_publish(self) -> JobInfo:
         job = await find_job(self._client, self._job_name)
@@ -258,7 +255,8 @@ class Launcher:
 
     def _report(self, seconds: float) -> None:
         assert self._status is not None
-        outputs = [str(path) for path in self._output_folders()]
+        sinks = [node.fn for node in self._dag.nodes.values() if isinstance(node.fn, Sink)]
+        outputs = [destination for destination in (sink.destination() for sink in sinks) if destination]
         rate = self._status.items_in / self._busy_seconds if self._busy_seconds else 0.0
         if self._options.as_json:
             document = {**self._status.to_dict(), "seconds": seconds, "items_per_second": rate, "outputs": outputs}

@@ -45,6 +45,10 @@ class Sink(Component):
 
     accepts: ClassVar[Literal["rows", "columns", "any"]] = "any"
 
+    def destination(self) -> str:
+        """Where the output goes, for people; empty where that says nothing."""
+        return ""
+
     def check(self) -> None:
         """Look, before anything starts, whether this sink can work. Raises ``SinkError``."""
 

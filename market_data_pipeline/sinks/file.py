@@ -73,6 +73,9 @@ class FileSink(Sink):
         self._sealed: list[list[Any]] = []
         self._stale: list[Path] = []
 
+    def destination(self) -> str:
+        return str(self.path)
+
     def check(self) -> None:
         try:
             (self.path / STAGING).mkdir(parents=True, exist_ok=True)

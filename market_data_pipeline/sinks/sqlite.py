@@ -58,6 +58,9 @@ class SqliteTable(Sink):
         self._columns: dict[str, str] = {}
         self._connection: sqlite3.Connection | None = None
 
+    def destination(self) -> str:
+        return f"{self.path}, table {self.table}"
+
     def check(self) -> None:
         with self._explained():
             if not self.path.parent.is_dir():
