@@ -134,6 +134,19 @@ def test_two_coordinators_one_leads(server: EmbeddedServer, tmp_path: Path, logs
     check_bars(tmp_path / "out", expected(80_000, 40_000), SECOND)
 
 
+def test_of_two_workers_with_one_name_the_earlier_leaves(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
+    with job(server.url, APP, logs, *arguments(tmp_path, 160_000, 16_000)) as running:
+        running.start("coordinator")
+        earlier = running.start("w0")
+        running.wait_for_items("source", 5_000)
+        running.start("w0")
+        assert earlier.wait(timeout=30) == 1
+        assert "another process was started as worker 'w0' after this one" in running.log("w0")
+        running.wait()
+        assert running.wait_for_exit("w0") == 0
+    check_bars(tmp_path / "out", expected(160_000, 16_000), SECOND)
+
+
 def test_a_late_worker_takes_its_share(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
     with job(server.url, APP, logs, *arguments(tmp_path, 240_000, 40_000)) as running:
         running.start("coordinator")
