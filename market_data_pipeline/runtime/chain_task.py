@@ -152,6 +152,10 @@ class ChainTask(Task):
 
     async def _feed_marked(self, node: str, key: str, unit: str, frame: Frame, letters: list[DeadLetter]) -> None:
         """Feed a frame at which processes died, in ranges that the next owner can tell apart."""
+        async with self.store.marking:
+            await self._feed_ranges(node, key, unit, frame, letters)
+
+    async def _feed_ranges(self, node: str, key: str, unit: str, frame: Frame, letters: list[DeadLetter]) -> None:
         for part in self.suspicion.ranges(unit, len(frame.items)):
             items = slice_items(frame.items, part.start, part.stop)
             if part.poison:

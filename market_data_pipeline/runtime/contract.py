@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,7 +88,13 @@ class StreamsFull(Exception):
 
 
 class TaskStore(Protocol):
-    """The store as one task sees it. Every call waits while the server is away."""
+    """The store as one task sees it. Every call waits while the server is away.
+
+    ``marking`` is shared by the tasks of one process and held while one of them is marked: of those that die together, only
+    the one that was at work is suspected.
+    """
+
+    marking: asyncio.Lock
 
     async def load(self) -> TaskRecord:
         """The task's record. Raises ``Fenced`` when another owns the partition, ``LostTask``, ``CorruptState``."""

@@ -158,6 +158,7 @@ class CoroutineTask(Task):
         self._in = {edge.src: _Input(self, stream, skip.get(edge.name, 0)) for stream, edge in self.inputs.items()}
         self._out = {edge.dst: _Output(self, edge.name) for edge in self.plan.outputs(self.subgraph)}
         self._letters: list[DeadLetter] = []
+        self._clearing: asyncio.Future[None] | None = None
         self._turning, self._committing = asyncio.Lock(), asyncio.Lock()
         self.outputs.restore({name: blob for name, blob in self._state.items() if name.startswith(OUTBOX)})
         self._mark_ends()
@@ -199,7 +200,9 @@ class CoroutineTask(Task):
         return True
 
     async def _close(self) -> None:
-        """Nothing is held outside."""
+        if self._clearing is not None:
+            self._clearing.cancel()
+            await asyncio.gather(self._clearing, return_exceptions=True)
 
     def count(self, name: str, n: int) -> None:
         """Add to the node's counters."""
@@ -238,13 +241,25 @@ class CoroutineTask(Task):
             return True
         unit, place = channel.next_place()
         if not self.suspicion.poison(unit, place):
-            await self.mark(place_of(unit, place))
+            await self._mark_exclusively(place_of(unit, place))
             return True
         reason = f"the process died {DEATHS} times at this item"
         self._letters.append(DeadLetter(self._name, reason, channel.items.popleft(), f"{unit} item {place.start}"))
         channel.handed += 1
         self._counts.update(("in", "dead_letter"))
         return False
+
+    async def _mark_exclusively(self, place: str) -> None:
+        """Until the function, which is given the item next, first waits for something: then the mark is cleared."""
+        lock = self.store.marking
+        await lock.acquire()
+        try:
+            await self.mark(place)
+        except BaseException:
+            lock.release()
+            raise
+        self._clearing = asyncio.ensure_future(self.mark(""))
+        self._clearing.add_done_callback(lambda _: lock.release())
 
     def _hand_over(self, stream: Stream, entry: Entry) -> None:
         edge = self.inputs[stream]

@@ -76,6 +76,7 @@ class RedisTaskStore:
         held: Callable[[], bool] = lambda: True,
     ) -> None:
         self.lease_held = held
+        self.marking = reader.marking
         self._replicas = limits.replicas
         self._client = client
         self._reader = reader

@@ -35,9 +35,11 @@ class _Waiter:
 
 
 class StreamReader:
-    """Shared by all tasks of one event loop. Use as an async context manager."""
+    """Shared by all tasks of one event loop, and with it the lock ``marking`` (see ``TaskStore``). Use as an async context
+    manager."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
+        self.marking = asyncio.Lock()
         self._client: Any = client
         self._blocking: Any = client.client()  # a connection of its own, so that its id can be unblocked
         self._waiters: list[_Waiter] = []

@@ -101,6 +101,12 @@ class MemoryJob:
             found[1].cancel()
             await asyncio.gather(found[1], return_exceptions=True)
 
+    def crash(self) -> None:
+        """The process of all tasks is gone: none takes another step."""
+        for task, running in self.running.values():
+            running.cancel()
+            task.store.dead = True  # type: ignore[attr-defined]
+
     async def take_over(self, partition: int) -> None:
         """Kill every task of ``partition`` and let a new owner go on under a new epoch."""
         mine = [task for task in self.running if task.partition == partition]

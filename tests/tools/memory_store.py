@@ -87,6 +87,7 @@ class MemoryServer:
         self.hung = asyncio.Event()
         self._next_id = 0
         self._time = 0
+        self.marking = asyncio.Lock()
         self.lease_held: Callable[[], bool] = lambda: True
         self._changed = asyncio.Event()
 
@@ -202,6 +203,8 @@ class MemoryStore:
     def __init__(self, server: MemoryServer, task: TaskId, lease: Lease) -> None:
         self._server, self._task, self._lease = server, task, lease
         self._job = server.job
+        self.dead = False
+        self.marking = server.marking
 
     async def load(self) -> TaskRecord:
         await asyncio.sleep(0)
@@ -212,6 +215,8 @@ class MemoryStore:
         return TaskRecord(record.commit, record.meta, record.ended, dict(record.state), self._server.next_time())
 
     def _check_lease(self) -> None:
+        if self.dead:  # the process that asks is gone
+            raise asyncio.CancelledError
         if self._server.leases.get(self._lease.partition) != self._lease:
             raise Fenced(f"task {self._task}: epoch {self._lease.epoch} is over")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from tools.memory_job import CommittedRows, ListSource, MemoryJob, committed_rows
 from tools.memory_store import MemoryServer
 
-from market_data_pipeline import Pipeline
+from market_data_pipeline import Dag, Node, Pipeline
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.runtime.contract import Attempts, Limits
 from market_data_pipeline.runtime.observe import TaskObserver
@@ -80,7 +81,10 @@ def test_deaths_at_different_items_condemn_none() -> None:
 
 
 class Dies(BaseException):
-    """Stands for a process that is gone: nothing catches it."""
+    """Stands for a process that is gone: nothing catches it, and none of its other tasks takes another step."""
+
+    def __init__(self, job: MemoryJob) -> None:
+        job.crash()
 
 
 class Watching(TaskObserver):
@@ -91,13 +95,13 @@ class Watching(TaskObserver):
         self.reloads += 1
 
 
-def make_job(fn: Callable[[Any], Any], with_source: bool, items: int) -> MemoryJob:
+def make_job(fn: Callable[[Any], Any], with_source: bool, items: int, partitions: int = 1) -> MemoryJob:
     """``fn`` behind a stream, or fused with the source."""
     rows = [{"symbol": f"S{n % 7}", "n": n, "ts_event": n} for n in range(items)]
     pipeline = Pipeline("deadly").source(ListSource(rows), name="source")
     pipeline = pipeline.map(fn).key_by("symbol") if with_source else pipeline.key_by("symbol").map(fn)
     dag = pipeline.sink(CommittedRows(), name="sink").build()
-    plan = compile_dag(dag, 1)
+    plan = compile_dag(dag, partitions)
     limits = Limits(frame_items=50, commit_items=120)
     return MemoryJob(dag, plan, MemoryServer(plan, limits), limits)
 
@@ -112,7 +116,7 @@ async def test_an_item_that_kills_the_process_ends_in_the_dead_letters(with_sour
 
     def fatal(row: dict[str, int]) -> dict[str, int]:
         if row["n"] == deadly:
-            raise Dies
+            raise Dies(job)
         return row
 
     job = make_job(fatal, with_source, items=400)
@@ -131,11 +135,50 @@ async def run_to_the_end(job: MemoryJob) -> int:
         try:
             await job.run()
             return deaths
-        except Dies:
+        except (Dies, asyncio.CancelledError):
             deaths += 1
             assert deaths < 20, "the item is never found"
-            for task in [task for task, (_, running) in job.running.items() if running.done()]:
-                await job.take_over(task.partition)
+            job.server.marking = asyncio.Lock()  # another process
+            for partition in range(job.plan.partitions):
+                await job.take_over(partition)
+
+
+async def test_those_that_die_with_it_condemn_nothing() -> None:
+    """Four partitions in one process, all at the same place in their work whenever one of them kills it."""
+    deadly = {137: 3, 138: 2}
+
+    def fatal(row: dict[str, int]) -> dict[str, int]:
+        if row["n"] in deadly:
+            raise Dies(job)
+        return row
+
+    job = make_job(fatal, with_source=False, items=800, partitions=4)
+    await run_to_the_end(job)
+    assert written(job) == [n for n in range(800) if n not in deadly]
+    assert sorted(letter.item["n"] for letter in job.server.contents.dead_letters) == sorted(deadly)
+
+
+async def test_a_coroutine_nodes_deadly_item_ends_in_the_dead_letters() -> None:
+    async def fn(in_ch: dict[str, Any], out_ch: dict[str, Any]) -> None:
+        async for row in in_ch["source"]:
+            if row["n"] == 137:
+                raise Dies(job)
+            await out_ch["sink"].put(row)
+
+    rows = [{"symbol": f"S{n % 7}", "n": n, "ts_event": n} for n in range(400)]
+    dag = Dag("deadly")
+    dag.add_node(Node("source", ListSource(rows)))
+    dag.add_node(Node("fn", fn))
+    dag.add_node(Node("sink", CommittedRows()))
+    dag.add_edge("source", "fn", key="symbol")
+    dag.add_edge("fn", "sink")
+    plan = compile_dag(dag, 1)
+    limits = Limits(frame_items=50, commit_items=120)
+    job = MemoryJob(dag, plan, MemoryServer(plan, limits), limits)
+    deaths = await run_to_the_end(job)
+    assert written(job) == [n for n in range(400) if n != 137]
+    assert [letter.item["n"] for letter in job.server.contents.dead_letters] == [137]
+    assert DEATHS < deaths <= 7
 
 
 async def test_a_restart_without_deaths_condemns_nothing() -> None:
