@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import redis.asyncio
 from redis.exceptions import OutOfMemoryError
 
-from market_data_pipeline.codec import pack, seal, unseal
+from market_data_pipeline.codec import unseal
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import CodecError, CorruptState, Fenced, JobChanged, LostTask, StaleTask
-from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.contract import (
     Attempts,
     CommitRequest,
@@ -25,8 +23,10 @@ from market_data_pipeline.runtime.contract import (
     TaskRecord,
 )
 from market_data_pipeline.store.client import Client, Script, text_of, until_done
-from market_data_pipeline.store.keys import Keys, job_key
+from market_data_pipeline.store.commit_args import CommitArguments, JobRef, Lease
 from market_data_pipeline.store.reader import StreamReader
+
+__all__ = ["JobRef", "Lease", "RedisTaskStore"]
 
 log = logging.getLogger(__name__)
 
@@ -38,24 +38,6 @@ _ATTEMPT = Script("attempt", "allow-oom")
 
 _LEASE_POLL = 0.02
 _WAIT_MS = 1000
-
-
-@dataclass(frozen=True)
-class JobRef:
-    """A job as a task knows it; commits check that it is still this one."""
-
-    name: str
-    uid: str
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right to commit for a partition: epoch and random token, as the leader wrote them."""
-
-    partition: int
-    epoch: int
-    token: str
 
 
 class RedisTaskStore:
@@ -81,18 +63,11 @@ class RedisTaskStore:
         self._client = client
         self._reader = reader
         self._job = job
-        self._keys = Keys(job.uid)
         self._task = task
         self._lease = lease
-        self._limits = limits
-        subgraph = next(s for s in plan.subgraphs if s.name == task.subgraph)
-        self._key_of: dict[Stream, str] = {}
-        for edge in plan.inputs(subgraph):
-            self._key_of[edge.name, task.partition] = self._keys.stream(edge, task.partition)
-        for edge in plan.outputs(subgraph):
-            for partition in plan.targets(edge, task.partition):
-                self._key_of[edge.name, partition] = self._keys.stream(edge, partition)
-        self._stream_of = {key: stream for stream, key in self._key_of.items()}
+        self._arguments = CommitArguments(job, plan, task, limits)
+        self._keys, self._key_of = self._arguments.keys, self._arguments.key_of
+        self._stream_of = self._arguments.stream_of
 
     async def load(self) -> TaskRecord:
         async def fetch() -> Any:
@@ -157,7 +132,7 @@ class RedisTaskStore:
         return dict(zip(streams, await until_done(fetch, f"task {self._task}"), strict=True))
 
     async def commit(self, request: CommitRequest) -> dict[Stream, int]:
-        keys, args = self._arguments(request)
+        keys, args = self._arguments.of(request, self._lease)
         script = _INGEST if request.ingest else _INTERNAL
 
         async def call() -> list[Any]:
@@ -198,45 +173,3 @@ class RedisTaskStore:
         if status == "GAP":
             raise CorruptState(f"task {self._task}: entries were missing inside stream {detail[0]}")
         raise StaleTask(f"task {self._task}: {status.lower()}: {', '.join(detail)}")
-
-    def _arguments(self, request: CommitRequest) -> tuple[list[str], list[Any]]:
-        limits, task, keys = self._limits, self._task, self._keys
-        inputs = [self._key_of[consumed.stream] for consumed in request.consumed]
-        outputs = [key for s in request.outputs for key in (self._key_of[s], keys.stream_bytes(s[1]))]
-        sets = [(name, seal(blob)) for name, blob in request.state.items() if blob is not None]
-        deletes = [name for name, blob in request.state.items() if blob is None]
-        args: list[Any] = [
-            job_key(self._job.name), self._job.uid, self._job.fingerprint,
-            keys.lease(task.partition), self._lease.epoch, self._lease.token,
-            request.parent, request.id, seal(request.meta), int(request.ended), str(task),
-            len(inputs), len(request.outputs), len(request.dead_letters), len(sets), len(deletes),
-            limits.dead_letter_capacity,
-        ]  # fmt: skip
-        for consumed in request.consumed:
-            trim = consumed.last if consumed.partial else _behind(consumed.last)
-            args += [consumed.first, consumed.last, trim, consumed.entries, consumed.bytes]
-        for frames in request.outputs.values():
-            args += [len(frames), sum(map(len, frames)), limits.channel_capacity, limits.commit_frames]
-            args += [limits.channel_bytes, limits.commit_bytes]
-        for frames in request.outputs.values():
-            args += frames
-        args += [pack_dead_letter(letter) for letter in request.dead_letters]
-        for name, blob in sets:
-            args += [name, blob]
-        args += deletes
-        fixed = [keys.task(task), keys.state(task), keys.ended, keys.dead_letters, keys.stream_bytes(task.partition)]
-        return fixed + inputs + outputs, args
-
-
-def _behind(entry_id: str) -> str:
-    """The smallest entry id after ``entry_id``."""
-    millis, _, sequence = entry_id.partition("-")
-    return f"{millis}-{int(sequence) + 1}"
-
-
-def pack_dead_letter(letter: DeadLetter) -> bytes:
-    """As stored; an item that cannot be packed by its ``repr``."""
-    try:
-        return pack(letter._asdict())
-    except CodecError:
-        return pack(letter._replace(item=repr(letter.item)[:10_000])._asdict())
