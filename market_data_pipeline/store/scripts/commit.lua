@@ -114,7 +114,7 @@ for i = 0, n_in - 1 do
   if redis.call('XTRIM', key, 'MINID', ARGV[a + 2]) ~= tonumber(ARGV[a + 3]) then
     gap = key
   end
-  redis.call('HINCRBY', KEYS[5], key, -tonumber(ARGV[a + 4]))
+  redis.call('HINCRBY', KEYS[5], key, 0 - tonumber(ARGV[a + 4])) -- not -n: that is '-0' for 0, which Redis refuses
 end
 if gap then
   return {'GAP', gap}
