@@ -8,12 +8,11 @@ with the model, :class:`Ledger` checks on the server's answers alone that what w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import hiredis
 import redis
 from redis.exceptions import OutOfMemoryError
 
@@ -29,6 +28,7 @@ from tools.schedules import (
     FINGERPRINT,
     LIMITS,
     Assign,
+    Attempt,
     ClearLetters,
     Commit,
     DeleteEntry,
@@ -41,80 +41,7 @@ from tools.schedules import (
     schedule_plan,
     streams_of,
 )
-
-_OBSERVE = """#!lua flags=no-writes,allow-oom
-local reply, at = {}, 0
-local function each(count, ...)
-  for _ = 1, tonumber(count) do
-    at = at + 1
-    local call = {...}
-    reply[#reply + 1] = redis.call(call[1], KEYS[at], unpack(call, 2))
-  end
-end
-each(ARGV[1], 'HMGET', 'commit', 'meta', 'ended')
-each(ARGV[1], 'HGETALL')
-each(ARGV[2], 'XRANGE', '-', '+')
-each(ARGV[3], 'HGETALL')
-each(1, 'SMEMBERS')
-each(1, 'XRANGE', '-', '+')
-return reply
-"""
-_DUMP = """#!lua flags=no-writes,allow-oom
-local reply = {}
-for i, key in ipairs(KEYS) do
-  reply[i] = redis.call('DUMP', key) or ''
-end
-return reply
-"""
-_RESTORE = """#!lua
-for i, key in ipairs(KEYS) do
-  redis.call('DEL', key)
-  if ARGV[i] ~= '' then
-    redis.call('RESTORE', key, 0, ARGV[i])
-  end
-end
-return 'OK'
-"""
-
-
-class Wire:
-    """A pipeline on one connection, without a round trip for each call and with errors as answers."""
-
-    def __init__(self, client: redis.Redis) -> None:
-        self._connection = client.connection_pool.get_connection()
-        self._packed: list[bytes] = []
-        self.shas: dict[str, str] = {}
-
-    def script(self, name: str, text: str) -> None:
-        """Load a script under ``name``."""
-        self.add("SCRIPT", "LOAD", text)
-        self.shas[name] = self.flush()[0].decode()
-
-    def add(self, *command: Any) -> None:
-        self._packed.append(hiredis.pack_command(command))
-
-    def call(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> None:
-        self.add("EVALSHA", self.shas[script], len(keys), *keys, *args)
-
-    def send(self) -> int:
-        """Send what was added; how many answers will come."""
-        self._connection.send_packed_command([b"".join(self._packed)])
-        count, self._packed = len(self._packed), []
-        return count
-
-    def receive(self, count: int) -> list[Any]:
-        """So many answers, in order. Raises an error of the server, except that memory is full."""
-        answers = []
-        for _ in range(count):
-            try:
-                answers.append(self._connection.read_response(disable_decoding=True))
-            except OutOfMemoryError as error:
-                answers.append(error)
-        return answers
-
-    def flush(self) -> list[Any]:
-        """Both."""
-        return self.receive(self.send())
+from tools.wire import DUMP, OBSERVE, RESTORE, Wire
 
 
 @dataclass
@@ -128,7 +55,8 @@ class Ledger:
 
     def copy(self) -> Ledger:
         lists = ({s: list(blobs) for s, blobs in part.items()} for part in (self.appended, self.claimed, self.gone))
-        return Ledger(*lists, list(self.accepted))
+        appended, claimed, gone = lists
+        return Ledger(appended, claimed, gone, list(self.accepted))
 
     def commit(
         self, step: Commit, status: str, before: dict[Stream, list[bytes]], now: dict[Stream, list[bytes]]
@@ -212,7 +140,7 @@ class RealJob:
         step = self.schedule.step(memory_full)
         self._add(step)
         match step:
-            case Commit(task=task) | DeleteRecord(task=task):
+            case Commit(task=task) | Attempt(task=task) | DeleteRecord(task=task):
                 self._look(self._views[task])
             case RollBack() | DeleteEntry():
                 self._look(self._everything)
@@ -239,6 +167,9 @@ class RealJob:
                     self._arguments[task, job] = arguments
                 script = "ingest" if request.ingest else "commit"
                 wire.call(script, *arguments.of(self._translated(request), StoreLease(*lease)))
+            case Attempt(task, lease, commit, place):
+                what = ["start", ""] if place is None else ["mark", place]
+                wire.call("attempt", [keys.task(task)], [keys.lease(task.partition), *lease[1:], commit, *what])
             case Assign(lease):
                 wire.add("HSET", keys.lease(lease.partition), "epoch", lease.epoch, "token", lease.token)
             case ReplaceJob(job):
@@ -271,8 +202,11 @@ class RealJob:
         match step:
             case Commit(expected=expected):
                 found = self._answer(answer, step.request)
-                assert found == expected, f"{step}: the server answers {found}"
+                assert found == expected, f"the server answers {found}"
                 self._ledger.commit(step, found.status, before, self._queued)
+            case Attempt(expected=expected):
+                found = _attempt_answer(answer)
+                assert found == expected, f"the server answers {found}"
             case DeleteEntry(stream):
                 blob = next(blob for blob in before[stream] if blob not in self._queued[stream])
                 self._ledger.delete(stream, blob)
@@ -302,7 +236,7 @@ class RealJob:
             return Answer(status, tuple(rest))
         text = [part.decode() for part in rest]
         if status == "FENCED":
-            return Answer(status, (int(text[0]) if text[0] else None,))
+            return _fenced(text)
         if status in ("HEAD", "FULL", "GAP"):
             return Answer(status, tuple(self._stream_of.get(key) for key in text))
         return Answer(status, Job(*text) if status == "JOB" else tuple(text))
@@ -332,6 +266,15 @@ class RealJob:
         assert used <= LIMITS.channel_bytes, f"{stream}: {used} bytes"
 
 
+def _fenced(text: list[str]) -> Answer:
+    return Answer("FENCED", (int(text[0]) if text[0] else None,))
+
+
+def _attempt_answer(answer: Any) -> Answer:
+    status, *rest = (part.decode() if isinstance(part, bytes) else part for part in answer)
+    return _fenced(rest) if status == "FENCED" else Answer(status, tuple(rest))
+
+
 def _compare_record(task: TaskId, stored: Any, fields: Any, record: Record | None) -> None:
     if record is None:
         assert stored[0] is None
@@ -339,6 +282,10 @@ def _compare_record(task: TaskId, stored: Any, fields: Any, record: Record | Non
     assert stored[0] == record.commit.encode(), f"{task}: stored commit {stored[0]}, not {record.commit}"
     assert stored[1][4:] == record.meta
     assert stored[2] == (b"1" if record.ended else b"0")
+    if record.tried:
+        counted = (record.tried, str(record.starts), record.place, record.suspect, str(record.deaths))
+        found = tuple(value.decode() for value in stored[3:] if value is not None)
+        assert found == counted, f"{task}: attempts {found}, not {counted}"
     state = {name.decode(): blob[4:] for name, blob in zip(fields[::2], fields[1::2], strict=True)}
     assert state == record.state, f"{task}: state"
 
@@ -355,7 +302,8 @@ class Player:
         self._wire = Wire(client)
         for name, text in {
             "commit": Script("commit", "allow-oom").text, "ingest": Script("commit").text,
-            "publish": Script("publish").text, "observe": _OBSERVE, "dump": _DUMP, "restore": _RESTORE,
+            "attempt": Script("attempt").text, "publish": Script("publish").text,
+            "observe": OBSERVE, "dump": DUMP, "restore": RESTORE,
         }.items():  # fmt: skip
             self._wire.script(name, text)
         self.seen: Counter[str] = Counter()

@@ -62,6 +62,17 @@ class Commit:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """A task starts at a commit (``place`` is ``None``), or marks where it is at work; and what the model answers."""
+
+    task: TaskId
+    lease: Lease
+    commit: str
+    place: str | None
+    expected: Answer
+
+
+@dataclass(frozen=True)
 class Assign:
     """The leader writes a lease."""
 
@@ -107,7 +118,7 @@ class RollBack:
     name: int
 
 
-Step = Commit | Assign | ReplaceJob | DeleteRecord | DeleteEntry | ClearLetters | Remember | RollBack
+Step = Commit | Attempt | Assign | ReplaceJob | DeleteRecord | DeleteEntry | ClearLetters | Remember | RollBack
 
 
 @dataclass
@@ -138,14 +149,14 @@ class Schedule:
         self._points: dict[int, Point] = {}
         self._readings: dict[Stream, Consumed] = {}
         self._actions = [
-            self._commit, self._repeat, self._zombie, self._take_over, self._renew, self._remember, self._roll_back,
-            self._delete_entry, self._delete_record, self._replace_job, self._clear_letters,
+            self._commit, self._attempt, self._repeat, self._zombie, self._take_over, self._renew,
+            self._remember, self._roll_back, self._delete_entry, self._delete_record, self._replace_job, self._clear_letters,
         ]  # fmt: skip
 
     def step(self, memory_full: bool = False) -> Step:
         """The next step. With ``memory_full`` only commits: nothing else gets through to such a server."""
         self.model.memory_full = memory_full
-        weights = [60, 8, 6, 4, 14, 4, 3, 2, 1, 2, 2]
+        weights = [60, 8, 8, 6, 4, 14, 4, 3, 2, 1, 2, 2]
         while True:
             action = self.rng.choices(self._actions, weights)[0]
             if self.model.job != self.job and self.rng.random() < 0.4:
@@ -154,6 +165,8 @@ class Schedule:
             if step is not None:
                 if isinstance(step, Commit):
                     self.seen[step.expected.status] += 1
+                elif isinstance(step, Attempt):
+                    self.seen[f"Attempt {step.expected.status}"] += 1
                 else:
                     self.seen[type(step).__name__] += 1
                 return step
@@ -227,7 +240,7 @@ class Schedule:
         if self.model.job != self.job:
             return self._replace_job()
         for task in self._tasks:
-            record, lease = self.model.load(task), self.model.leases[task.partition]
+            record, lease = self.model.contents.tasks.get(task), self.model.leases[task.partition]
             owner = self._owners[task]
             if owner.lease != lease:
                 self._zombies.append((task, owner))
@@ -244,7 +257,7 @@ class Schedule:
         if not self._zombies:
             return None
         task, zombie = self.rng.choice(self._zombies)
-        record = self.model.load(task)
+        record = self.model.contents.tasks.get(task)
         if record is not None and self.rng.random() < 0.5:
             zombie = Owner(zombie.lease, record.commit)
         return self._play(task, zombie)
@@ -256,6 +269,17 @@ class Schedule:
         former = self._last[self.rng.choice(sorted(self._last, key=str))]
         answer = self.model.commit(former.task, former.lease, former.job, former.request)
         return replace(former, expected=answer)
+
+    def _attempt(self) -> Step:
+        """A present or a former owner starts, or marks one of two places."""
+        task = self.rng.choice(self._tasks[:3])
+        owners = [self._owners[task], *(zombie for known, zombie in self._zombies if known == task)]
+        owner = self.rng.choice(owners)
+        if self.rng.random() < 0.5:
+            place = self.rng.choice(["one", "two"])
+            answer = self.model.mark(task, owner.lease, owner.parent, place)
+            return Attempt(task, owner.lease, owner.parent, place, answer)
+        return Attempt(task, owner.lease, owner.parent, None, self.model.attempt(task, owner.lease, owner.parent))
 
     def _play(self, task: TaskId, owner: Owner) -> Step:
         job = self.job
@@ -304,7 +328,7 @@ class Schedule:
         """A prefix of the stream, or now and then not quite one."""
         rng = self.rng
         entries = self.model.contents.stream(stream)
-        if stream in self._readings and rng.random() < 0.5:
+        if stream in self._readings and rng.random() < 0.8:
             return self._readings.pop(stream)
         if not entries or rng.random() < 0.2:
             return None
