@@ -148,6 +148,7 @@ class Schedule:
         self._last: dict[TaskId, Commit] = {}
         self._points: dict[int, Point] = {}
         self._readings: dict[Stream, Consumed] = {}
+        self._next: TaskId | None = None
         self._actions = [
             self._commit, self._attempt, self._repeat, self._zombie, self._take_over, self._renew,
             self._remember, self._roll_back, self._delete_entry, self._delete_record, self._replace_job, self._clear_letters,
@@ -212,7 +213,9 @@ class Schedule:
             return None
         stream = self.rng.choice(streams)
         entries = self.model.contents.streams[stream]
-        self._readings[stream] = _prefix(stream, entries)  # somebody had read it all before
+        entries = entries[: self.rng.randint(1, len(entries))]
+        self._readings[stream] = _prefix(stream, entries)  # its owner had read these, and is about to commit
+        self._next = TaskId(stream[0].partition(".")[2], stream[1])
         entry = self.rng.choice(entries).id
         self.model.delete_entry(stream, entry)
         return DeleteEntry(stream, entry)
@@ -249,7 +252,7 @@ class Schedule:
         return None
 
     def _commit(self) -> Step:
-        task = self.rng.choices(self._tasks, self._weights)[0]
+        task, self._next = self._next or self.rng.choices(self._tasks, self._weights)[0], None
         return self._play(task, self._owners[task])
 
     def _zombie(self) -> Step | None:
