@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 STORE = "tests/unit/store/"
+GUARD_TESTS = (STORE + "test_store_guards.py",)
 COMMIT_TESTS = (STORE + "test_store_commit.py",)
-CONTROL_TESTS = (STORE + "test_store_control.py",)
-ATTEMPT_TESTS = (STORE + "test_store_attempts.py",)
-HEART_TESTS = (STORE + "test_store_heartbeat.py",)
-FILE_TESTS = ("tests/unit/sinks/test_sinks_file.py",)
+CONTROL_TESTS = (STORE + "test_store_control.py", *GUARD_TESTS)
+ATTEMPT_TESTS = (*GUARD_TESTS, STORE + "test_store_attempts.py")
+HEART_TESTS = (STORE + "test_store_heartbeat.py", *GUARD_TESTS)
+FILE_TESTS = ("tests/unit/sinks/test_sinks_file.py", "tests/unit/sinks/test_sinks_file_sizes.py")
 SQLITE_TESTS = ("tests/unit/sinks/test_sinks_sqlite.py",)
 CODEC_TESTS = ("tests/unit/test_codec.py",)
 MEMORY_TESTS = ("tests/unit/runtime/test_runtime_memory_jobs.py",)
@@ -235,21 +236,21 @@ def _tasks() -> list[Mutation]:
             TASK,
             "if not self.store.lease_held():",
             "if False:",
-            ("tests/unit/runtime",),
+            ("tests/unit/runtime/test_runtime_suspicion.py",),
         ),
         Mutation(
             "task: frames of an unknown origin",
             CHAIN_TASK,
             "if origin not in self._origins[stream]:",
             "if False:",
-            ("tests/unit/runtime",),
+            ("tests/unit/runtime/test_runtime_memory_jobs.py",),
         ),
         Mutation(
             "coroutine: reload",
             "market_data_pipeline/runtime/coroutine_task.py",
             "self.check_reload()",
             "pass",
-            ("tests/unit/runtime",),
+            ("tests/unit/runtime/test_runtime_coroutine_reload.py",),
         ),
     ]
 
@@ -289,7 +290,8 @@ def _sinks() -> list[Mutation]:
             "files: nothing is deleted before the first commit",
             FILES,
             "        own = {self._part.staged}",
-            '        for path in (self.path / STAGING).glob(f"{self._stem}-*"):\n            path.unlink()\n        own = {self._part.staged}',
+            '        for path in (self.path / STAGING).glob(f"{self._stem}-*"):\n            path.unlink()\n'
+            "        own = {self._part.staged}",
             FILE_TESTS,
         ),
         Mutation(

@@ -183,12 +183,15 @@ class Schedule:
         return Lease(partition, epoch, f"token-{self._tokens}")
 
     def _take_over(self) -> Step:
-        """Another owner, another process under the same epoch (as after a rollback), or nobody."""
+        """Another owner; another under the same epoch, as after a rollback; the same again under a new one; or nobody."""
         partition = self.rng.randrange(self.plan.partitions)
-        epoch = self.model.leases[partition].epoch
+        _, epoch, token = self.model.leases[partition]
         lease = self._lease(partition, epoch + self.rng.choice([0, 1, 1]))
-        if self.rng.random() < 0.15:
+        kind = self.rng.random()
+        if kind < 0.15:
             lease = Lease(partition, epoch, "")
+        elif kind < 0.35 and token:
+            lease = Lease(partition, epoch + 1, token)
         self.model.assign(lease)
         return Assign(lease)
 

@@ -193,7 +193,7 @@ async def test_room_keeps_one_commit_in_reserve(bench: Bench) -> None:
 
 async def test_room_is_also_counted_in_bytes(bench: Bench) -> None:
     """8,000 bytes, a commit may have 2,000: admission stops where less than that is left."""
-    await bench.produce(*[b"x" * 1000] * 6, b"x")
+    await bench.produce(*[b"x" * 1300] * 5)  # 6,500 bytes, and only five of eight entries
     record = await bench.store("source").load()
     await check_refused(bench, bench.store("source"), request(record.commit, outputs={STREAM: [b"x"]}), StreamsFull)
 
