@@ -114,9 +114,9 @@ def run(series: Series) -> Iterator[Verdict]:
     done = _done(series.folder / "summary.jsonl")
     for plan in series.plans:
         say("\n" + report.describe(plan))
-        if plan.seed in done:
+        if plan.digest in done:
             say("  done before")
-            yield done[plan.seed]
+            yield done[plan.digest]
             continue
         say(report.schedule(plan))
         folder = series.folder / f"seed-{plan.seed}"
@@ -137,7 +137,7 @@ def run(series: Series) -> Iterator[Verdict]:
 def _done(path: Path) -> dict[int, Verdict]:
     lines = path.read_text().splitlines() if path.exists() else []
     found = (Verdict(**json.loads(line)) for line in lines)
-    return {result.seed: result for result in found if not result.violations}
+    return {result.plan: result for result in found if not result.violations}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,6 +29,7 @@ class Verdict:
     """What came of a round. ``wrong``: by invariant. ``hits``: fault points at which a process died."""
 
     seed: int
+    plan: str
     wrong: dict[str, list[str]]
     performed: dict[str, int] = field(default_factory=dict)
     skipped: int = 0
@@ -60,7 +61,7 @@ def run_round(plan: RoundPlan, folder: Path, say: Callable[[str], None]) -> Verd
         drained = time.time() - world.healed_at
         evidence = gather(world, state, drained)
     verdict = Verdict(
-        plan.seed, judge(evidence), dict(Counter(fault.kind for fault in world.performed)), len(world.skipped),
+        plan.seed, plan.digest, judge(evidence), dict(Counter(fault.kind for fault in world.performed)), len(world.skipped),
         dict(Counter(point for point, _ in world.hits())), time.time() - started, drained, _figures(evidence),
     )  # fmt: skip
     (folder / "verdict.json").write_text(json.dumps(verdict.to_dict(), indent=2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -89,6 +91,11 @@ class RoundPlan:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def digest(self) -> str:
+        """Names this plan; another schedule has another one."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def of_kind(self, kind: str) -> list[Fault]:
         return [fault for fault in self.faults if fault.kind == kind]
