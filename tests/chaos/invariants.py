@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
+import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,7 +69,7 @@ def bars_equal_the_oracle(e: Evidence) -> list[str]:
     else:
         wrong = _compare(e, _lines(e.output / "bars"))
     if e.topology == "fan-out":
-        wrong += [f"table: {what}" for what in _compare(e, _table(e.output / "table"))]
+        wrong += [f"table: {what}" for what in _compare(e, _table(e.output / "bars.db"))]
     return wrong
 
 
@@ -78,14 +79,10 @@ def _lines(folder: Path) -> Iterable[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _table(folder: Path) -> Iterable[dict[str, Any]]:
-    for path in sorted(folder.glob("*.csv")):
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                yield {name: value if name == "symbol" else float(value) for name, value in row.items()} | {
-                    "ts_open": int(row["ts_open"]),
-                    "ts_close": int(row["ts_close"]),
-                }
+def _table(path: Path) -> Iterable[dict[str, Any]]:
+    with closing(sqlite3.connect(path)) as database:
+        for row in database.execute(f"SELECT {', '.join(_BAR)} FROM bars"):
+            yield dict(zip(_BAR, row, strict=True))
 
 
 _BAR = ("symbol", "ts_open", "ts_close", "open", "high", "low", "close", "volume", "vwap", "trade_count")

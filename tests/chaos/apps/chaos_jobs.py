@@ -8,9 +8,10 @@ from pathlib import Path
 from chaos_feed import Feed
 from chaos_parts import POISON_LOG, GatedFiles, Pair, check, tagged
 
-from market_data_pipeline import CsvFiles, Dag, Dedupe, Map, Node, Sink, TumblingBars
+from market_data_pipeline import Dag, Dedupe, Map, Node, Sink, SqliteTable, TumblingBars
 
 INTERVAL = "5s"
+DATABASE, TABLE = "bars.db", "bars"
 SLOW_SHARE = 10
 """In ``fan_in`` one feed brings one item for every nine of the other."""
 
@@ -96,7 +97,7 @@ def diamond(
 def fan_out(
     output: Path, control: Path, items: int, rate: float, seed: int, hot: str = "", raises: str = "", kills: str = ""
 ) -> Dag:
-    """Bars to two kinds of sink, and the deduped trades forwarded through a stream to a third."""
+    """Bars to files and to a SQLite table, and the deduped trades forwarded through a stream to a third."""
     graph = Dag("fan-out")
     graph.add_node(Node("source", _feed(control, items, rate, seed, hot)))
     graph.add_edge("source", "dedupe", key="symbol")
@@ -104,6 +105,6 @@ def fan_out(
     graph.add_node(Node("bars", TumblingBars(INTERVAL)))
     graph.add_edge(last, "bars")
     _add(graph, "bars", "files", GatedFiles(output / "bars", control))
-    _add(graph, "bars", "table", CsvFiles(output / "table"))
+    _add(graph, "bars", "table", SqliteTable(output / DATABASE, TABLE))
     _add(graph, last, "trades", GatedFiles(output / "trades", control), boundary=True)
     return graph
