@@ -151,18 +151,18 @@ def everything_is_accounted_for(e: Evidence) -> list[str]:
         wrong.append(f"only {e.seen.accounts} snapshots were taken: the round proves nothing")
     branches = ("left", "right") if e.topology == "diamond" else ("bars",)
     x = e.expected
-    poisoned = len(x.poisoned)
+    killed, kept = len(x.killed), x.items - x.duplicates - len(x.killed)
     wanted = {
         ("dedupe", "in"): x.items,
         ("dedupe", "duplicate"): x.duplicates,
-        ("dedupe", "out"): x.items - x.duplicates,
+        ("dedupe", "out"): kept,
+        ("dedupe", "dead_letter"): killed,
+        ("check", "dead_letter"): len(x.raised),
         ("files", "in"): len(x.bars),
-        **{(branch, "in"): x.items - x.duplicates - poisoned for branch in branches},
+        **{(branch, "in"): kept - len(x.raised) for branch in branches},
         **{(branch, "late"): x.late for branch in branches},
         **{(branch, "out"): len(x.bars) for branch in branches},
     }
-    if poisoned:
-        wanted["check", "dead_letter"] = poisoned
     for (node, name), value in wanted.items():
         found = e.counts.get(node, {}).get(name, 0)
         if found != value:
@@ -173,7 +173,7 @@ def everything_is_accounted_for(e: Evidence) -> list[str]:
 
 def only_poison_is_dead_lettered(e: Evidence) -> list[str]:
     found = Counter(_trade_id(letter) for letter in e.dead_letters)
-    expected = Counter(e.expected.poisoned)
+    expected = Counter([*e.expected.raised, *e.expected.killed])
     wrong = [f"{trade} is not among the dead letters" for trade in (expected - found).elements()]
     return wrong + [f"{trade} is a dead letter: {_reason(e, trade)}" for trade in (found - expected).elements()]
 

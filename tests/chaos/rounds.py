@@ -12,7 +12,7 @@ from typing import Any
 
 from chaos.faults import inject
 from chaos.invariants import Evidence, Noted, judge
-from chaos.oracle import expect
+from chaos.oracle import Expected, expect
 from chaos.schedule import POINT, RoundPlan
 from chaos.watch import Books, Look
 from chaos.world import CAPACITY, CAPACITY_BYTES, World
@@ -93,7 +93,7 @@ def gather(world: World, state: str, drained: float) -> Evidence:
     look: Look = books.look(client, deep=False)
     letters = [dict(unpack(fields[b"d"])) for _, fields in client.xrange(books.keys.dead_letters)]
     return Evidence(
-        world.plan.topology, world.folder / "out", oracle(world.dag, world.plan), world.watch.seen,
+        world.plan.topology, world.folder / "out", oracle(world.dag), world.watch.seen,
         commits(world.points, world.began), world.rollbacks, state, error, drained, exits, look.counts(), letters,
         look.lengths, look.used, {str(task): _state(client.hgetall(books.keys.state(task))) for task in books.tasks},
     )  # fmt: skip
@@ -105,13 +105,16 @@ def _state(stored: dict[bytes, bytes]) -> dict[str, bytes]:
     return {name: unpack(blob)[1] if name.startswith("dedupe\x1f") else blob for name, blob in fields.items()}
 
 
-def oracle(dag: Dag, plan: RoundPlan) -> Any:
+def oracle(dag: Dag) -> Expected:
     """What the job's feeds come to."""
     feeds = [dag.nodes[name].fn for name in ("source", "slow") if name in dag.nodes]
-    check = dag.nodes.get("check")
-    poison = frozenset[int]().union(*check.fn.fn.args[:2]) if check is not None else frozenset()  # type: ignore[union-attr]
-    rows = [[t._asdict() for t in feed.generate(0, feed.items).rows()] for feed in feeds]  # type: ignore[union-attr]
-    return expect(rows, poison)
+    check: Any = dag.nodes["check"].fn if "check" in dag.nodes else None
+    raises, kills = check.fn.args[:2] if check is not None else ((), ())
+    return expect((_rows(feed) for feed in feeds), raises, kills)
+
+
+def _rows(feed: Any) -> list[dict[str, Any]]:
+    return [trade._asdict() for trade in feed.generate(0, feed.items).rows()]
 
 
 def commits(points: Path, began: float) -> list[Noted]:

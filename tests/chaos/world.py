@@ -6,6 +6,7 @@ import heapq
 import itertools
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +32,8 @@ FRAME_BYTES = 8192
 COMMIT_FRAMES = 4
 CAPACITY_BYTES = 12 * FRAME_BYTES
 _TICK = 0.02
+_REPEATED_WITHIN = 6000
+"""Items behind which the feed does not repeat a trade any more."""
 _ASSIGN_SECONDS = 60.0
 
 
@@ -50,11 +53,12 @@ def app_arguments(plan: RoundPlan, folder: Path) -> dict[str, str]:
 
 
 def poison_id(plan: RoundPlan, fault: Fault) -> int:
-    """The trade that is poison: an original, sent by the first feed at about the fault's time."""
-    dag_feed = load_job(plan, Path("unused"), poisoned=False).nodes["source"].fn
-    first = int(fault.at * dag_feed.rate)  # type: ignore[union-attr]
-    rows = dag_feed.generate(first, 50).rows()  # type: ignore[union-attr]
-    return int(next(row.trade_id for number, row in enumerate(rows, first) if row.trade_id == number))
+    """The trade that is poison: sent once, by the first feed, at about the fault's time."""
+    feed: Any = load_job(plan, Path("unused"), poisoned=False).nodes["source"].fn
+    first = int(fault.at * feed.rate)
+    ahead = [row.trade_id for row in feed.generate(first, _REPEATED_WITHIN).rows()]
+    often = Counter(ahead)
+    return next(int(trade) for number, trade in enumerate(ahead, first) if trade == number and often[trade] == 1)
 
 
 def load_job(plan: RoundPlan, folder: Path, poisoned: bool = True) -> Dag:
