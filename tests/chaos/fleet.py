@@ -71,7 +71,9 @@ class Fleet:
     def running(self, role: str = "w") -> list[str]:
         """Who of ``role`` runs and is not stopped."""
         members = self.members.values()
-        return sorted(m.name for m in members if m.name.startswith(role) and m.running and not m.frozen and not m.doomed)
+        return sorted(
+            m.name for m in members if m.name.startswith(role) and m.running and not m.frozen and not m.doomed
+        )
 
     def start(self, name: str) -> None:
         """Start ``name`` now; its output goes to ``<name>.log``."""

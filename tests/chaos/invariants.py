@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,7 +138,9 @@ def order_is_kept(e: Evidence) -> list[str]:
 
 
 def _first_difference(found: Sequence[int], expected: Sequence[int]) -> str:
-    at = next((i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), min(len(found), len(expected)))
+    at = next(
+        (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), min(len(found), len(expected))
+    )
     return (
         f"{len(found)} trades instead of {len(expected)}; at {at}: {list(found[at : at + 3])} instead of"
         f" {list(expected[at : at + 3])}"
@@ -206,7 +209,7 @@ def one_child_per_commit(e: Evidence) -> list[str]:
     wrong = []
     for (task, parent), found in children.items():
         ordered = sorted(found.values(), key=lambda commit: commit.until)
-        for earlier, later in zip(ordered, ordered[1:], strict=False):
+        for earlier, later in pairwise(ordered):
             since, until = min(earlier.since, later.since), max(earlier.until, later.until)
             if not any(start <= until and end >= since for start, end in e.rollbacks):
                 wrong.append(f"{task}: {earlier.id} and {later.id} are both children of {parent}")

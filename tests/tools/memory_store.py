@@ -191,6 +191,8 @@ class MemoryServer:
                 record.state.pop(name, None)
             else:
                 record.state[name] = blob
+        if request.idle and record.tried == request.parent:
+            record.tried = request.id
         record.commit, record.meta, record.ended = request.id, request.meta, request.ended
         for consumed in request.consumed:
             del self.stream(consumed.stream)[: consumed.entries]
