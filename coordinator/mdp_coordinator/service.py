@@ -13,7 +13,7 @@ from market_data_pipeline.errors import JobFailed
 from market_data_pipeline.http import HttpServer
 from market_data_pipeline.metrics import CoordinatorMetrics
 from market_data_pipeline.settings import Settings
-from market_data_pipeline.store.client import Client, check_server, connect, is_transient
+from market_data_pipeline.store.client import Client, check_server, connect, explained, is_transient
 from market_data_pipeline.store.control import Control, JobInfo, publish
 from market_data_pipeline.store.status import JobStatus, read_status
 from mdp_coordinator.state import Assign, CoordinatorState, Finish, View
@@ -41,11 +41,13 @@ class Coordinator:
         self._client: Client = connect(self._url)
         try:
             await check_server(self._client, self._url, self._settings.allow_volatile)
-            job = await publish(self._client, self._job_name, self._plan)
+            with explained(self._url):
+                job = await publish(self._client, self._job_name, self._plan)
             self._control = Control(self._client, job)
             if job.state == "failed":
                 log.info("job %s had failed (%s); it goes on from its last commit", job.name, job.error)
-                await self._control.resume()
+                with explained(self._url):
+                    await self._control.resume()
             log.info("job %s: plan %s, %d tasks", job.name, job.fingerprint, len(list(self._plan.tasks())))
             http = HttpServer(self._metrics.registry, self._ready, {"/api/status": self._status_document})
             await http.start(self._settings.http_host, self._settings.http_port)

@@ -50,6 +50,8 @@ class CommitRequest:
     dead_letters: Sequence[DeadLetter] = ()
     ingest: bool = False
     """Whether this commit brings new data into the job (a source's): it is refused when the server's memory is full."""
+    idle: bool = False
+    """Whether it used no input (it sends marks, or what was left over): the input at which processes died is still the next."""
 
 
 class TaskRecord(NamedTuple):

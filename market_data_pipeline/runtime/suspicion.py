@@ -46,10 +46,10 @@ class Suspicion:
         self._attempts = attempts
         if attempts.starts > 1:
             self._careful = _CAREFUL_STEPS
-        self.ask = self._careful > 0
+        self.ask = False  # until the next commit: to ask is to begin
 
     def committed(self) -> None:
-        """A step succeeded: nobody died at what comes next, yet."""
+        """A step that used input succeeded: nobody died at what comes next, yet."""
         self._attempts = Attempts()
         self._careful = max(0, self._careful - 1)
         self.ask = self._careful > 0

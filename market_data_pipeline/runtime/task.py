@@ -135,6 +135,7 @@ class Task:
     def _begin(self, record: TaskRecord) -> None:
         self._commit_id = record.commit
         self._meta: Meta = unpack(record.meta) if record.meta else {}
+        self._committed_position = self._meta.get("position")
         self._state = record.state
         self.generation = record.loaded_at
         self.ended = record.ended
@@ -211,7 +212,7 @@ class Task:
         internal = bool(self.inputs) or ended
         request = CommitRequest(
             self._commit_id, new_commit_id(), pack(meta), last, consumed, frames, state | outbox, dead_letters,
-            ingest=not internal,
+            ingest=not internal, idle=self._is_idle(meta, consumed),
         )  # fmt: skip
         started = self.clock.monotonic()
         fault_point("before-commit")
@@ -219,9 +220,16 @@ class Task:
         note_commit(str(self.id), request.parent, request.id)
         fault_point("after-commit")
         self._commit_id, self.ended = request.id, last
-        self.suspicion.committed()
+        self._committed_position = meta.get("position")
+        if not request.idle:
+            self.suspicion.committed()
         self.observer.committed(request, lengths, self.clock.monotonic() - started)
         await self.gate.wait(lengths)
+
+    def _is_idle(self, meta: Meta, consumed: Sequence[Consumed]) -> bool:
+        if self.inputs:
+            return not consumed
+        return "position" in meta and meta["position"] == self._committed_position
 
     async def _commit_when_there_is_room(self, request: CommitRequest) -> dict[Stream, int]:
         told = False

@@ -61,7 +61,7 @@ class CommitArguments:
             keys.lease(task.partition), lease.epoch, lease.token,
             request.parent, request.id, seal(request.meta), int(request.ended), str(task),
             len(inputs), len(request.outputs), len(request.dead_letters), len(sets), len(deletes),
-            limits.dead_letter_capacity,
+            limits.dead_letter_capacity, int(request.idle),
         ]  # fmt: skip
         for consumed in request.consumed:
             trim = consumed.last if consumed.partial else _behind(consumed.last)

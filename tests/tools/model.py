@@ -253,6 +253,8 @@ class Model:
                 record.state.pop(name, None)
             else:
                 record.state[name] = blob
+        if request.idle and record.tried == request.parent:
+            record.tried = request.id
         record.commit, record.meta, record.ended = request.id, request.meta, request.ended
         if request.ended:
             self.contents.ended.add(task)

@@ -22,7 +22,7 @@ from market_data_pipeline.runtime.coroutine_task import CoroutineTask
 from market_data_pipeline.runtime.task import Task
 from market_data_pipeline.settings import Settings, limits_of
 from market_data_pipeline.sinks.base import SinkContext
-from market_data_pipeline.store.client import Client, check_server, connect, is_transient, until_done
+from market_data_pipeline.store.client import Client, check_server, connect, explained, is_transient, until_done
 from market_data_pipeline.store.commit import Lease, RedisTaskStore
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, check_plan, find_job
 from market_data_pipeline.store.heartbeat import HeartbeatThread
@@ -88,7 +88,7 @@ class Worker:
     async def _wait_for_job(self) -> JobInfo | None:
         waiting = False
         while not self._leaving:
-            job = await find_job(self._client, self._job_name)
+            job = await until_done(partial(find_job, self._client, self._job_name), "finding the job")
             if job is not None and job.state != "failed":
                 return job
             if not waiting:
@@ -114,9 +114,10 @@ class Worker:
         self._heart = heart = HeartbeatThread(
             self._url, job.keys, self._heartbeat, self._settings.lease_ttl_ms, self._clock
         )
-        heart.start()
+        with explained(self._url):
+            heart.start()
         try:
-            await self._control.wake()
+            await until_done(self._control.wake, "saying hello")
             async with StreamReader(self._client) as self._reader:
                 try:
                     await self._loop(heart)

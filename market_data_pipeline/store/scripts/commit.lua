@@ -5,7 +5,7 @@
 --       then the input streams, then per output: stream, bytes hash
 -- ARGV  1 job key  2 job uid  3 fingerprint  4 lease key  5 epoch  6 lease token  7 parent commit  8 this commit
 --       9 meta  10 ended ('1' or '0')  11 task name  12 inputs  13 outputs  14 dead letters  15 state sets
---       16 state deletes  17 dead letter capacity
+--       16 state deletes  17 dead letter capacity  18 idle: '1' when no input was used
 --       then per input: first id, last id, trim id (behind the last, or the last if it was used in part), entries, bytes
 --       then per output: frames, bytes, capacity, reserve, byte capacity, byte reserve
 --       then frames, dead letters, state pairs, state fields to delete
@@ -18,7 +18,7 @@ end
 
 local n_in, n_out, n_dead = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
 local n_set, n_del = tonumber(ARGV[15]), tonumber(ARGV[16])
-local out_key, in_arg = 6 + n_in, 18
+local out_key, in_arg = 6 + n_in, 19
 local out_arg = in_arg + 5 * n_in
 
 local function lengths(reply)
@@ -103,6 +103,9 @@ while arg < del_end do
   local stop = math.min(arg + CHUNK, del_end)
   redis.call('HDEL', KEYS[2], unpack(ARGV, arg, stop - 1))
   arg = stop
+end
+if ARGV[18] == '1' and redis.call('HGET', KEYS[1], 'tried') == ARGV[7] then
+  redis.call('HSET', KEYS[1], 'tried', ARGV[8]) -- the next input is still the one at which processes died
 end
 redis.call('HSET', KEYS[1], 'commit', ARGV[8], 'meta', ARGV[9], 'ended', ARGV[10])
 if ARGV[10] == '1' then

@@ -34,8 +34,10 @@ def test_the_second_start_takes_one_frame_a_commit_for_a_while() -> None:
     assert (suspicion.careful, suspicion.marking) == (True, False)
     steps = 0
     while suspicion.careful:
-        assert suspicion.ask
+        assert not suspicion.ask, "it has begun at this commit: to ask again would count as another start"
         suspicion.committed()
+        assert suspicion.ask == suspicion.careful
+        suspicion.learned(Attempts(1))
         steps += 1
     assert steps == 128
     assert not suspicion.ask

@@ -84,7 +84,9 @@ async def test_starts_and_deaths_are_counted_at_an_unchanged_commit(bench: Bench
     await store.mark(commit, "u 3-4")
     await store.mark(commit, "")
     assert await store.attempt(commit) == Attempts(5, "u 3-4", 2), "whoever is past the danger did not die of it"
-    await store.commit(CommitRequest(commit, "next", b""))
+    await store.commit(CommitRequest(commit, "idle", b"", idle=True))
+    assert await store.attempt("idle") == Attempts(6, "u 3-4", 2), "a commit that used no input changes nothing"
+    await store.commit(CommitRequest("idle", "next", b""))
     assert await store.attempt("next") == Attempts(1, "", 0)
 
 

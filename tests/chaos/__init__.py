@@ -1,0 +1,1 @@
+"""A harness that runs jobs with real processes and breaks them on a seeded schedule; ``scripts/chaos`` is its command."""
