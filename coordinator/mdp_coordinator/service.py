@@ -16,6 +16,7 @@ from market_data_pipeline.settings import Settings
 from market_data_pipeline.store.client import Client, check_server, connect, is_transient
 from market_data_pipeline.store.control import Control, JobInfo, publish
 from market_data_pipeline.store.status import JobStatus, read_status
+from market_data_pipeline.store.url import Address
 from mdp_coordinator.state import Assign, CoordinatorState, Finish, View
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,9 @@ _STATUS_EVERY = 1.0
 class Coordinator:
     """One coordinator process for one job. ``run`` returns when the job is over or a signal asks it to leave."""
 
-    def __init__(self, plan: Plan, job_name: str, settings: Settings, url: str, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, plan: Plan, job_name: str, settings: Settings, url: Address, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._plan, self._job_name, self._settings, self._url, self._clock = plan, job_name, settings, url, clock
         self._metrics = CoordinatorMetrics()
         self._token = secrets.token_hex(16)

@@ -27,6 +27,7 @@ from market_data_pipeline.store.commit import Lease, RedisTaskStore
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, check_plan, find_job
 from market_data_pipeline.store.heartbeat import HeartbeatThread
 from market_data_pipeline.store.reader import StreamReader
+from market_data_pipeline.store.url import Address
 from mdp_worker.state import HeldPartitions, Start, Stop
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Worker:
         dag: Dag,
         job_name: str,
         settings: Settings,
-        url: str,
+        url: Address,
         heartbeat: Heartbeat,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
