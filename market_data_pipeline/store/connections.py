@@ -125,6 +125,30 @@ class _BlockingSentinels(redis.sentinel.Sentinel):
         raise _lost(self._address, answers)
 
 
+# A connection that was lost while somebody held on to it is made again by ``send_packed_command``, which in redis-py goes
+# to the last address without asking the sentinels.
+class _MasterConnection(redis.asyncio.sentinel.SentinelManagedConnection):
+    async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        if not self.is_connected:
+            await self.connect()  # type: ignore[no-untyped-call]
+        await super().send_packed_command(*args, **kwargs)
+
+
+class _MasterConnectionTls(_MasterConnection, redis.asyncio.sentinel.SentinelManagedSSLConnection):
+    pass
+
+
+class _BlockingMasterConnection(redis.sentinel.SentinelManagedConnection):
+    def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        if not self.is_connected:
+            self.connect()  # type: ignore[no-untyped-call]
+        super().send_packed_command(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+class _BlockingMasterConnectionTls(_BlockingMasterConnection, redis.sentinel.SentinelManagedSSLConnection):
+    pass
+
+
 class _SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
     """Connections to the master; whoever finds none free waits, as in the pool without sentinels."""
 
@@ -150,7 +174,8 @@ def async_pool(address: Address) -> redis.asyncio.ConnectionPool:
     make: Any = redis.asyncio.BlockingConnectionPool
     if address.master:
         make, sentinels = _SentinelPool, _AsyncSentinels(address)
-        options |= {"service_name": address.master, "sentinel_manager": sentinels, "ssl": address.tls is not None}
+        kind: Any = _MasterConnectionTls if address.tls else _MasterConnection
+        options |= {"service_name": address.master, "sentinel_manager": sentinels, "connection_class": kind}
     elif address.path:
         options |= {"connection_class": redis.asyncio.UnixDomainSocketConnection, "path": address.path}
     else:
@@ -168,7 +193,8 @@ def blocking_pool(address: Address) -> redis.ConnectionPool:
     make: Any = redis.ConnectionPool
     if address.master:
         make, sentinels = _BlockingSentinelPool, _BlockingSentinels(address)
-        options |= {"service_name": address.master, "sentinel_manager": sentinels, "ssl": address.tls is not None}
+        kind: Any = _BlockingMasterConnectionTls if address.tls else _BlockingMasterConnection
+        options |= {"service_name": address.master, "sentinel_manager": sentinels, "connection_class": kind}
     elif address.path:
         options |= {"connection_class": redis.UnixDomainSocketConnection, "path": address.path}
     else:

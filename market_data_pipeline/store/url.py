@@ -96,7 +96,7 @@ def parse_address(url: str, tls: Tls | None = None, sentinel_password: str | Non
         parts = urlsplit(url)
     except ValueError:
         raise _malformed("it cannot be taken apart") from None
-    if "@" not in parts.netloc and "@" in url:
+    if "@" not in parts.netloc and "@" in url and scheme != "unix":
         raise _malformed("a character such as / ? # in the user or password must be percent-encoded")
     if scheme.endswith("sentinel"):
         address = _sentinel(url, scheme, parts, sentinel_password)

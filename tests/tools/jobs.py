@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from market_data_pipeline.clock import SystemClock
 from market_data_pipeline.sources.base import SourceContext
 from market_data_pipeline.sources.synthetic import Synthetic
+from market_data_pipeline.store.client import address_of, connect_blocking
 from market_data_pipeline.store.keys import Keys, job_key
+from market_data_pipeline.store.url import Address
 
 APPS = Path(__file__).parent.parent / "integration" / "apps"
 ROOT = Path(__file__).parent.parent.parent
@@ -56,13 +56,21 @@ async def generate(source: Synthetic) -> list[dict[str, Any]]:
 class Job:
     """Processes of one job against one server."""
 
-    def __init__(self, url: str, app: Path, logs: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
-        self.url = url
-        self.client = redis.Redis.from_url(url)
+    def __init__(
+        self, where: str | Address, app: Path, logs: Path, *arguments: str, env: dict[str, str] | None = None
+    ) -> None:
+        address = address_of(where)
+        self.url = address.url
+        self.client = connect_blocking(address)
         self._app = app
         self._logs = logs
         self._arguments = arguments
-        self._env = {"MDP_LEASE_TTL_MS": "600", **(env or {}), "MDP_REDIS_URL": url, "MDP_ALLOW_VOLATILE": "true"}
+        self._env = {
+            "MDP_LEASE_TTL_MS": "600",
+            **(env or {}),
+            "MDP_REDIS_URL": address.url,
+            "MDP_ALLOW_VOLATILE": "true",
+        }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *extra: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -111,7 +119,7 @@ class Job:
         """Committed counters by node."""
         status = subprocess.run(
             [sys.executable, "-m", "market_data_pipeline.cli", "status", "--json", "--redis-url", self.url],
-            capture_output=True, check=False,
+            capture_output=True, check=False, env={**os.environ, **self._env},
         )  # fmt: skip
         return dict(json.loads(status.stdout)["nodes"]) if status.returncode == 0 else {}
 
@@ -141,9 +149,11 @@ class Job:
 
 
 @contextmanager
-def job(url: str, app: Path, logs: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Job]:
+def job(
+    where: str | Address, app: Path, logs: Path, *arguments: str, env: dict[str, str] | None = None
+) -> Iterator[Job]:
     """A :class:`Job` whose processes are gone afterwards."""
-    running = Job(url, app, logs, *arguments, env=env)
+    running = Job(where, app, logs, *arguments, env=env)
     try:
         yield running
     finally:
