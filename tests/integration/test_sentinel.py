@@ -70,11 +70,9 @@ async def test_a_demoted_primary_is_left_at_once(tmp_path: Path) -> None:
                 waiting = asyncio.create_task(reader.read({"mdp:s": "0-0"}, 60))
                 with trio.sentinel() as sentinel:
                     await asyncio.to_thread(sentinel.execute_command, "SENTINEL", "FAILOVER", "main")
-                await asyncio.to_thread(
-                    wait_until,
-                    lambda: (trio.role(trio.primary), trio.role(trio.replica)) == ("slave", "master"),
-                    "the two to change places",
-                )
+                await asyncio.to_thread(wait_until, lambda: trio.role(trio.replica) == "master", "the promotion")
+                with redis.Redis(port=trio.primary.port, password="server-pw") as old:
+                    old.replicaof("127.0.0.1", trio.replica.port)  # the sentinel does that after 10 s
                 await until_done(lambda: client.xadd("mdp:s", {"f": "after"}), "append")
                 wait_until(patient(lambda: bool(blocking.set("mdp:after", 1))), "the blocking client to write")
                 assert [entry.blob for entry in (await waiting)["mdp:s"]] == [b"after"]
