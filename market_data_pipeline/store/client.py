@@ -72,7 +72,7 @@ def _reason(address: Address, error: Exception) -> str:
     tls = _tls_error(error)
     if tls is not None:
         return _tls_reason(tls)
-    if isinstance(error, _AWAY):
+    if isinstance(error, (*_AWAY, RuntimeError)):
         return f"cannot be reached ({text}){_hint(address, text.lower())}"
     return text
 
@@ -109,18 +109,23 @@ def _tls_reason(error: ssl.SSLError) -> str:
 @contextmanager
 def explained(where: str | Address) -> Iterator[None]:
     """Errors of the server inside come out as ``StoreUnavailable`` with a sentence."""
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise explain(where, error) from error
+    with refusals_explained(where):
+        try:
+            yield
+        except OSError as error:
+            raise explain(where, error) from error
 
 
 @contextmanager
 def refusals_explained(where: str | Address) -> Iterator[None]:
-    """As :func:`explained`, for what lasts: leaves errors that are not the server's (a file, a port) alone."""
+    """As :func:`explained`, for what lasts: leaves system errors that may be others' (a file, a port) alone."""
     try:
         yield
     except RedisError as error:
+        raise explain(where, error) from error
+    except RuntimeError as error:
+        if not is_transient(error):
+            raise
         raise explain(where, error) from error
 
 

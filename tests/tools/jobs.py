@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -170,4 +170,39 @@ def run_mdp(
     )  # fmt: skip
 
 
-__all__ = ["APPS", "ROOT", "Job", "generate", "job", "job_key", "run_mdp", "wait_until"]
+COMMANDS = {
+    "run": ["market_data_pipeline.cli", "run", "{app}"],
+    "status": ["market_data_pipeline.cli", "status"],
+    "dlq": ["market_data_pipeline.cli", "dlq"],
+    "worker": ["mdp_worker.cli", "{app}"],
+    "coordinator": ["mdp_coordinator.cli", "{app}"],
+}
+"""Every command that talks to a server, as arguments of ``python -m``."""
+
+
+def every_command(
+    app: Path, *arguments: str, env: dict[str, str], names: Iterable[str] = COMMANDS, seconds: float = 60.0
+) -> dict[str, subprocess.CompletedProcess[str]]:
+    """All the commands at once, each to its end."""
+    base = {name: value for name, value in os.environ.items() if not name.startswith("MDP_")}
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", *(part.format(app=app) for part in COMMANDS[name]), *arguments],
+            env={**base, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        )
+        for name in names
+    }  # fmt: skip
+    done = {}
+    try:
+        for name, process in started.items():
+            out, err = process.communicate(timeout=seconds)
+            done[name] = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    finally:
+        for process in started.values():
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+    return done
+
+
+__all__ = ["APPS", "COMMANDS", "ROOT", "Job", "every_command", "generate", "job", "job_key", "run_mdp", "wait_until"]
