@@ -22,11 +22,19 @@ from market_data_pipeline.runtime.coroutine_task import CoroutineTask
 from market_data_pipeline.runtime.task import Task
 from market_data_pipeline.settings import Settings, limits_of
 from market_data_pipeline.sinks.base import SinkContext
-from market_data_pipeline.store.client import Client, check_server, connect, is_transient, until_done
+from market_data_pipeline.store.client import (
+    Client,
+    check_server,
+    connect,
+    is_transient,
+    refusals_explained,
+    until_done,
+)
 from market_data_pipeline.store.commit import Lease, RedisTaskStore
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, check_plan, find_job
 from market_data_pipeline.store.heartbeat import HeartbeatThread
 from market_data_pipeline.store.reader import StreamReader
+from market_data_pipeline.store.rights import WORKER, check_rights
 from market_data_pipeline.store.url import Address
 from mdp_worker.state import HeldPartitions, Start, Stop
 
@@ -76,9 +84,11 @@ class Worker:
         self._client: Client = connect(self._url)
         try:
             await check_server(self._client, self._url, self._settings.allow_volatile)
-            job = await self._wait_for_job()
-            if job is not None:
-                await self._work_on(job, self._compile(job))
+            await check_rights(self._client, self._url, WORKER, self._job_name)
+            with refusals_explained(self._url):
+                job = await self._wait_for_job()
+                if job is not None:
+                    await self._work_on(job, self._compile(job))
         finally:
             await self._client.aclose()
 
