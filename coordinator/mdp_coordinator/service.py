@@ -12,7 +12,7 @@ from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.errors import JobFailed
 from market_data_pipeline.http import HttpServer
 from market_data_pipeline.metrics import CoordinatorMetrics
-from market_data_pipeline.settings import Settings
+from market_data_pipeline.settings import Settings, allowed_hosts
 from market_data_pipeline.store.client import Client, check_server, connect, is_transient, refusals_explained
 from market_data_pipeline.store.control import Control, JobInfo, publish
 from market_data_pipeline.store.rights import COORDINATOR, check_rights
@@ -58,7 +58,8 @@ class Coordinator:
             log.info("job %s had failed (%s); it goes on from its last commit", job.name, job.error)
             await self._control.resume()
         log.info("job %s: plan %s, %d tasks", job.name, job.fingerprint, len(list(self._plan.tasks())))
-        http = HttpServer(self._metrics.registry, self._ready, {"/api/status": self._status_document})
+        documents = {"/api/status": self._status_document}
+        http = HttpServer(self._metrics.registry, self._ready, documents, allowed_hosts(self._settings))
         await http.start(self._settings.http_host, self._settings.http_port)
         try:
             await self._loop(job)

@@ -20,7 +20,7 @@ from market_data_pipeline.metrics import WorkerMetrics
 from market_data_pipeline.runtime.chain_task import ChainTask
 from market_data_pipeline.runtime.coroutine_task import CoroutineTask
 from market_data_pipeline.runtime.task import Task
-from market_data_pipeline.settings import Settings, limits_of
+from market_data_pipeline.settings import Settings, allowed_hosts, limits_of
 from market_data_pipeline.sinks.base import SinkContext
 from market_data_pipeline.store.client import (
     Client,
@@ -119,7 +119,7 @@ class Worker:
     async def _work_on(self, job: JobInfo, plan: Plan) -> None:
         self._job, self._plan = job, plan
         self._control = Control(self._client, job)
-        http = HttpServer(self._metrics.registry, self._ready)
+        http = HttpServer(self._metrics.registry, self._ready, {}, allowed_hosts(self._settings))
         await http.start(self._settings.http_host, self._settings.http_port)
         self._heartbeat = replace(self._heartbeat, pid=os.getpid(), host=socket.gethostname(), http_port=http.port)
         self._heart = heart = HeartbeatThread(
