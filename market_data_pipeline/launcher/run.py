@@ -26,6 +26,7 @@ from market_data_pipeline.sources.base import Source
 from market_data_pipeline.store.client import Client, check_server, connect, is_transient, refusals_explained
 from market_data_pipeline.store.control import Control, JobInfo, check_plan, find_job, publish, remove_job
 from market_data_pipeline.store.embedded import EmbeddedServer
+from market_data_pipeline.store.rights import COORDINATOR, check_rights
 from market_data_pipeline.store.status import JobStatus, read_status
 from market_data_pipeline.store.url import Address, parse_address
 
@@ -104,6 +105,7 @@ class Launcher:
         self._client: Client = connect(address)
         try:
             await check_server(self._client, address, self._settings.allow_volatile or embedded)
+            await check_rights(self._client, address, COORDINATOR, self._job_name)
             with refusals_explained(address):
                 return await self._run_job(address, logs, embedded)
         finally:

@@ -135,7 +135,7 @@ async def check_server(client: redis.asyncio.Redis, address: str | Address, allo
         info = await client.info()
     where = f"server {address_of(address)}"
     _check_version(where, info)
-    if info.get("redis_mode") == "cluster":
+    if info.get("cluster_enabled"):  # the mode has another name in Valkey
         raise StoreUnavailable(f"{where}: is a cluster; a commit touches several slots: use a standalone server")
     config = await _read_config(client)
     policy = config.get("maxmemory-policy", info.get("maxmemory_policy", "noeviction"))
