@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from market_data_pipeline.options import one_line_errors, options
+from market_data_pipeline.options import SERVER, one_line_errors, options
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,7 +27,7 @@ def main() -> None:
 @click.option("--fresh", is_flag=True, help="Forget a job of this name and start from the beginning.")
 @click.option("--plain", is_flag=True, help="Lines instead of a table.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as one JSON document on standard output.")
-@options("partitions", "sets", "redis_url", "job", "allow_volatile", "http_host", "lease_ttl_ms", "log_level", "debug")
+@options("partitions", "sets", *SERVER, "job", "allow_volatile", "http_host", "lease_ttl_ms", "log_level", "debug")
 @one_line_errors
 def run(
     app: str,
@@ -76,7 +76,7 @@ def plan(app: str, form: str, sets: tuple[str, ...], debug: bool, **flags: Any) 
 
 
 @main.command()
-@options("redis_url", "job", "debug")
+@options(*SERVER, "job", "debug")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @one_line_errors
 def status(as_json: bool, debug: bool, **flags: Any) -> None:
@@ -91,7 +91,7 @@ def status(as_json: bool, debug: bool, **flags: Any) -> None:
 
 
 @main.command()
-@options("redis_url", "job", "debug")
+@options(*SERVER, "job", "debug")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many to show, oldest first.")
 @click.option("--clear", is_flag=True, help="Delete those that are shown.")
 @one_line_errors
@@ -105,7 +105,7 @@ def dlq(limit: int, clear: bool, debug: bool, **flags: Any) -> None:
 
 @main.command()
 @click.argument("name")
-@options("redis_url", "debug")
+@options(*SERVER, "debug")
 @one_line_errors
 def remove(name: str, debug: bool, **flags: Any) -> None:
     """Delete everything the server holds of job NAME: plan, state, streams, dead letters. Output files stay."""

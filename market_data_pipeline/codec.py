@@ -16,6 +16,7 @@ handed back with the reason; they never cost their neighbours anything.
 from __future__ import annotations
 
 import struct
+from collections import OrderedDict
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -97,12 +98,21 @@ def unpack(data: bytes | memoryview, limit: int = 512 * 1024 * 1024) -> Any:
     if size > limit:
         raise CodecError(f"{size} bytes are over the limit of {limit}")
     try:
+        _check_lengths(data, size)
         return msgpack.unpackb(
             data, strict_map_key=True, timestamp=0, max_ext_len=0, max_str_len=size, max_bin_len=size,
             max_array_len=size, max_map_len=size, object_hook=_revive,
         )  # fmt: skip
     except Exception as error:  # msgpack raises half a dozen kinds for bad bytes
         raise CodecError(f"not valid msgpack: {type(error).__name__}: {error}") from error
+
+
+def _check_lengths(data: bytes | memoryview, size: int) -> None:
+    """Walk over everything without making anything of it: a length that promises more than is there ends the walk, before
+    it could make the unpacker reserve room for it (at every depth anew)."""
+    walker = msgpack.Unpacker(None, max_buffer_size=size or 1, read_size=size or 1)
+    walker.feed(data)
+    walker.skip()
 
 
 def portable(items: list[Any]) -> tuple[list[Any], list[Rejected]]:
@@ -138,12 +148,33 @@ def _pack_names(names: tuple[str, ...]) -> bytes:
     return pack(names)
 
 
-@lru_cache(maxsize=64)
-def _unpack_names(blob: bytes) -> tuple[str, ...]:
-    names = unpack(blob)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise CodecError("a dictionary column's names are not a list of strings")
-    return tuple(names)
+class _NamesCache:
+    """Lists of names by their bytes, those used last, up to so many bytes of them: as strings they are 20 times as large."""
+
+    LIMIT = 512 * 1024
+
+    def __init__(self) -> None:
+        self._lists: OrderedDict[bytes, tuple[str, ...]] = OrderedDict()
+        self._size = 0
+
+    def get(self, blob: bytes) -> tuple[str, ...]:
+        """``blob`` unpacked. Raises ``CodecError``."""
+        found = self._lists.get(blob)
+        if found is not None:
+            self._lists.move_to_end(blob)
+            return found
+        names = unpack(blob)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise CodecError("a dictionary column's names are not a list of strings")
+        self._lists[blob] = made = tuple(names)
+        self._size += len(blob)
+        while self._size > self.LIMIT:
+            old, _ = self._lists.popitem(last=False)
+            self._size -= len(old)
+        return made
+
+
+_names_of = _NamesCache().get
 
 
 def _compact(column: Dictionary) -> Dictionary:
@@ -174,7 +205,7 @@ def _unpack_column(name: str, n: int, parts: Any) -> Column:
     if not isinstance(parts, list) or not parts:
         raise CodecError(f"column {name!r} is not a list")
     if parts[0] == "dict" and len(parts) == 4 and isinstance(parts[3], bytes):
-        names = _unpack_names(parts[3])
+        names = _names_of(parts[3])
         codes = _unpack_array(name, n, parts[1], parts[2])
         if codes.dtype.kind != "u" or (n and int(codes.max()) >= len(names)):
             raise CodecError(f"column {name!r}: a code is outside its {len(names)} names")
@@ -194,6 +225,8 @@ def _unpack_array(name: str, n: int, kind: Any, data: Any) -> Array:
     array = np.frombuffer(data, dtype=kind) if len(data) % np.dtype(kind).itemsize == 0 else None
     if array is None or len(array) != n:
         raise CodecError(f"column {name!r}: {len(data)} bytes are not {n} values of {kind}")
+    if kind == "|b1" and data.translate(None, b"\0\1"):
+        raise CodecError(f"column {name!r}: a truth value is neither 0 nor 1")
     return array
 
 

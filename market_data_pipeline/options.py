@@ -14,8 +14,14 @@ from market_data_pipeline.errors import MdpError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+SERVER = ("redis_url", "redis_ca", "redis_cert", "redis_key")
+"""Options that say where the server is."""
+
 _OPTIONS: dict[str, Any] = {
     "redis_url": click.option("--redis-url", metavar="URL", help="Server to use (MDP_REDIS_URL)."),
+    "redis_ca": click.option("--redis-ca", metavar="FILE", help="Authority to trust for TLS (MDP_REDIS_CA)."),
+    "redis_cert": click.option("--redis-cert", metavar="FILE", help="Client certificate (MDP_REDIS_CERT)."),
+    "redis_key": click.option("--redis-key", metavar="FILE", help="Its key (MDP_REDIS_KEY)."),
     "job": click.option("--job", metavar="NAME", help="Job name (MDP_JOB); default: the name of the Dag."),
     "partitions": click.option("--partitions", type=int, metavar="P", help="Hash partitions (MDP_PARTITIONS) [8]."),
     "sets": click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Fill a parameter of the app."),

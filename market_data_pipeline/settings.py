@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
@@ -10,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.runtime.contract import Limits
+from market_data_pipeline.store.url import Address, Tls, parse_address
 
 
 class Settings(BaseSettings):
@@ -17,7 +19,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MDP_", extra="ignore", frozen=True)
 
-    redis_url: SecretStr | None = Field(None, description="redis://, rediss:// or unix:// URL of the server")
+    redis_url: SecretStr | None = Field(
+        None, description="address of the server: redis://, rediss:// (TLS), unix://, redis+sentinel://"
+    )
+    redis_ca: Path | None = Field(None, description="PEM file: authority trusted besides the system's (TLS)")
+    redis_cert: Path | None = Field(None, description="PEM file: client certificate (TLS)")
+    redis_key: Path | None = Field(None, description="PEM file: its key, not encrypted")
+    sentinel_password: SecretStr | None = Field(None, description="password of the sentinels themselves")
     job: str | None = Field(None, description="job name, [a-z0-9-]{1,40}; default: the name of the Dag")
     partitions: int = Field(8, ge=1, le=4096, description="P, the number of hash partitions; fixed for a job")
     channel_capacity: int = Field(64, ge=2, description="capacity of a stream, in frames")
@@ -40,6 +48,9 @@ class Settings(BaseSettings):
     wait_replicas: int = Field(0, ge=0, le=10, description="replicas that must have a commit before it counts (WAIT)")
     http_host: str = Field("127.0.0.1", description="where /metrics, /healthz, /readyz and /api/status listen")
     http_port: int = Field(0, ge=0, le=65535, description="their port; 0 picks a free one")
+    http_allowed_hosts: str = Field(
+        "", description="names allowed in Host besides loopback and IP addresses, by commas"
+    )
     allow_volatile: bool = Field(False, description="accept a server without an append-only file")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="how much is logged")
 
@@ -74,7 +85,22 @@ def load_settings(**flags: Any) -> Settings:
         if not name:
             raise ConfigError(message) from None
         origin = f"--{name.replace('_', '-')}" if name in given else f"MDP_{name.upper()}"
-        raise ConfigError(f"{origin}: {first['input']!r}: {message}") from None
+        secret = Settings.model_fields[name].annotation == SecretStr | None
+        raise ConfigError(f"{origin}: {'***' if secret else repr(first['input'])}: {message}") from None
+
+
+def server_address(settings: Settings) -> Address:
+    """The server's address with all that belongs to it. Raises ``ConfigError`` where there is none, or a wrong one."""
+    tls = Tls(settings.redis_ca, settings.redis_cert, settings.redis_key)
+    sentinel = settings.sentinel_password.get_secret_value() if settings.sentinel_password else None
+    if settings.redis_url is None:
+        raise ConfigError("no server: give --redis-url or set MDP_REDIS_URL")
+    return parse_address(settings.redis_url.get_secret_value(), tls, sentinel)
+
+
+def allowed_hosts(settings: Settings) -> frozenset[str]:
+    """``http_allowed_hosts``, one by one."""
+    return frozenset(name.strip() for name in settings.http_allowed_hosts.split(",") if name.strip())
 
 
 def limits_of(settings: Settings) -> Limits:

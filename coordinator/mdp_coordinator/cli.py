@@ -9,9 +9,8 @@ import click
 
 from market_data_pipeline.app import load_app, parse_sets
 from market_data_pipeline.dag.planner import compile_dag
-from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.options import one_line_errors, options, set_up_logging
-from market_data_pipeline.settings import load_settings
+from market_data_pipeline.options import SERVER, one_line_errors, options, set_up_logging
+from market_data_pipeline.settings import load_settings, server_address
 from market_data_pipeline.store.keys import check_name
 
 
@@ -19,7 +18,7 @@ from market_data_pipeline.store.keys import check_name
 @click.version_option(package_name="market-data-pipeline")
 @click.argument("app")
 @options(
-    "redis_url",
+    *SERVER,
     "job",
     "partitions",
     "sets",
@@ -36,14 +35,13 @@ def main(app: str, sets: tuple[str, ...], debug: bool, **flags: Any) -> None:
     """Compile APP (path.py[:attr] or module[:attr]), publish its plan, and assign partitions to workers until it ends."""
     settings = load_settings(**flags)
     set_up_logging(settings.log_level)
-    if settings.redis_url is None:
-        raise ConfigError("no server: give --redis-url or set MDP_REDIS_URL")
+    address = server_address(settings)
     from mdp_coordinator.service import Coordinator  # noqa: PLC0415 - after the flags were found good
 
     dag = load_app(app, parse_sets(sets))
     plan = compile_dag(dag, settings.partitions)
     job = check_name("--job", settings.job or dag.name)
-    asyncio.run(Coordinator(plan, job, settings, settings.redis_url.get_secret_value()).run())
+    asyncio.run(Coordinator(plan, job, settings, address).run())
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.errors import JobFailed
 from market_data_pipeline.http import HttpServer
 from market_data_pipeline.metrics import CoordinatorMetrics
-from market_data_pipeline.settings import Settings
-from market_data_pipeline.store.client import Client, check_server, connect, explained, is_transient
+from market_data_pipeline.settings import Settings, allowed_hosts
+from market_data_pipeline.store.client import Client, check_server, connect, is_transient, refusals_explained
 from market_data_pipeline.store.control import Control, JobInfo, publish
+from market_data_pipeline.store.rights import COORDINATOR, check_rights
 from market_data_pipeline.store.status import JobStatus, read_status
+from market_data_pipeline.store.url import Address
 from mdp_coordinator.state import Assign, CoordinatorState, Finish, View
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,9 @@ _STATUS_EVERY = 1.0
 class Coordinator:
     """One coordinator process for one job. ``run`` returns when the job is over or a signal asks it to leave."""
 
-    def __init__(self, plan: Plan, job_name: str, settings: Settings, url: str, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, plan: Plan, job_name: str, settings: Settings, url: Address, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._plan, self._job_name, self._settings, self._url, self._clock = plan, job_name, settings, url, clock
         self._metrics = CoordinatorMetrics()
         self._token = secrets.token_hex(16)
@@ -41,22 +45,26 @@ class Coordinator:
         self._client: Client = connect(self._url)
         try:
             await check_server(self._client, self._url, self._settings.allow_volatile)
-            with explained(self._url):
-                job = await publish(self._client, self._job_name, self._plan)
-            self._control = Control(self._client, job)
-            if job.state == "failed":
-                log.info("job %s had failed (%s); it goes on from its last commit", job.name, job.error)
-                with explained(self._url):
-                    await self._control.resume()
-            log.info("job %s: plan %s, %d tasks", job.name, job.fingerprint, len(list(self._plan.tasks())))
-            http = HttpServer(self._metrics.registry, self._ready, {"/api/status": self._status_document})
-            await http.start(self._settings.http_host, self._settings.http_port)
-            try:
-                await self._loop(job)
-            finally:
-                await http.close()
+            await check_rights(self._client, self._url, COORDINATOR, self._job_name)
+            with refusals_explained(self._url):
+                await self._run()
         finally:
             await self._client.aclose()
+
+    async def _run(self) -> None:
+        job = await publish(self._client, self._job_name, self._plan)
+        self._control = Control(self._client, job)
+        if job.state == "failed":
+            log.info("job %s had failed (%s); it goes on from its last commit", job.name, job.error)
+            await self._control.resume()
+        log.info("job %s: plan %s, %d tasks", job.name, job.fingerprint, len(list(self._plan.tasks())))
+        documents = {"/api/status": self._status_document}
+        http = HttpServer(self._metrics.registry, self._ready, documents, allowed_hosts(self._settings))
+        await http.start(self._settings.http_host, self._settings.http_port)
+        try:
+            await self._loop(job)
+        finally:
+            await http.close()
 
     def leave(self) -> None:
         """Give up leadership and return."""

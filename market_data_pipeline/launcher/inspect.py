@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from market_data_pipeline.codec import unpack
 from market_data_pipeline.dag.plan import Plan, plan_from_dict
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.launcher.display import render
-from market_data_pipeline.settings import load_settings
+from market_data_pipeline.settings import load_settings, server_address
 from market_data_pipeline.sinks.encoding import plain
 from market_data_pipeline.store.client import Client, connect, explained, text_of
 from market_data_pipeline.store.control import Control, JobInfo, find_job, remove_job
@@ -24,11 +24,11 @@ _JOB_PREFIX = "mdp:job:"
 
 
 @asynccontextmanager
-async def _server(url: str | None) -> AsyncIterator[Client]:
-    settings = load_settings(redis_url=url)
+async def _server(server: Mapping[str, str | None]) -> AsyncIterator[Client]:
+    settings = load_settings(**server)
     if settings.redis_url is None:
         raise ConfigError("no server: give --redis-url or set MDP_REDIS_URL ('mdp run' prints the address it uses)")
-    address = settings.redis_url.get_secret_value()
+    address = server_address(settings)
     client = connect(address)
     try:
         with explained(address):
@@ -48,9 +48,9 @@ async def _job(client: Client, name: str | None) -> JobInfo:
     return job
 
 
-async def status(redis_url: str | None, job: str | None) -> JobStatus:
+async def status(job: str | None, **server: str | None) -> JobStatus:
     """The job's state; the only job where none is named."""
-    async with _server(redis_url) as client:
+    async with _server(server) as client:
         found = await _job(client, job)
         plan: Plan = plan_from_dict(json.loads(found.plan))
         return await read_status(client, Control(client, found), found, plan, load_settings().channel_capacity)
@@ -63,9 +63,9 @@ def print_status(document: JobStatus) -> None:
         Console().print(f"error: {document.error}", markup=False)
 
 
-async def dead_letters(limit: int, clear: bool, redis_url: str | None, job: str | None) -> list[str]:
+async def dead_letters(limit: int, clear: bool, job: str | None, **server: str | None) -> list[str]:
     """The oldest dead letters as JSON lines; deleted when ``clear``."""
-    async with _server(redis_url) as client:
+    async with _server(server) as client:
         found = await _job(client, job)
         stream = found.keys.dead_letters
         entries: list[tuple[bytes, dict[bytes, bytes]]] = cast("Any", await client.xrange(stream, count=limit))
@@ -80,9 +80,9 @@ def _letter(entry_id: str, fields: dict[Any, Any]) -> dict[str, Any]:
     return {"id": entry_id, **plain(letter)}
 
 
-async def remove(name: str, redis_url: str | None) -> str:
+async def remove(name: str, **server: str | None) -> str:
     """Remove a job nobody works on."""
-    async with _server(redis_url) as client:
+    async with _server(server) as client:
         job = await _job(client, name)
         living = await Control(client, job).workers()
         if living:

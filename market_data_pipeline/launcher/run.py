@@ -12,19 +12,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.errors import ConfigError, JobFailed, StoreUnavailable
 from market_data_pipeline.launcher.children import NO_RESTART, Child, service
 from market_data_pipeline.launcher.display import Display, choose_display, summary
-from market_data_pipeline.settings import Settings
+from market_data_pipeline.settings import Settings, server_address
 from market_data_pipeline.sinks.base import Sink
 from market_data_pipeline.sinks.file import FileSink
 from market_data_pipeline.sources.base import Source
-from market_data_pipeline.store.client import Client, check_server, connect, is_transient
+from market_data_pipeline.store.client import Client, check_server, connect, is_transient, refusals_explained
 from market_data_pipeline.store.control import Control, JobInfo, check_plan, find_job, publish, remove_job
 from market_data_pipeline.store.embedded import EmbeddedServer
+from market_data_pipeline.store.rights import COORDINATOR, check_rights
 from market_data_pipeline.store.status import JobStatus, read_status
+from market_data_pipeline.store.url import Address, parse_address
 
 _LOOK_EVERY = 0.25
 _LEAVE_SECONDS = 35.0
@@ -70,47 +74,54 @@ class Launcher:
     def run(self) -> int:
         """Everything, from the server's start to its end."""
         with ExitStack() as stack:
-            url = self._server(stack)
+            address = self._server(stack)
             if self._options.data_dir is not None:
                 logs = self._options.data_dir / "logs"
                 logs.mkdir(parents=True, exist_ok=True)
             else:
                 logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mdp-logs-")))
-            return asyncio.run(self._run(url, logs))
+            return asyncio.run(self._run(address, logs))
 
-    def _server(self, stack: ExitStack) -> str:
+    def _server(self, stack: ExitStack) -> Address:
         if self._settings.redis_url is not None:
             if self._options.data_dir is not None:
                 raise ConfigError(
                     "--data-dir belongs to the embedded server; with --redis-url the server keeps the data"
                 )
-            return self._settings.redis_url.get_secret_value()
+            return server_address(self._settings)
+        if any((self._settings.redis_ca, self._settings.redis_cert, self._settings.redis_key)):
+            raise ConfigError("MDP_REDIS_CA, _CERT and _KEY are for a server of your own: give its --redis-url as well")
         server = self._embedded = EmbeddedServer(self._options.data_dir, self._options.server)
         stack.enter_context(server)
         kept = f"data kept in {self._options.data_dir}" if self._options.data_dir else "nothing kept"
         look = f"mdp status --redis-url {server.url} --job {self._job_name}"
         self._display.say(f"server: {server.url} ({kept}); look with: {look}")
-        return server.url
+        return parse_address(server.url)
 
-    async def _run(self, url: str, logs: Path) -> int:
+    async def _run(self, address: Address, logs: Path) -> int:
         for name in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(name, self._interrupt)
         embedded = self._settings.redis_url is None
-        self._client: Client = connect(url)
+        self._client: Client = connect(address)
         try:
-            await check_server(self._client, url, self._settings.allow_volatile or embedded)
-            job = await self._find_or_publish()
-            self._control = Control(self._client, job)
-            if job.state == "finished":
-                self._display.say(f"job {job.name} has finished already; run it again from the beginning with --fresh")
-                self._status = await self._read(job)
-                self._report(0.0)
-                return 0
-            if job.version == 0:
-                self._warn_of_other_files()
-            return await self._supervise(job, url, logs, embedded)
+            await check_server(self._client, address, self._settings.allow_volatile or embedded)
+            await check_rights(self._client, address, COORDINATOR, self._job_name)
+            with refusals_explained(address):
+                return await self._run_job(address, logs, embedded)
         finally:
             await self._client.aclose()
+
+    async def _run_job(self, address: Address, logs: Path, embedded: bool) -> int:
+        job = await self._find_or_publish()
+        self._control = Control(self._client, job)
+        if job.state == "finished":
+            self._display.say(f"job {job.name} has finished already; run it again from the beginning with --fresh")
+            self._status = await self._read(job)
+            self._report(0.0)
+            return 0
+        if job.version == 0:
+            self._warn_of_other_files()
+        return await self._supervise(job, address, logs, embedded)
 
     def _warn_of_other_files(self) -> None:
         for path in [node.fn.path for node in self._dag.nodes.values() if isinstance(node.fn, FileSink)]:
@@ -147,11 +158,11 @@ class Launcher:
     def _interrupt(self) -> None:
         self._interrupts += 1
 
-    def _spawn(self, url: str, logs: Path, embedded: bool) -> None:
+    def _spawn(self, address: Address, logs: Path, embedded: bool) -> None:
         arguments = [self._options.app, "--job", self._job_name]
         for pair in self._options.sets:
             arguments += ["--set", pair]
-        env = child_environment(self._settings, url, embedded, self._options.workers)
+        env = child_environment(self._settings, address, embedded, self._options.workers)
         coordinator = service("coordinator", "mdp_coordinator.cli", arguments, env, logs)
         workers = [
             service(f"w{i}", "mdp_worker.cli", [*arguments, "--name", f"w{i}"], env, logs)
@@ -161,9 +172,9 @@ class Launcher:
         for child in self._children:
             child.start()
 
-    async def _supervise(self, job: JobInfo, url: str, logs: Path, embedded: bool) -> int:
+    async def _supervise(self, job: JobInfo, address: Address, logs: Path, embedded: bool) -> int:
         started = time.monotonic()
-        self._spawn(url, logs, embedded)
+        self._spawn(address, logs, embedded)
         try:
             with self._display:
                 state = await self._watch(job)
@@ -288,14 +299,14 @@ class _Meter:
         return self._rate
 
 
-def child_environment(settings: Settings, url: str, embedded: bool, workers: int) -> Mapping[str, str]:
+def child_environment(settings: Settings, address: Address, embedded: bool, workers: int) -> Mapping[str, str]:
     """The settings as environment, for children: a password never stands in a command line."""
     env = {
-        f"MDP_{name.upper()}": str(value)
+        f"MDP_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         for name, value in settings.model_dump(exclude={"redis_url", "job", "http_port"}).items()
         if value is not None
     }
-    env["MDP_REDIS_URL"] = url
+    env["MDP_REDIS_URL"] = address.url
     env["MDP_MIN_WORKERS"] = str(workers)
     if embedded:
         env["MDP_ALLOW_VOLATILE"] = "true"

@@ -1,19 +1,18 @@
-"""Connecting to the server: URL, checks at start, errors in one sentence, scripts."""
+"""Talking to the server: clients, checks at start, errors in one sentence, scripts."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 import redis
 import redis.asyncio
 import redis.exceptions
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -24,10 +23,11 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
-from redis.retry import Retry
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
-from market_data_pipeline.errors import ConfigError, StoreUnavailable
+from market_data_pipeline.errors import StoreUnavailable
+from market_data_pipeline.store.connections import async_pool, blocking_pool
+from market_data_pipeline.store.url import Address, parse_address
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -35,84 +35,107 @@ T = TypeVar("T")
 Client = redis.asyncio.Redis
 
 _AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
-_BUSY = ("BUSY ", "LOADING ", "MASTERDOWN ", "MISCONF ", "NOREPLICAS ")
+_BUSY = ("BUSY ", "LOADING ", "MASTERDOWN ", "MISCONF ", "NOREPLICAS ", "UNBLOCKED ")
+"""Refusals that pass: a long script, a start, a full disk, too few replicas, a primary that became a replica."""
 TRANSIENT = (*_AWAY, BusyLoadingError, ReadOnlyError)
-_CONNECTIONS = 64
-_SOCKET_TIMEOUT = 30.0
-_CONNECT_TIMEOUT = 5.0
 MIN_REDIS, MIN_VALKEY = (7, 0), (7, 2)
 
 
-def safe_url(url: str) -> str:
-    """``url`` without its password, for people."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user = f"{parts.username}:***@" if parts.username else ":***@"
-    return urlunsplit(parts._replace(netloc=user + parts.netloc.rpartition("@")[2]))
+def address_of(where: str | Address) -> Address:
+    """``where`` itself, or the address that a URL names. Raises ``ConfigError``."""
+    return parse_address(where) if isinstance(where, str) else where
 
 
-def _options() -> dict[str, Any]:
-    return {
-        "socket_timeout": _SOCKET_TIMEOUT,
-        "socket_connect_timeout": _CONNECT_TIMEOUT,
-        "retry": Retry(NoBackoff(), 0),  # retries are decided where it is known what a lost reply means
-        "protocol": 2,
-    }
-
-
-def connect(url: str) -> redis.asyncio.Redis:
+def connect(where: str | Address) -> redis.asyncio.Redis:
     """A client; nothing is sent yet. Raises ``ConfigError`` for a bad URL."""
-    try:
-        # a task that finds no free connection waits for one: more tasks than connections is nothing special
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            url, max_connections=_CONNECTIONS, timeout=None, **_options()
-        )
-        return redis.asyncio.Redis.from_pool(pool)
-    except ValueError as error:
-        raise ConfigError(f"redis url {safe_url(url)!r}: {error}") from None
+    return redis.asyncio.Redis.from_pool(async_pool(address_of(where)))
 
 
-def connect_blocking(url: str) -> redis.Redis:
-    """A client without asyncio, for threads and short commands."""
-    try:
-        return redis.Redis.from_url(url, **_options())
-    except ValueError as error:
-        raise ConfigError(f"redis url {safe_url(url)!r}: {error}") from None
+def connect_blocking(where: str | Address) -> redis.Redis:
+    """A client without asyncio, for threads and short commands. Raises ``ConfigError`` for a bad URL."""
+    return redis.Redis.from_pool(blocking_pool(address_of(where)))
 
 
-def explain(url: str, error: Exception) -> StoreUnavailable:
+def explain(where: str | Address, error: Exception) -> StoreUnavailable:
     """``error`` as a sentence for people."""
-    where = safe_url(url)
+    return StoreUnavailable(f"server {address_of(where)}: {_reason(address_of(where), error)}")
+
+
+def _reason(address: Address, error: Exception) -> str:
+    text = str(error).rstrip(".")
     if (
-        isinstance(error, AuthenticationError | AuthorizationError)
-        or "WRONGPASS" in str(error)
-        or "NOAUTH" in str(error)
-    ):
-        return StoreUnavailable(f"server {where}: it refuses the user or password ({error})")
+        isinstance(error, AuthenticationError | AuthorizationError) or "WRONGPASS" in text or "NOAUTH" in text
+    ) and "sentinel" not in text:
+        return f"it refuses the user or password ({text})"
     if isinstance(error, NoPermissionError):
-        return StoreUnavailable(f"server {where}: permission denied ({error})")
-    if isinstance(error, _AWAY):
-        return StoreUnavailable(f"server {where}: cannot be reached ({error})")
-    return StoreUnavailable(f"server {where}: {error}")
+        return f"permission denied ({text})"
+    tls = _tls_error(error)
+    if tls is not None:
+        return _tls_reason(tls)
+    if isinstance(error, (*_AWAY, RuntimeError)):
+        return f"cannot be reached ({text}){_hint(address, text.lower())}"
+    return text
+
+
+def _hint(address: Address, text: str) -> str:
+    """What a server that is there, but ends or ignores the conversation, may want."""
+    if address.tls is None and not address.path and ("closed" in text or "reset" in text):
+        return "; does it want TLS (rediss://)?"
+    return "; does it speak TLS at this port?" if address.tls is not None and "timeout" in text else ""
+
+
+def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """The TLS error behind ``error``: the client wraps it, more than once."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _tls_reason(error: ssl.SSLError) -> str:
+    text = " ".join(map(str, error.args)).upper()
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if "MISMATCH" in text:
+            return f"its certificate is for another name ({error.verify_message.rstrip('.')})"
+        return f"its certificate is not trusted ({error.verify_message}); name its authority with MDP_REDIS_CA"
+    if "CERTIFICATE_REQUIRED" in text or "HANDSHAKE_FAILURE" in text or "EOF" in text:
+        return "it wants a client certificate: MDP_REDIS_CERT and MDP_REDIS_KEY"
+    if "UNKNOWN_CA" in text or "BAD_CERTIFICATE" in text:
+        return "it refuses our certificate (MDP_REDIS_CERT)"
+    if "WRONG_VERSION_NUMBER" in text or "RECORD" in text:
+        return "it does not speak TLS at this port; is its address redis://?"
+    return f"TLS failed ({error.reason or error})"
 
 
 @contextmanager
-def explained(url: str) -> Iterator[None]:
+def explained(where: str | Address) -> Iterator[None]:
     """Errors of the server inside come out as ``StoreUnavailable`` with a sentence."""
+    with refusals_explained(where):
+        try:
+            yield
+        except OSError as error:
+            raise explain(where, error) from error
+
+
+@contextmanager
+def refusals_explained(where: str | Address) -> Iterator[None]:
+    """As :func:`explained`, for what lasts: leaves system errors that may be others' (a file, a port) alone."""
     try:
         yield
-    except (RedisError, OSError) as error:
-        raise explain(url, error) from error
+    except RedisError as error:
+        raise explain(where, error) from error
+    except RuntimeError as error:
+        if not is_transient(error):
+            raise
+        raise explain(where, error) from error
 
 
-async def check_server(client: redis.asyncio.Redis, url: str, allow_volatile: bool) -> None:
+async def check_server(client: redis.asyncio.Redis, address: str | Address, allow_volatile: bool) -> None:
     """Refuse a server that cannot hold a job safely, with a sentence that says what to change."""
-    with explained(url):
+    with explained(address):
         info = await client.info()
-    where = f"server {safe_url(url)}"
+    where = f"server {address_of(address)}"
     _check_version(where, info)
-    if info.get("redis_mode") == "cluster":
+    if info.get("cluster_enabled"):  # the mode has another name in Valkey
         raise StoreUnavailable(f"{where}: is a cluster; a commit touches several slots: use a standalone server")
     config = await _read_config(client)
     policy = config.get("maxmemory-policy", info.get("maxmemory_policy", "noeviction"))

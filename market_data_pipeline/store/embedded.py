@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-import redis
+import redis.exceptions
 
 from market_data_pipeline.errors import ConfigError, StoreUnavailable
 from market_data_pipeline.processes import die_with_parent
+from market_data_pipeline.store.client import connect_blocking
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class EmbeddedServer:
     def _wait_until_ready(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + _READY_SECONDS
-        with redis.Redis(port=self.port, socket_timeout=1.0) as client:
+        with connect_blocking(self.url) as client:
             while time.monotonic() < deadline:
                 if self._process.poll() is not None:
                     break

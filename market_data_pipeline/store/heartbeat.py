@@ -13,6 +13,7 @@ from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.store.client import Script, connect_blocking
 from market_data_pipeline.store.control import Heartbeat
 from market_data_pipeline.store.keys import Keys
+from market_data_pipeline.store.url import Address
 
 _BEAT = Script("beat", "allow-oom")  # a full server must not make workers look dead
 
@@ -26,7 +27,9 @@ class HeartbeatThread:
     ``superseded``: a process that started later uses this worker's name; this one must leave.
     """
 
-    def __init__(self, url: str, keys: Keys, heartbeat: Heartbeat, ttl_ms: int, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, url: str | Address, keys: Keys, heartbeat: Heartbeat, ttl_ms: int, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._client = connect_blocking(url)
         self._keys = keys
         self._heartbeat = heartbeat

@@ -240,7 +240,7 @@ def _maxmemory(world: World, fault: Fault) -> str | None:
     used = int(world.servers.master.client.info("memory")["used_memory"])
     world.trouble(fault.seconds)
     _configure(world, "maxmemory", used + fault.size)
-    world.after(fault.seconds, lambda: None if _configure(world, "maxmemory", 0) else None)
+    world.after(fault.seconds, lambda: _configure(world, "maxmemory", 0))
     return f"maxmemory {fault.size} bytes above what is used, for {fault.seconds:g} s"
 
 
@@ -249,7 +249,7 @@ def _refuse_writes(world: World, fault: Fault) -> str | None:
         return None
     world.trouble(fault.seconds)
     _configure(world, "min-replicas-to-write", 3)
-    world.after(fault.seconds, lambda: None if _configure(world, "min-replicas-to-write", 0) else None)
+    world.after(fault.seconds, lambda: _configure(world, "min-replicas-to-write", 0))
     return f"the server refuses writes for {fault.seconds:g} s"
 
 

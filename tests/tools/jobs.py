@@ -10,17 +10,17 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from market_data_pipeline.clock import SystemClock
 from market_data_pipeline.sources.base import SourceContext
 from market_data_pipeline.sources.synthetic import Synthetic
+from market_data_pipeline.store.client import address_of, connect_blocking
 from market_data_pipeline.store.keys import Keys, job_key
+from market_data_pipeline.store.url import Address
 
 APPS = Path(__file__).parent.parent / "integration" / "apps"
 ROOT = Path(__file__).parent.parent.parent
@@ -56,13 +56,21 @@ async def generate(source: Synthetic) -> list[dict[str, Any]]:
 class Job:
     """Processes of one job against one server."""
 
-    def __init__(self, url: str, app: Path, logs: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
-        self.url = url
-        self.client = redis.Redis.from_url(url)
+    def __init__(
+        self, where: str | Address, app: Path, logs: Path, *arguments: str, env: dict[str, str] | None = None
+    ) -> None:
+        address = address_of(where)
+        self.url = address.url
+        self.client = connect_blocking(address)
         self._app = app
         self._logs = logs
         self._arguments = arguments
-        self._env = {"MDP_LEASE_TTL_MS": "600", **(env or {}), "MDP_REDIS_URL": url, "MDP_ALLOW_VOLATILE": "true"}
+        self._env = {
+            "MDP_LEASE_TTL_MS": "600",
+            **(env or {}),
+            "MDP_REDIS_URL": address.url,
+            "MDP_ALLOW_VOLATILE": "true",
+        }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *extra: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -111,7 +119,7 @@ class Job:
         """Committed counters by node."""
         status = subprocess.run(
             [sys.executable, "-m", "market_data_pipeline.cli", "status", "--json", "--redis-url", self.url],
-            capture_output=True, check=False,
+            capture_output=True, check=False, env={**os.environ, **self._env},
         )  # fmt: skip
         return dict(json.loads(status.stdout)["nodes"]) if status.returncode == 0 else {}
 
@@ -141,9 +149,11 @@ class Job:
 
 
 @contextmanager
-def job(url: str, app: Path, logs: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Job]:
+def job(
+    where: str | Address, app: Path, logs: Path, *arguments: str, env: dict[str, str] | None = None
+) -> Iterator[Job]:
     """A :class:`Job` whose processes are gone afterwards."""
-    running = Job(url, app, logs, *arguments, env=env)
+    running = Job(where, app, logs, *arguments, env=env)
     try:
         yield running
     finally:
@@ -160,4 +170,39 @@ def run_mdp(
     )  # fmt: skip
 
 
-__all__ = ["APPS", "ROOT", "Job", "generate", "job", "job_key", "run_mdp", "wait_until"]
+COMMANDS = {
+    "run": ["market_data_pipeline.cli", "run", "{app}"],
+    "status": ["market_data_pipeline.cli", "status"],
+    "dlq": ["market_data_pipeline.cli", "dlq"],
+    "worker": ["mdp_worker.cli", "{app}"],
+    "coordinator": ["mdp_coordinator.cli", "{app}"],
+}
+"""Every command that talks to a server, as arguments of ``python -m``."""
+
+
+def every_command(
+    app: Path, *arguments: str, env: dict[str, str], names: Iterable[str] = COMMANDS, seconds: float = 60.0
+) -> dict[str, subprocess.CompletedProcess[str]]:
+    """All the commands at once, each to its end."""
+    base = {name: value for name, value in os.environ.items() if not name.startswith("MDP_")}
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", *(part.format(app=app) for part in COMMANDS[name]), *arguments],
+            env={**base, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        )
+        for name in names
+    }  # fmt: skip
+    done = {}
+    try:
+        for name, process in started.items():
+            out, err = process.communicate(timeout=seconds)
+            done[name] = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    finally:
+        for process in started.values():
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+    return done
+
+
+__all__ = ["APPS", "COMMANDS", "ROOT", "Job", "every_command", "generate", "job", "job_key", "run_mdp", "wait_until"]

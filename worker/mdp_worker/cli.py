@@ -13,8 +13,8 @@ import click
 
 from market_data_pipeline.app import load_app, parse_sets
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.options import one_line_errors, options, set_up_logging
-from market_data_pipeline.settings import load_settings
+from market_data_pipeline.options import SERVER, one_line_errors, options, set_up_logging
+from market_data_pipeline.settings import load_settings, server_address
 from market_data_pipeline.store.keys import check_name
 
 
@@ -40,7 +40,7 @@ def default_name() -> str:
 @click.argument("app")
 @click.option("--partition", "partition", multiple=True, metavar="N", help="Partition to ask for; repeatable, or 0-3.")
 @click.option("--name", metavar="NAME", help="Name of this worker [host-pid].")
-@options("redis_url", "job", "sets", "allow_volatile", "http_host", "http_port", "lease_ttl_ms", "log_level", "debug")
+@options(*SERVER, "job", "sets", "allow_volatile", "http_host", "http_port", "lease_ttl_ms", "log_level", "debug")
 @one_line_errors
 def main(
     app: str, partition: tuple[str, ...], name: str | None, sets: tuple[str, ...], debug: bool, **flags: Any
@@ -48,8 +48,7 @@ def main(
     """Run partitions of APP (path.py[:attr] or module[:attr]) until its job ends."""
     settings = load_settings(**flags)
     set_up_logging(settings.log_level)
-    if settings.redis_url is None:
-        raise ConfigError("no server: give --redis-url or set MDP_REDIS_URL")
+    address = server_address(settings)
     pins = parse_partitions(partition)
     worker = check_name("--name", name or default_name())
     from market_data_pipeline.store.control import Heartbeat  # noqa: PLC0415 - after the flags were found good
@@ -57,9 +56,7 @@ def main(
 
     dag = load_app(app, parse_sets(sets))
     job = check_name("--job", settings.job or dag.name)
-    service = Worker(
-        dag, job, settings, settings.redis_url.get_secret_value(), Heartbeat(worker, secrets.token_hex(16), pins)
-    )
+    service = Worker(dag, job, settings, address, Heartbeat(worker, secrets.token_hex(16), pins))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(service.run())
 

@@ -20,13 +20,23 @@ from market_data_pipeline.metrics import WorkerMetrics
 from market_data_pipeline.runtime.chain_task import ChainTask
 from market_data_pipeline.runtime.coroutine_task import CoroutineTask
 from market_data_pipeline.runtime.task import Task
-from market_data_pipeline.settings import Settings, limits_of
+from market_data_pipeline.settings import Settings, allowed_hosts, limits_of
 from market_data_pipeline.sinks.base import SinkContext
-from market_data_pipeline.store.client import Client, check_server, connect, explained, is_transient, until_done
+from market_data_pipeline.store.client import (
+    Client,
+    check_server,
+    connect,
+    explained,
+    is_transient,
+    refusals_explained,
+    until_done,
+)
 from market_data_pipeline.store.commit import Lease, RedisTaskStore
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, check_plan, find_job
 from market_data_pipeline.store.heartbeat import HeartbeatThread
 from market_data_pipeline.store.reader import StreamReader
+from market_data_pipeline.store.rights import WORKER, check_rights
+from market_data_pipeline.store.url import Address
 from mdp_worker.state import HeldPartitions, Start, Stop
 
 log = logging.getLogger(__name__)
@@ -53,7 +63,7 @@ class Worker:
         dag: Dag,
         job_name: str,
         settings: Settings,
-        url: str,
+        url: Address,
         heartbeat: Heartbeat,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -75,9 +85,11 @@ class Worker:
         self._client: Client = connect(self._url)
         try:
             await check_server(self._client, self._url, self._settings.allow_volatile)
-            job = await self._wait_for_job()
-            if job is not None:
-                await self._work_on(job, self._compile(job))
+            await check_rights(self._client, self._url, WORKER, self._job_name)
+            with refusals_explained(self._url):
+                job = await self._wait_for_job()
+                if job is not None:
+                    await self._work_on(job, self._compile(job))
         finally:
             await self._client.aclose()
 
@@ -108,7 +120,7 @@ class Worker:
     async def _work_on(self, job: JobInfo, plan: Plan) -> None:
         self._job, self._plan = job, plan
         self._control = Control(self._client, job)
-        http = HttpServer(self._metrics.registry, self._ready)
+        http = HttpServer(self._metrics.registry, self._ready, {}, allowed_hosts(self._settings))
         await http.start(self._settings.http_host, self._settings.http_port)
         self._heartbeat = replace(self._heartbeat, pid=os.getpid(), host=socket.gethostname(), http_port=http.port)
         self._heart = heart = HeartbeatThread(

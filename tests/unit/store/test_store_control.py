@@ -14,7 +14,7 @@ from market_data_pipeline import Collect, Pipeline, Synthetic
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ConfigError, PlanMismatch
-from market_data_pipeline.store.client import Client, safe_url
+from market_data_pipeline.store.client import Client
 from market_data_pipeline.store.commit import Lease
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, Transition, find_job, publish, remove_job
 from market_data_pipeline.store.embedded import EmbeddedServer
@@ -180,15 +180,3 @@ def test_keys_of_one_partition_share_a_hash_tag() -> None:
     names = [keys.lease(0), keys.task(task), keys.state(task), keys.stream(plan().channels[0], 0), keys.stream_bytes(0)]
     assert {name[name.index("{") : name.index("}") + 1] for name in names} == {"{u1:0}"}
     assert keys.stream(plan().channels[0], 3) == "mdp:{u1:3}:q:source.tumblingbars"
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://:secret@h:1/0", "redis://:***@h:1/0"),
-        ("rediss://user:p%40ss@h:1", "rediss://user:***@h:1"),
-        ("redis://h:1/0", "redis://h:1/0"),
-    ],
-)
-def test_urls_are_shown_without_their_password(url: str, shown: str) -> None:
-    assert safe_url(url) == shown

@@ -1,0 +1,123 @@
+"""What a server must be like, asked of real ones: each refusal is one sentence that says what to change."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from market_data_pipeline.errors import StoreUnavailable
+from market_data_pipeline.store.client import Client, check_server, connect
+from market_data_pipeline.store.embedded import EmbeddedServer
+
+SERVERS = [None, *(["redis-server"] if shutil.which("redis-server") else [])]
+
+
+async def check(url: str, allow_volatile: bool = True) -> None:
+    client = connect(url)
+    try:
+        await check_server(client, url, allow_volatile)
+    finally:
+        await client.aclose()
+
+
+async def refusal(url: str, allow_volatile: bool = True) -> str:
+    with pytest.raises(StoreUnavailable) as caught:
+        await check(url, allow_volatile)
+    assert caught.value.exit_code == 3
+    message = str(caught.value)
+    assert message.startswith(f"server {url}")
+    assert "\n" not in message
+    return message.removeprefix(f"server {url}: ")
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl", "allkeys-random"])
+async def test_a_server_that_evicts(client: Client, server: EmbeddedServer, policy: str) -> None:
+    await client.config_set("maxmemory-policy", policy)
+    try:
+        assert await refusal(server.url) == (
+            f"maxmemory-policy is '{policy}', it would evict data; run: CONFIG SET maxmemory-policy noeviction"
+        )
+    finally:
+        await client.config_set("maxmemory-policy", "noeviction")
+    await check(server.url)
+
+
+@pytest.mark.parametrize(("name", "default"), [("stream-node-max-bytes", 4096), ("stream-node-max-entries", 100)])
+async def test_streams_of_one_node(client: Client, server: EmbeddedServer, name: str, default: int) -> None:
+    await client.config_set(name, 0)
+    try:
+        assert await refusal(server.url) == f"{name} is 0, reads become slow; set its default (4096 bytes, 100 entries)"
+    finally:
+        await client.config_set(name, default)
+    await check(server.url)
+
+
+@pytest.mark.parametrize("binary", SERVERS)
+async def test_a_server_without_append_only_file(tmp_path: Path, binary: str | None) -> None:
+    with EmbeddedServer(None, binary, "--save", "60 1") as server:
+        assert await refusal(server.url, allow_volatile=False) == (
+            "appendonly is off, a restart would lose commits; run: CONFIG SET appendonly yes, or accept the loss with"
+            " --allow-volatile"
+        )
+        await check(server.url)
+    with EmbeddedServer(tmp_path / "data", binary) as server:
+        await check(server.url, allow_volatile=False)
+
+
+@pytest.mark.parametrize("binary", SERVERS)
+async def test_a_cluster(tmp_path: Path, binary: str | None) -> None:
+    with EmbeddedServer(tmp_path, binary, "--cluster-enabled", "yes") as server:
+        assert await refusal(server.url) == "is a cluster; a commit touches several slots: use a standalone server"
+
+
+async def test_where_config_is_forbidden_info_has_to_do(client: Client, server: EmbeddedServer) -> None:
+    """As on managed servers."""
+    await client.acl_setuser("managed", enabled=True, passwords=["+pw"], commands=["+@all", "-config"], keys=["*"])
+    managed = server.url.replace("redis://", "redis://managed:pw@")
+    await check(managed)
+    await client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(StoreUnavailable, match="maxmemory-policy is 'allkeys-lru'"):
+            await check(managed)
+    finally:
+        await client.config_set("maxmemory-policy", "noeviction")
+
+
+@contextmanager
+def speaks(info: str) -> Iterator[str]:
+    """A socket that answers INFO like a server of another version, and everything else with OK. Its URL."""
+    reply = f"${len(info)}\r\n{info}\r\n".encode()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                while data := connection.recv(65536):
+                    for command in data.split(b"*")[1:]:
+                        connection.sendall(
+                            reply if b"INFO\r\n" in command and b"SETINFO" not in command else b"+OK\r\n"
+                        )
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ("redis_version:6.2.14", "Redis 6.2.14 is too old; at least 7.0 is needed"),
+        ("redis_version:5.0", "Redis 5.0 is too old; at least 7.0 is needed"),
+        ("redis_version:7.2.4\r\nvalkey_version:7.0.0", "Valkey 7.0.0 is too old; at least 7.2 is needed"),
+    ],
+)
+async def test_an_old_version(info: str, message: str) -> None:
+    with speaks(f"# Server\r\n{info}\r\nredis_mode:standalone\r\n") as url:
+        assert await refusal(url) == message
