@@ -228,10 +228,9 @@ def _server_stop(world: World, fault: Fault) -> str | None:
     return f"SIGSTOP the server for {fault.seconds:g} s"
 
 
-def _configure(world: World, name: str, value: int) -> bool:
-    with suppress(redis.exceptions.RedisError):
-        return bool(world.servers.master.client.config_set(name, value))
-    return False
+def _configure(world: World, name: str, value: int) -> None:
+    with suppress(redis.exceptions.RedisError):  # a server that is down comes back with its defaults
+        world.servers.master.client.config_set(name, value)
 
 
 def _maxmemory(world: World, fault: Fault) -> str | None:
@@ -240,7 +239,7 @@ def _maxmemory(world: World, fault: Fault) -> str | None:
     used = int(world.servers.master.client.info("memory")["used_memory"])
     world.trouble(fault.seconds)
     _configure(world, "maxmemory", used + fault.size)
-    world.after(fault.seconds, lambda: None if _configure(world, "maxmemory", 0) else None)
+    world.after(fault.seconds, lambda: _configure(world, "maxmemory", 0))
     return f"maxmemory {fault.size} bytes above what is used, for {fault.seconds:g} s"
 
 
@@ -249,7 +248,7 @@ def _refuse_writes(world: World, fault: Fault) -> str | None:
         return None
     world.trouble(fault.seconds)
     _configure(world, "min-replicas-to-write", 3)
-    world.after(fault.seconds, lambda: None if _configure(world, "min-replicas-to-write", 0) else None)
+    world.after(fault.seconds, lambda: _configure(world, "min-replicas-to-write", 0))
     return f"the server refuses writes for {fault.seconds:g} s"
 
 

@@ -63,6 +63,12 @@ class Server:
             assert self._process is not None
             self._process.send_signal(number)
 
+    def promote(self) -> None:
+        """No replica any more, also not when it is started again."""
+        self.client.execute_command("REPLICAOF", "NO", "ONE")
+        at = self._command.index("--replicaof")
+        del self._command[at : at + 3]
+
     def kill(self) -> None:
         """End it at once and wait until it is gone."""
         if self._process is not None:
@@ -135,7 +141,7 @@ class Servers:
         """End the master; the replica, with what it has, takes its place. Nothing of the old one comes back."""
         assert self.replica is not None
         self.master.kill()
-        self.replica.client.execute_command("REPLICAOF", "NO", "ONE")
+        self.replica.promote()
         self._door.heal()
         old, self.master, self.replica = self.master, self.replica, None
         old.client.close()
