@@ -201,6 +201,7 @@ def _server_down(world: World, fault: Fault, cut: int) -> str | None:
     lost = server.cut_append_only_file(cut, world.aof_floor) if cut else 0
 
     def start() -> None:
+        server.mend()
         server.start()
         world.server_busy = False
         if world.plan.rolls_back(fault.kind):
