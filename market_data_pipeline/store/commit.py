@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _INTERNAL = Script("commit", "allow-oom")
 _INGEST = Script("commit")
 _ATTEMPT = Script("attempt", "allow-oom")
+_LOAD = Script("load", "no-writes")  # a full server refuses even a transaction that only reads
 
 _LEASE_POLL = 0.02
 _WAIT_MS = 1000
@@ -73,14 +74,11 @@ class RedisTaskStore:
         async def fetch() -> Any:
             while not self.lease_held():  # noqa: ASYNC110 - the thread that beats has no event loop
                 await asyncio.sleep(_LEASE_POLL)
-            pipe = self._client.pipeline(transaction=True)
-            pipe.time()
-            pipe.hmget(self._keys.lease(self._task.partition), ["epoch", "token"])
-            pipe.hmget(self._keys.task(self._task), ["commit", "meta", "ended"])
-            pipe.hgetall(self._keys.state(self._task))
-            return await pipe.execute()
+            keys = [self._keys.task(self._task), self._keys.state(self._task)]
+            return await _LOAD.call(self._client, keys, [self._keys.lease(self._task.partition)])
 
-        (seconds, micros), (epoch, token), (commit, meta, ended), state = await until_done(fetch, f"task {self._task}")
+        (seconds, micros), (epoch, token), (commit, meta, ended), flat = await until_done(fetch, f"task {self._task}")
+        state = dict(zip(flat[::2], flat[1::2], strict=True))
         if epoch != str(self._lease.epoch).encode() or token != self._lease.token.encode():
             raise self._fenced(text_of(epoch or b""))
         if commit is None:

@@ -201,6 +201,7 @@ def _server_down(world: World, fault: Fault, cut: int) -> str | None:
     lost = server.cut_append_only_file(cut, world.aof_floor) if cut else 0
 
     def start() -> None:
+        server.mend()
         server.start()
         world.server_busy = False
         if world.plan.rolls_back(fault.kind):
@@ -228,10 +229,9 @@ def _server_stop(world: World, fault: Fault) -> str | None:
     return f"SIGSTOP the server for {fault.seconds:g} s"
 
 
-def _configure(world: World, name: str, value: int) -> bool:
-    with suppress(redis.exceptions.RedisError):
-        return bool(world.servers.master.client.config_set(name, value))
-    return False
+def _configure(world: World, name: str, value: int) -> None:
+    with suppress(redis.exceptions.RedisError):  # a server that is down comes back with its defaults
+        world.servers.master.client.config_set(name, value)
 
 
 def _maxmemory(world: World, fault: Fault) -> str | None:

@@ -27,7 +27,7 @@ class GatedFiles(JsonLines):
         self.control = control
 
     async def write(self, frames: Sequence[Frame]) -> None:
-        while (self.control / BLOCK).exists():  # noqa: ASYNC110 - what opens it is a file
+        while (self.control / BLOCK).exists():  # noqa: ASYNC110 - another process removes it
             await asyncio.sleep(0.05)
         while (self.control / FREEZE).exists():
             time.sleep(0.02)  # noqa: ASYNC251 - the event loop is to stand still

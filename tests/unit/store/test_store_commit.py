@@ -263,7 +263,8 @@ async def test_ingest_stops_where_memory_is_full_and_internal_commits_do_not(ben
     try:
         with pytest.raises(StreamsFull):
             await store.commit(request(record.commit, outputs={STREAM: [b"new"]}, ingest=True))
-        await store.commit(request(record.commit, outputs={STREAM: [b"internal"]}))
+        await store.commit(request(record.commit, id="one", outputs={STREAM: [b"internal"]}))
+        assert (await store.load()).commit == "one", "a new owner must be able to load, or nothing drains"
     finally:
         await bench.client.config_set("maxmemory", "0")
     assert (await store.lengths([STREAM])) == {STREAM: 1}
