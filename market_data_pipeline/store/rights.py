@@ -42,10 +42,10 @@ class Role:
 WORKER = Role(
     "worker",
     (
-        *_RUNS_SCRIPTS, "HGETALL", "HMGET", "HGET", "SMEMBERS", "MGET", "MULTI", "EXEC", "TIME", "WAIT",
+        *_RUNS_SCRIPTS, "HGETALL", "HMGET", "HGET", "SMEMBERS", "MGET", "WAIT",
         "XLEN", "XREAD", "CLIENT|ID", "CLIENT|UNBLOCK",
     ),
-    ("attempt", "beat", "commit", "conclude", "forget", "release", "wake"),
+    ("attempt", "beat", "commit", "conclude", "forget", "load", "release", "wake"),
 )  # fmt: skip
 COORDINATOR = Role(
     "coordinator",
