@@ -1,7 +1,8 @@
 """Frames: what travels on a channel. A batch of items, as rows or as columns, plus a mark.
 
 The mark is an event-time watermark W: no later frame on this channel carries an event with ``ts_event < W`` (late data
-aside). ``END`` as a mark says that the channel has ended; ``NO_MARK`` promises nothing.
+aside). ``END`` as a mark says that the channel has ended; ``NO_MARK`` promises nothing; ``IDLE`` says that the channel is
+silent and must not hold others back until its next items or mark.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from market_data_pipeline.records import (
 )
 
 NO_MARK = MIN_TIME
+IDLE = MIN_TIME + 1
 END = MAX_TIME
 
 Array = npt.NDArray[Any]
@@ -125,11 +127,16 @@ Items = list[Any] | Columns
 
 
 class Frame(NamedTuple):
-    """Items plus mark. ``born`` is the wall time (ns) at which the oldest item entered the job, 0 where unknown."""
+    """Items plus mark. ``born`` is the wall time (ns) at which the oldest item entered the job, 0 where unknown.
+
+    ``port`` names one of an operator's inputs (in ``process``) or outputs (in what it returns); ``""`` is the usual one. It
+    never travels: on the wire the edge says it.
+    """
 
     items: Items
     mark: int = NO_MARK
     born: int = 0
+    port: str = ""
 
 
 _ALLOWED: dict[str, tuple[type, ...]] = {

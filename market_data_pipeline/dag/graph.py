@@ -48,13 +48,16 @@ class Node:
 @dataclass(frozen=True)
 class Edge:
     """``src -> dst``. At most one of: ``key`` (repartition by this field), ``broadcast`` (to all partitions),
-    ``boundary`` (same partition, but through a stream)."""
+    ``boundary`` (same partition, but through a stream). ``output`` and ``input`` name a port of an operator that has several:
+    which of its results the edge carries (``"late"``), as which of its inputs they arrive (``"right"``)."""
 
     src: str
     dst: str
     key: str | None = None
     broadcast: bool = False
     boundary: bool = False
+    output: str = ""
+    input: str = ""
 
 
 class Dag:
@@ -82,11 +85,18 @@ class Dag:
         return node
 
     def add_edge(
-        self, src: str, dst: str, key: str | None = None, boundary: bool = False, broadcast: bool = False
+        self,
+        src: str,
+        dst: str,
+        key: str | None = None,
+        boundary: bool = False,
+        broadcast: bool = False,
+        output: str = "",
+        input: str = "",  # noqa: A002 - what it is
     ) -> Edge:
-        """Join two nodes by name. Returns the edge."""
+        """Join two nodes by name, at the usual ports or at named ones (see :class:`Edge`). Returns the edge."""
         self._changeable()
-        edge = Edge(src, dst, key, broadcast, boundary)
+        edge = Edge(src, dst, key, broadcast, boundary, output, input)
         self._edges.append(edge)
         return edge
 
@@ -157,6 +167,36 @@ class Dag:
                 raise DagValidationError(f"edge {edge.src} -> {edge.dst}: key {edge.key!r} is not the name of a field")
             if (edge.key is not None) + edge.broadcast + edge.boundary > 1:
                 raise DagValidationError(f"edge {edge.src} -> {edge.dst}: choose one of key, broadcast, boundary")
+            self._check_ports(edge)
+        for node in self._nodes:
+            self._check_ports_used(node)
+
+    def _check_ports(self, edge: Edge) -> None:
+        src, dst = self.nodes[edge.src].fn, self.nodes[edge.dst].fn
+        outputs = ("", *src.outputs) if isinstance(src, Operator) else ("",)
+        inputs = (dst.inputs or ("",)) if isinstance(dst, Operator) else ("",)
+        for what, name, allowed in (("output", edge.output, outputs), ("input", edge.input, inputs)):
+            if name not in allowed:
+                end = edge.src if what == "output" else edge.dst
+                raise DagValidationError(
+                    f"edge {edge.src} -> {edge.dst}: node {end!r} has no {what} {name!r}; it has:"
+                    f" {', '.join(repr(port) for port in allowed)}"
+                )
+
+    def _check_ports_used(self, node: Node) -> None:
+        if not isinstance(node.fn, Operator):
+            return
+        fed = {edge.input for edge in self._edges if edge.dst == node.name}
+        for port in node.fn.inputs:
+            if port not in fed:
+                raise DagValidationError(f"node {node.name!r}: no edge leads to its input {port!r}")
+        taken = {edge.output for edge in self._edges if edge.src == node.name}
+        for port in node.fn.required_outputs():
+            if port not in taken:
+                raise DagValidationError(
+                    f"node {node.name!r} sends items to its output {port!r}, and no edge takes them: add_edge({node.name!r},"
+                    f" ..., output={port!r})"
+                )
 
     def topological_order(self) -> tuple[str, ...]:
         """Node names, each behind its inputs. Raises :class:`DagValidationError` showing a cycle where there is one."""

@@ -30,6 +30,8 @@ class PlanEdge:
     dst: str
     kind: EdgeKind
     key: str | None = None
+    output: str = ""
+    input: str = ""
 
     @property
     def name(self) -> str:
@@ -117,7 +119,10 @@ class Plan:
             "name": self.name,
             "partitions": self.partitions,
             "nodes": {node.name: _without_name(node) for node in self.nodes},
-            "edges": {edge.name: {"kind": edge.kind, "key": edge.key} for edge in self.edges},
+            "edges": {
+                edge.name: {"kind": edge.kind, "key": edge.key, "output": edge.output, "input": edge.input}
+                for edge in self.edges
+            },
             "subgraphs": {s.name: {"nodes": list(s.nodes), "home": s.home} for s in self.subgraphs},
         }
 

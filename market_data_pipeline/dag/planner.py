@@ -6,6 +6,7 @@ from market_data_pipeline.component import Component, describe, type_name
 from market_data_pipeline.dag.graph import Dag, Edge, Node
 from market_data_pipeline.dag.plan import EdgeKind, Plan, PlanEdge, PlanNode, Subgraph
 from market_data_pipeline.errors import ConfigError, DagValidationError
+from market_data_pipeline.operators.base import AsyncOperator
 from market_data_pipeline.sources.base import Source
 
 MAX_PARTITIONS = 4096
@@ -34,7 +35,7 @@ def compile_dag(dag: Dag, partitions: int, fuse: bool = False) -> Plan:
             home, homes = homes % partitions, homes + 1
         subgraphs.append(Subgraph(names[0], names, home))
     nodes = tuple(_plan_node(dag.nodes[name]) for name in order)
-    edges = tuple(PlanEdge(edge.src, edge.dst, kinds[edge], edge.key) for edge in dag.edges)
+    edges = tuple(PlanEdge(edge.src, edge.dst, kinds[edge], edge.key, edge.output, edge.input) for edge in dag.edges)
     return Plan(dag.name, partitions, nodes, edges, tuple(subgraphs))
 
 
@@ -72,8 +73,9 @@ def _singletons(dag: Dag, order: tuple[str, ...]) -> dict[str, bool]:
 
 def _edge_kind(edge: Edge, dag: Dag, singleton: dict[str, bool], fuse: bool) -> EdgeKind:
     coroutine = "coroutine" in (dag.nodes[edge.src].kind, dag.nodes[edge.dst].kind)
+    waits = isinstance(dag.nodes[edge.dst].fn, AsyncOperator)  # it begins a subgraph: its task awaits it
     crosses = edge.key is not None or edge.broadcast or singleton[edge.src] != singleton[edge.dst]
-    if coroutine or edge.boundary or (crosses and not fuse):
+    if coroutine or waits or edge.boundary or (crosses and not fuse):
         return _crossing_kind(edge, singleton)
     return "forward"
 

@@ -41,6 +41,10 @@ class OperatorContext:
         self.on_error = on_error
         self.counts: Counter[str] = Counter()
         self.dead_letters: list[DeadLetter] = []
+        self.now = 0
+        """Wall time (ns) of this step, set by the runtime. For operators whose results depend on when things come."""
+        self.pressed = False
+        """Whether an output of this task is above its high level."""
 
     def count(self, name: str, n: int = 1) -> None:
         """Add ``n`` to the counter ``name`` (``late``, ``duplicate``, ...); committed with the step."""
@@ -87,8 +91,20 @@ class Operator(Component):
 
     accepts: ClassVar[Literal["rows", "columns", "any"]] = "any"
     needs: ClassVar[tuple[str, ...]] = ()
+    inputs: tuple[str, ...] = ()
+    """Names of the inputs of an operator with several: ``frame.port`` says by which one a frame came."""
+    outputs: tuple[str, ...] = ()
+    """Names of further outputs, beside the usual one: frames returned with that ``port`` go along the edges with that
+    ``output``."""
+
+    absorbs: bool = False
+    """Whether it keeps what comes to itself while ``ctx.pressed``: its task then reads on instead of waiting."""
 
     ctx: OperatorContext
+
+    def required_outputs(self) -> tuple[str, ...]:
+        """Those of ``outputs`` that must have an edge, as configured."""
+        return ()
 
     def open(self, ctx: OperatorContext) -> None:
         """Called once before anything else."""
@@ -102,6 +118,14 @@ class Operator(Component):
         """Event time has reached ``watermark`` (``END`` at the end of input): results that were waiting for it."""
         return ()
 
+    def wake_at(self) -> int | None:
+        """When (wall time, ns) :meth:`tick` wants to be called though nothing came; ``None``: not by time."""
+        return None
+
+    def tick(self, now: int) -> Iterable[Frame]:
+        """Wall time has reached ``now`` (ns), at or behind :meth:`wake_at`."""
+        return ()
+
     def snapshot(self) -> dict[str, bytes | None]:
         """State that changed since the last call: key -> blob, or ``None`` for a key that is gone."""
         return {}
@@ -109,3 +133,18 @@ class Operator(Component):
     def restore(self, state: Mapping[str, bytes], watermark: int = NO_MARK) -> None:
         """Continue from all that snapshots have left, and from the last ``watermark`` that ``advance`` was told before
         them. The operator is freshly opened."""
+
+
+class AsyncOperator(Operator):
+    """An operator whose work on items waits for the outside (a request per item, say). It stands first in its subgraph.
+
+    The task awaits :meth:`prepare` for each frame before the step, outside the chain; ``process`` then gets what it
+    returned. Nothing of it is state: after a crash the items are prepared again, so ``prepare`` must be safe to repeat.
+    """
+
+    @abstractmethod
+    async def prepare(self, frame: Frame) -> Frame:
+        """The frame whose items :meth:`process` gets instead."""
+
+    def process(self, frame: Frame) -> Iterable[Frame]:
+        return (frame,)

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from market_data_pipeline.dag.graph import Dag, Node
 from market_data_pipeline.dag.plan import Plan, PlanEdge, Subgraph
 from market_data_pipeline.errors import OperatorFailed
-from market_data_pipeline.frame import END, NO_MARK, Columns, Frame, Items, columns_from_rows, join_items, to_rows
+from market_data_pipeline.frame import END, IDLE, NO_MARK, Columns, Frame, Items, columns_from_rows, join_items, to_rows
 from market_data_pipeline.operators.base import DeadLetter, Operator, OperatorContext
 from market_data_pipeline.runtime.progress import MarkMerger
 from market_data_pipeline.sinks.base import Sink
@@ -36,6 +37,8 @@ class StepOutput:
     """By channel (edge name), in order."""
     marks: dict[str, int] = field(default_factory=dict)
     """By channel, the newest mark, where it advanced."""
+    idle: dict[str, bool] = field(default_factory=dict)
+    """By channel, whether it is idle, where that changed."""
     sinks: dict[str, list[Frame]] = field(default_factory=dict)
     """By sink node."""
     dead_letters: list[DeadLetter] = field(default_factory=list)
@@ -52,8 +55,13 @@ class _Stage:
         self.ctx = ctx
         self.operator: Operator | None = node.fn.fresh() if isinstance(node.fn, Operator) else None
         self.sink_accepts = node.fn.accepts if isinstance(node.fn, Sink) else None
-        self.next: list[_Stage] = []
-        self.exits: list[str] = []
+        self.next: list[tuple[str, _Stage]] = []
+        """Output port, and the stage that gets what goes there."""
+        self.exits: list[tuple[str, str]] = []
+        """Output port and channel."""
+        self.ports: dict[str, str] = {}
+        """Input -> port of the operator."""
+        self.fed_from_outside = False
 
 
 class Chain:
@@ -72,9 +80,15 @@ class Chain:
             if edge.src in self._stages:
                 stage = self._stages[edge.src]
                 if edge.kind == "forward":
-                    stage.next.append(self._stages[edge.dst])
+                    stage.next.append((edge.output, self._stages[edge.dst]))
                 else:
-                    stage.exits.append(edge.name)
+                    stage.exits.append((edge.output, edge.name))
+            if edge.dst in self._stages and edge.kind != "forward":
+                self._stages[edge.dst].fed_from_outside = True
+            if edge.dst in self._stages and edge.input:
+                keys = [input_key(edge, origin) for origin in plan.origins(edge, partition)]
+                ports = self._stages[edge.dst].ports
+                ports.update(dict.fromkeys([edge.src] if edge.kind == "forward" else keys, edge.input))
         for stage in self._stages.values():
             if stage.operator is not None:
                 stage.operator.open(stage.ctx)
@@ -120,39 +134,86 @@ class Chain:
         ends = [stage.merger.watermark for stage in self._stages.values() if not stage.next]
         return min(ends)
 
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing was produced since the last :meth:`take`."""
+        output = self._output
+        return not (output.marks or output.idle or output.sinks or any(output.frames.values()))
+
+    @property
+    def absorbs(self) -> bool:
+        """Whether an operator that conflates stands before every exit: then the task may read on while its outputs are
+        above their high level."""
+        return all(self._absorbed(name) for name, stage in self._stages.items() if stage.exits)
+
+    def _absorbed(self, name: str) -> bool:
+        operator = self._stages[name].operator
+        if operator is not None and operator.absorbs:
+            return True
+        before = [other for other, stage in self._stages.items() if any(s.node.name == name for _, s in stage.next)]
+        return bool(before) and not self._stages[name].fed_from_outside and all(map(self._absorbed, before))
+
+    def set_now(self, now: int, pressed: bool = False) -> None:
+        """Wall time (ns) of the coming step, and whether an output is above its high level."""
+        for stage in self._stages.values():
+            stage.ctx.now, stage.ctx.pressed = now, pressed
+
+    def wake_at(self) -> int | None:
+        """When (wall time, ns) an operator wants to be woken."""
+        wakes = [stage.operator.wake_at() for stage in self._stages.values() if stage.operator is not None]
+        return min((wake for wake in wakes if wake is not None), default=None)
+
+    def tick(self, now: int) -> None:
+        """Wall time has reached ``now`` (ns): wake the operators that wanted to be woken by then."""
+        for stage in self._stages.values():
+            wake = stage.operator.wake_at() if stage.operator is not None else None
+            if stage.operator is not None and wake is not None and wake <= now:
+                self._emit(stage, list(stage.operator.tick(now)), NO_MARK, 0)
+
     def _push(self, stage: _Stage, key: str, items: Items, mark: int, born: int) -> None:
-        results: list[Items] = []
+        results: list[Frame] = []
+        merger = stage.merger
+        was_idle = bool(merger.idle) and merger.is_idle
         if len(items):
+            if merger.idle:
+                merger.came(key)
             stage.ctx.counts["in"] += len(items)
-            results += self._process(stage, items, born)
-        advanced = mark != NO_MARK and stage.merger.update(key, mark)
+            results += self._process(stage, key, items, born)
+        advanced = mark != NO_MARK and merger.update(key, mark)
         if advanced and stage.operator is not None:
-            results += [frame.items for frame in stage.operator.advance(stage.merger.watermark)]
-        results = join_items(results)
-        if not results and not advanced:
-            return
-        stage.ctx.counts["out"] += sum(map(len, results))
-        watermark = stage.merger.watermark if advanced else NO_MARK
-        self._emit(stage, results, watermark, born)
+            results += stage.operator.advance(merger.watermark)
+        idle = bool(merger.idle) and merger.is_idle
+        resumed = was_idle and not idle
+        if results or advanced or resumed:
+            self._emit(stage, results, merger.watermark if advanced or resumed else NO_MARK, born)
+        if idle and not was_idle:
+            self._emit(stage, [], IDLE, born)
 
-    def _emit(self, stage: _Stage, results: list[Items], watermark: int, born: int) -> None:
-        for edge in stage.exits:
-            self._output.frames.setdefault(edge, []).extend(results)
-            if watermark != NO_MARK:
-                self._output.marks[edge] = watermark
-        for following in stage.next:
-            for items in results[:-1]:
+    def _emit(self, stage: _Stage, results: list[Frame], mark: int, born: int) -> None:
+        ports = {frame.port for frame in results}
+        batches = {port: join_items(frame.items for frame in results if frame.port == port) for port in ports}
+        stage.ctx.counts["out"] += sum(len(items) for port in batches for items in batches[port])
+        for port, edge in stage.exits:
+            self._output.frames.setdefault(edge, []).extend(batches.get(port, []))
+            if mark != NO_MARK:
+                self._output.idle[edge] = mark == IDLE
+            if mark not in (NO_MARK, IDLE):
+                self._output.marks[edge] = mark
+        for port, following in stage.next:
+            parts = batches.get(port, [])
+            for items in parts[:-1]:
                 self._push(following, stage.node.name, items, NO_MARK, born)
-            self._push(following, stage.node.name, results[-1] if results else [], watermark, born)
+            if parts or mark != NO_MARK:
+                self._push(following, stage.node.name, parts[-1] if parts else [], mark, born)
 
-    def _process(self, stage: _Stage, items: Items, born: int) -> list[Items]:
+    def _process(self, stage: _Stage, key: str, items: Items, born: int) -> list[Frame]:
         if stage.sink_accepts is not None:
             form = to_rows(items) if stage.sink_accepts == "rows" else items
             self._output.sinks.setdefault(stage.node.name, []).append(Frame(form, NO_MARK, born))
             return []
         operator = stage.operator
         if operator is None:  # a source: its items enter here
-            return [items]
+            return [Frame(items)]
         if operator.accepts == "rows":
             items = to_rows(items)
         elif operator.accepts == "columns" and not isinstance(items, Columns):
@@ -160,7 +221,7 @@ class Chain:
             for item, reason in bad:
                 stage.ctx.reject(item, reason)
         try:
-            return [frame.items for frame in operator.process(Frame(items, NO_MARK, born))]
+            return list(operator.process(Frame(items, NO_MARK, born, stage.ports.get(key, ""))))
         except OperatorFailed:
             raise
         except Exception as error:  # a user's operator may raise anything; its frame goes where the policy says
@@ -177,12 +238,12 @@ class Chain:
                     delta[f"{name}{_SEPARATOR}{key}"] = blob
         return delta
 
-    def marks(self) -> dict[str, dict[str, int]]:
+    def marks(self) -> dict[str, dict[str, Any]]:
         """The marks of every node's inputs, to be committed with the state."""
-        return {name: dict(stage.merger.marks) for name, stage in self._stages.items()}
+        return {name: stage.merger.saved() for name, stage in self._stages.items()}
 
     def restore(
-        self, state: Mapping[str, bytes], marks: Mapping[str, dict[str, int]], counts: Mapping[str, dict[str, int]]
+        self, state: Mapping[str, bytes], marks: Mapping[str, dict[str, Any]], counts: Mapping[str, dict[str, int]]
     ) -> None:
         """Continue from a commit. Called once, before the first frame."""
         by_node: dict[str, dict[str, bytes]] = {}

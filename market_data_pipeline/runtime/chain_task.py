@@ -13,7 +13,7 @@ from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import CodecError
 from market_data_pipeline.faults import fault_point
-from market_data_pipeline.frame import END, NO_MARK, Columns, Frame, join_items, slice_items, to_rows
+from market_data_pipeline.frame import END, IDLE, NO_MARK, Columns, Frame, join_items, slice_items, to_rows
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
 from market_data_pipeline.runtime.contract import Consumed, Entry, Limits, Meta, Stream, TaskStore
@@ -28,6 +28,8 @@ from market_data_pipeline.sources.base import Batch, Source, SourceContext
 
 log = logging.getLogger(__name__)
 
+_IDLE_POLL = 0.1
+"""Seconds between the steps of an idle live source's watermark."""
 _ROW_WEIGHT = 4
 """How many times more bytes a row takes than a row of columns; keeps commits of rows as small as those of columns."""
 
@@ -59,10 +61,11 @@ class ChainTask(Task):
         self._chain = Chain(self.plan, self.subgraph, self.dag, self.id.partition)
         outbox = {name: blob for name, blob in self._state.items() if name.startswith(OUTBOX)}
         state = {name: blob for name, blob in self._state.items() if name not in outbox}
+        self.absorbs = self._chain.absorbs and bool(self.outputs.streams)
         self._chain.restore(state, meta.get("marks", {}), meta.get("counts", {}))
         self.observer.restored(self._chain.counts())
         self.outputs.restore(outbox)
-        self.outputs.restore_marks(meta.get("out_marks", {}))
+        self.outputs.restore_marks(meta.get("out_marks", {}), meta.get("out_idle", ()))
         self._latency = LatencyHistogram({int(k): v for k, v in meta.get("latency", {}).items()})
         self._position = meta.get("position")
         self._sink_states: dict[str, Any] = meta.get("sinks", {})
@@ -87,6 +90,7 @@ class ChainTask(Task):
         self._watermark = SourceWatermark(source.max_delay)
         self._watermark.mark = meta.get("source_mark", NO_MARK)
         self._reading: asyncio.Task[Batch | None] | None = None
+        self._heard_at, self._idle = self.clock.monotonic(), False
         self._opened = self._watermark.mark != END
         if self._opened:
             partitions = self.plan.partitions if self.subgraph.home is None else 1
@@ -125,14 +129,31 @@ class ChainTask(Task):
             await self._commit_step(self._chain.take(), seal=True)
 
     async def _step_streams(self) -> None:
-        due = self.outputs.marks_due(self.clock.monotonic())
+        due = self._due()
         found = {} if due == 0.0 else await self.read(timeout=1.0 if due is None else due)
         letters: list[DeadLetter] = []
+        self._set_now()
+        found = await self._prepared(found)
         for stream, entries in found.items():
             for entry in entries:
                 await self._feed(stream, entry, letters)
+        self._chain.tick(self.clock.time_ns())
         if found or due is not None or any(sink.due() for sink in self._sinks.values()):
             await self._commit_step(self._chain.take(), consumed_of(found), letters)
+
+    def _due(self) -> float | None:
+        """Seconds until a mark must be sent or an operator woken; ``None`` when neither is wanted."""
+        due = self.outputs.marks_due(self.clock.monotonic())
+        wake = self._chain.wake_at()
+        if wake is None:
+            return due
+        until = max(0.0, (wake - self.clock.time_ns()) / 1e9)
+        return until if due is None else min(due, until)
+
+    def _set_now(self) -> None:
+        pressed = self.gate.pressed
+        self._chain.set_now(self.clock.time_ns(), pressed)
+        self.outputs.hold_marks = pressed
 
     async def _feed(self, stream: Stream, entry: Entry, letters: list[DeadLetter]) -> None:
         edge = self.inputs[stream]
@@ -176,6 +197,7 @@ class ChainTask(Task):
         letters = [letter for batch in batches for letter in batch.rejected]
         if letters:
             self._chain.counts()[self._source_name]["dead_letter"] += len(letters)
+        self._set_now()
         born = self.clock.time_ns()
         for items in join_items(batch.items for batch in batches):
             frame = Frame(items, self._watermark.observe(items), born)
@@ -185,10 +207,39 @@ class ChainTask(Task):
                 self._chain.feed(self._source_name, SOURCE_INPUT, frame)
         if batches:
             self._position = batches[-1].position
+            self._heard_at, self._idle = self.clock.monotonic(), False
         if ended:
             self._chain.feed(self._source_name, SOURCE_INPUT, Frame([], self._watermark.end()))
-        if batches or ended or self.outputs.marks_due(self.clock.monotonic()) == 0.0:
+        silent = not batches and not ended and self._observe_silence()
+        self._chain.tick(born)
+        if batches or ended or silent or self._due() == 0.0 or not self._chain.untouched:
             await self._commit_step(self._chain.take(), dead_letters=letters)
+
+    def _observe_silence(self) -> bool:
+        """A source that is silent for too long holds nobody back; whether that changed anything."""
+        source = self._source
+        assert source is not None
+        if source.idle_after is None or (self.clock.monotonic() - self._heard_at) * 1e9 < source.idle_after:
+            return False
+        if source.live and source.max_delay is not None:
+            before = self._watermark.mark
+            mark = self._watermark.follow(self.clock.time_ns())
+            self._chain.feed(self._source_name, SOURCE_INPUT, Frame([], mark))
+            return mark > before
+        if not self._idle:
+            self._idle = True
+            self._chain.feed(self._source_name, SOURCE_INPUT, Frame([], IDLE))
+            return True
+        return False
+
+    def _patience(self) -> float:
+        """Seconds to wait for the source before looking whether it is idle, at most."""
+        source = self._source
+        assert source is not None
+        if source.idle_after is None:
+            return 1.0
+        left = source.idle_after / 1e9 - (self.clock.monotonic() - self._heard_at)
+        return min(1.0, left) if left > 0 else _IDLE_POLL
 
     async def _gather(self) -> tuple[list[Batch], bool]:
         """Batches for one commit: what comes until there is enough, or until ``linger`` after the first."""
@@ -196,8 +247,8 @@ class ChainTask(Task):
         count, deadline = 0, None
         while count < self.limits.commit_items and not self.stopping:
             now = self.clock.monotonic()
-            due = self.outputs.marks_due(now)
-            wait = 1.0 if deadline is None else deadline - now
+            due = self._due()
+            wait = self._patience() if deadline is None else deadline - now
             batch, pending = await self._next_batch(min(wait, due) if due is not None and not batches else wait)
             if pending:
                 break
@@ -232,7 +283,7 @@ class ChainTask(Task):
     ) -> None:
         letters = (dead_letters or []) + output.dead_letters
         fault_point("after-process")
-        unsent = self.outputs.add(output.frames, output.marks, output.born, self.clock.monotonic())
+        unsent = self.outputs.add(output.frames, output.marks, output.born, self.clock.monotonic(), output.idle)
         for letter in unsent:
             self._chain.counts()[letter.node]["dead_letter"] += 1
         prepared = await self._write_sinks(output, seal or self._chain.ended)
@@ -283,4 +334,5 @@ class ChainTask(Task):
             meta["source_mark"] = self._watermark.mark
         if self.outputs.streams:
             meta["out_marks"] = self.outputs.marks()
+            meta["out_idle"] = self.outputs.idle()
         return meta

@@ -315,7 +315,7 @@ class CoroutineTask(Task):
 
     def _meta_now(self) -> Meta:
         return {
-            "marks": {self._name: dict(self._merger.marks)},
+            "marks": {self._name: self._merger.saved()},
             "skip": {self.inputs[channel.stream].name: channel.handed for channel in self._in.values()},
             "counts": counts_of({self._name: self._counts}),
             "watermark": self._merger.watermark,

@@ -35,6 +35,18 @@ class Gate:
         self._stopping = stopping
         self._low = limits.low
 
+    @property
+    def pressed(self) -> bool:
+        """Whether an output was above its levels when last looked at."""
+        return any(levels.above for levels in self._levels.values())
+
+    async def look(self, lengths: Mapping[Stream, int]) -> None:
+        """Take note of ``lengths``, and of those of the outputs that are above; for tasks that read on all the same."""
+        self._note(lengths)
+        above = [stream for stream, levels in self._levels.items() if levels.above and stream not in lengths]
+        if above:
+            self._note(await self._store.lengths(above))
+
     async def wait(self, lengths: Mapping[Stream, int]) -> None:
         """Take note of ``lengths``; return when no output is above its levels, or the task is to stop."""
         self._note(lengths)

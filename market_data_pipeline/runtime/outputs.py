@@ -9,13 +9,14 @@ and never larger than a commit may be.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from market_data_pipeline.codec import encode_items, pack, unpack, with_mark
 from market_data_pipeline.dag.partition import split_by_key
 from market_data_pipeline.dag.plan import Plan, PlanEdge, Subgraph
-from market_data_pipeline.frame import END, NO_MARK, Items, join_items
+from market_data_pipeline.frame import END, IDLE, NO_MARK, Items, join_items
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.contract import Limits, Stream
 
@@ -36,7 +37,17 @@ class _Edge:
     edge: PlanEdge
     targets: range
     mark: int = NO_MARK
+    idle: bool = False
     sent: dict[int, int] = field(default_factory=dict)
+    """Per partition the last mark that was sent, ``IDLE`` included."""
+
+    @property
+    def now(self) -> int:
+        return IDLE if self.idle else self.mark
+
+    def behind(self, partition: int) -> bool:
+        """Whether ``partition`` has to hear a mark."""
+        return self.sent[partition] != self.now
 
 
 class Outputs:
@@ -59,6 +70,8 @@ class Outputs:
         self._queue: deque[_Queued] = deque()
         self._stored = 0
         self._marks_sent_at = float("-inf")
+        self.hold_marks = False
+        """Keep marks back while an output is above its high level; the end is sent all the same."""
 
     @property
     def streams(self) -> list[Stream]:
@@ -71,14 +84,21 @@ class Outputs:
 
     def marks_due(self, now: float) -> float | None:
         """Seconds until a mark must be sent that no data frame carried; ``None`` when all are sent."""
-        if all(mark >= out.mark for out in self._edges.values() for mark in out.sent.values()):
+        if self.hold_marks or not any(out.behind(partition) for out in self._edges.values() for partition in out.sent):
             return None
         return max(0.0, self._marks_sent_at + self._mark_interval - now)
 
     def add(
-        self, frames: Mapping[str, list[Items]], marks: Mapping[str, int], born: int, now: float
+        self,
+        frames: Mapping[str, list[Items]],
+        marks: Mapping[str, int],
+        born: int,
+        now: float,
+        idle: Mapping[str, bool] = MappingProxyType({}),
     ) -> list[DeadLetter]:
         """Queue what the chain produced, by edge; returns items that cannot travel."""
+        for name, is_idle in idle.items():
+            self._edges[name].idle = is_idle
         for name, mark in marks.items():
             self._edges[name].mark = max(self._edges[name].mark, mark)
         due = self.marks_due(now)
@@ -89,9 +109,9 @@ class Outputs:
             for partition in out.targets:
                 if partition in parts:
                     self._queue_items(out, partition, parts[partition], born, bad)
-                elif out.sent[partition] < out.mark and (only_marks or out.mark == END):
-                    self._queue.append(_Queued((name, partition), with_mark(self._origin, out.mark)))
-                    out.sent[partition] = out.mark
+                if out.behind(partition) and (only_marks or out.mark == END):
+                    self._queue.append(_Queued((name, partition), with_mark(self._origin, out.now)))
+                    out.sent[partition] = out.now
         if only_marks:
             self._marks_sent_at = now
         return bad
@@ -155,8 +175,11 @@ class Outputs:
             self._queue.append(_Queued((edge, partition), blob, number))
             self._stored = number + 1
 
-    def restore_marks(self, marks: Mapping[str, int]) -> None:
+    def restore_marks(self, marks: Mapping[str, int], idle: Collection[str] = ()) -> None:
         """The edges' marks as committed; they are sent again, which receivers ignore."""
+        for name in idle:
+            if name in self._edges:
+                self._edges[name].idle = True
         for name, mark in marks.items():
             if name in self._edges:
                 self._edges[name].mark = mark
@@ -164,6 +187,10 @@ class Outputs:
     def marks(self) -> dict[str, int]:
         """The edges' marks, to be committed."""
         return {name: out.mark for name, out in self._edges.items()}
+
+    def idle(self) -> list[str]:
+        """The edges that are idle, to be committed."""
+        return [name for name, out in self._edges.items() if out.idle]
 
 
 _MARKS_AT_ONCE = 64

@@ -5,38 +5,68 @@ The vocabulary is that of timely dataflow (Murray et al., SOSP 2013) and of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
-from market_data_pipeline.frame import END, NO_MARK, Columns, Items
+from market_data_pipeline.frame import END, IDLE, NO_MARK, Columns, Items
 from market_data_pipeline.records import field
 
 
 class MarkMerger:
-    """The watermark of a node: the minimum of the marks of its inputs. Never goes back."""
+    """The watermark of a node: the minimum of the marks of its inputs. Never goes back.
+
+    An idle input is left out until its next items or mark. When all inputs that have not ended are idle, so is the node, and
+    its watermark is the largest of theirs (as in Flink: nothing is to be waited for).
+    """
 
     def __init__(self, inputs: Iterable[str]) -> None:
         self.marks = dict.fromkeys(inputs, NO_MARK)
+        self.idle: set[str] = set()
         self.watermark = NO_MARK
 
     def update(self, key: str, mark: int) -> bool:
-        """Take ``mark`` for the input ``key``; whether the watermark advanced."""
-        if mark <= self.marks[key]:
-            return False
-        self.marks[key] = mark
-        merged = min(self.marks.values())
+        """Take ``mark`` (``IDLE`` too) for the input ``key``; whether the watermark advanced."""
+        if mark == IDLE:
+            if self.marks[key] == END:
+                return False
+            self.idle.add(key)
+        else:
+            self.idle.discard(key)
+            if mark <= self.marks[key]:
+                return False
+            self.marks[key] = mark
+        merged = self._merge() if self.idle else min(self.marks.values())
         if merged <= self.watermark:
             return False
         self.watermark = merged
         return True
 
-    def restore(self, marks: dict[str, int]) -> None:
-        """Continue with marks that were committed; inputs that are not mentioned have promised nothing."""
-        for key, mark in marks.items():
+    def _merge(self) -> int:
+        heard = [mark for key, mark in self.marks.items() if mark != END and key not in self.idle]
+        return min(heard) if heard else max(self.marks[key] for key in self.idle)
+
+    def came(self, key: str) -> None:
+        """Items came from ``key``: it is not idle."""
+        self.idle.discard(key)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every input that has not ended is idle."""
+        return bool(self.idle) and all(key in self.idle or mark == END for key, mark in self.marks.items())
+
+    def saved(self) -> dict[str, Any]:
+        """What :meth:`restore` takes, plain data."""
+        return {"marks": dict(self.marks), "idle": sorted(self.idle), "watermark": self.watermark}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Continue with what was committed; inputs that are not mentioned have promised nothing."""
+        for key, mark in saved.get("marks", {}).items():
             if key in self.marks:
                 self.marks[key] = max(mark, self.marks[key])
-        self.watermark = max(self.watermark, min(self.marks.values()))
+        self.idle = {key for key in saved.get("idle", ()) if key in self.marks}
+        self.watermark = max(self.watermark, saved.get("watermark", NO_MARK))
 
 
 class SourceWatermark:
@@ -56,6 +86,12 @@ class SourceWatermark:
             newest = _newest(items)
             if newest is not None:
                 self.mark = max(self.mark, newest - self.max_delay)
+        return self.mark
+
+    def follow(self, now: int) -> int:
+        """The watermark of a live source that is silent, at wall time ``now`` (ns)."""
+        if self.max_delay is not None:
+            self.mark = max(self.mark, now - self.max_delay)
         return self.mark
 
     def end(self) -> int:

@@ -65,6 +65,8 @@ class Task:
         self.subgraph: Subgraph = next(s for s in plan.subgraphs if s.name == task.subgraph)
         self.inputs = {(edge.name, task.partition): edge for edge in plan.inputs(self.subgraph)}
         self.suspicion = Suspicion()
+        self.absorbs = False
+        """Whether it reads on while its outputs are above their high level: an operator keeps what comes to itself."""
         self._stopping = False
         self._reload = False
         self._scopes: set[asyncio.Timeout] = set()
@@ -224,7 +226,10 @@ class Task:
         if not request.idle:
             self.suspicion.committed()
         self.observer.committed(request, lengths, self.clock.monotonic() - started)
-        await self.gate.wait(lengths)
+        if self.absorbs:
+            await self.gate.look(lengths)
+        else:
+            await self.gate.wait(lengths)
 
     def _is_idle(self, meta: Meta, consumed: Sequence[Consumed]) -> bool:
         if self.inputs:

@@ -38,11 +38,15 @@ class Source(Component):
 
     ``splittable``: one instance per partition, each with only its partition's symbols; otherwise one instance (a
     singleton) that feeds a keyed edge. ``max_delay``: how far out of order events may come, in ns; the watermark is the
-    largest ``ts_event`` seen less this. ``None`` promises nothing before the end.
+    largest ``ts_event`` seen less this. ``None`` promises nothing before the end. ``idle_after`` (ns): silent for so long,
+    the source does not hold others back any more; ``None``: it always does. ``live``: its events carry about the present
+    time, so while it is idle its watermark goes on with the clock (less ``max_delay``), and bars close without a next trade.
     """
 
     splittable: ClassVar[bool] = False
     max_delay: int | None = 0
+    idle_after: int | None = None
+    live: bool = False
 
     def check(self) -> None:
         """Look, before anything starts, whether this source can work. Raises ``SourceError``."""
