@@ -32,7 +32,10 @@ class Takeover:
 
     def report(self) -> str:
         """Both series and what they should stay below."""
-        limits = ((f"SIGKILL, lease {LEASE_MS / 1000:g} s", self.killed, LEASE_MS / 1000 + 1), ("SIGTERM", self.left, 0.5))
+        limits = (
+            (f"SIGKILL, lease {LEASE_MS / 1000:g} s", self.killed, LEASE_MS / 1000 + 1),
+            ("SIGTERM", self.left, 0.5),
+        )
         return "\n".join(
             f"{name}: {len(values)} times, p50 {percentile(values, 0.5):.3f} s, p99 {percentile(values, 0.99):.3f} s,"
             f" longest {max(values):.3f} s; wanted p99 at most {limit:g} s"
