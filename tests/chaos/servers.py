@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import redis
 from tools.aof import last_increment
@@ -29,7 +30,7 @@ class Server:
             "--logfile", str(folder / "server.log"), "--repl-diskless-sync-delay", "0", *extra,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
-        self.client = redis.Redis(port=self.port, socket_timeout=10.0, protocol=2)
+        self.client: Any = redis.Redis(port=self.port, socket_timeout=10.0, protocol=2)
 
     def start(self) -> None:
         """Start, and wait until it answers. Raises ``AssertionError`` with the end of its log."""

@@ -82,6 +82,7 @@ def test_the_short_rounds_hold_all_kinds_and_topologies() -> None:
     faults = [fault for plan in chosen for fault in plan.faults]
     assert len(faults) >= 66, "some may be skipped, 60 must be done"
     assert {fault.kind for fault in faults} == set(KINDS)
+    assert {fault.detail for fault in faults if fault.kind == "point"} == set(POINTS)
     assert {plan.topology for plan in chosen} == set(TOPOLOGIES)
     assert {plan.partitions for plan in chosen} == {1, 8, 64}
     assert {plan.workers for plan in chosen} == {1, 4}
