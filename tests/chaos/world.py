@@ -167,7 +167,7 @@ class World:
     def pick(self, where: float, role: str = "w") -> str | None:
         """One of the processes that run: the one at ``where`` (0..1)."""
         running = self.fleet.running(role)
-        return running[int(where * len(running))] if running else None
+        return running[min(int(where * len(running)), len(running) - 1)] if running else None
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         """Do ``action`` later; at the latest when the world is healed."""
