@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from market_data_pipeline.options import SERVER, one_line_errors, options
+from market_data_pipeline.terminal import visible
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -85,7 +86,7 @@ def status(as_json: bool, debug: bool, **flags: Any) -> None:
 
     document = asyncio.run(inspect.status(**flags))
     if as_json:
-        click.echo(json.dumps(document.to_dict(), indent=2))
+        click.echo(visible(json.dumps(document.to_dict(), indent=2), lines=True))
     else:
         inspect.print_status(document)
 

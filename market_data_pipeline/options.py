@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from market_data_pipeline.errors import MdpError
+from market_data_pipeline.terminal import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,13 +59,25 @@ def one_line_errors(fn: F) -> F:
             return fn(*args, **kwargs)
         except MdpError as error:
             if debug:
-                raise
-            click.echo(f"{click.get_current_context().command_path}: error: {error}", err=True)
+                click.echo(visible(traceback.format_exc(), lines=True), err=True)
+            click.echo(f"{click.get_current_context().command_path}: error: {visible(str(error))}", err=True)
             sys.exit(error.exit_code)
 
     return guarded  # type: ignore[return-value]
 
 
+class _VisibleFormatter(logging.Formatter):
+    """One line per message, whatever it quotes; only tracebacks have more."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return visible(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return visible(super().formatException(ei), lines=True)
+
+
 def set_up_logging(level: str) -> None:
     """Lines on standard error: time, level, where, message."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_VisibleFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])

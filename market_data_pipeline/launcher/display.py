@@ -15,6 +15,7 @@ from rich.text import Text
 
 from market_data_pipeline.frame import END
 from market_data_pipeline.store.status import JobStatus
+from market_data_pipeline.terminal import visible
 
 _LINE_EVERY = 2.0
 _BAR_WIDTH = 24
@@ -55,7 +56,7 @@ class LiveTable:
         self._live.update(render(status, rate))
 
     def say(self, text: str) -> None:
-        self._live.console.print(text, markup=False, highlight=False)
+        self._live.console.print(visible(text, lines=True), markup=False, highlight=False)
 
 
 class Lines:
@@ -85,7 +86,7 @@ class Lines:
         )
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the display
+        print(visible(text, lines=True), file=sys.stderr, flush=True)  # noqa: T201 - this is the display
 
 
 def choose_display(plain: bool) -> Display:
@@ -140,7 +141,7 @@ def _nodes(status: JobStatus) -> Table:
 def _owners(status: JobStatus) -> Table:
     table = Table("worker", "partitions", box=None, pad_edge=False)
     for worker in status.workers:
-        table.add_row(worker["name"], _ranges(worker["partitions"]))
+        table.add_row(visible(worker["name"]), _ranges(worker["partitions"]))
     orphans = [p for p in range(status.partitions) if not status.owners.get(p)]
     if orphans:
         table.add_row(Text("nobody", "red"), _ranges(orphans))
@@ -175,7 +176,7 @@ def summary(status: JobStatus, seconds: float, outputs: list[str], rate: float) 
         f"  dead letters        {totals['dead_letter']:,}",
     ]
     if status.first_dead_letter:
-        lines.append(f"    the first:        {status.first_dead_letter}")
+        lines.append(f"    the first:        {visible(status.first_dead_letter)}")
     if totals["unkeyed"]:
         lines.append(f"  without a key       {totals['unkeyed']:,}  (passed on, not deduplicated)")
     if totals["skipped"]:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-import orjson
 from rich.console import Console
 
 from market_data_pipeline.codec import unpack
@@ -15,10 +14,11 @@ from market_data_pipeline.dag.plan import Plan, plan_from_dict
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.launcher.display import render
 from market_data_pipeline.settings import load_settings, server_address
-from market_data_pipeline.sinks.encoding import plain
+from market_data_pipeline.sinks.encoding import json_line, plain
 from market_data_pipeline.store.client import Client, connect, explained, text_of
 from market_data_pipeline.store.control import Control, JobInfo, find_job, remove_job
 from market_data_pipeline.store.status import JobStatus, read_status
+from market_data_pipeline.terminal import visible
 
 _JOB_PREFIX = "mdp:job:"
 
@@ -60,7 +60,7 @@ def print_status(document: JobStatus) -> None:
     """For people."""
     Console().print(render(document, None))
     if document.error:
-        Console().print(f"error: {document.error}", markup=False)
+        Console().print(f"error: {visible(document.error)}", markup=False, highlight=False)
 
 
 async def dead_letters(limit: int, clear: bool, job: str | None, **server: str | None) -> list[str]:
@@ -69,7 +69,9 @@ async def dead_letters(limit: int, clear: bool, job: str | None, **server: str |
         found = await _job(client, job)
         stream = found.keys.dead_letters
         entries: list[tuple[bytes, dict[bytes, bytes]]] = cast("Any", await client.xrange(stream, count=limit))
-        lines = [orjson.dumps(_letter(text_of(entry_id), fields)).decode() for entry_id, fields in entries]
+        lines = [
+            visible(json_line(_letter(text_of(entry_id), fields)).decode().rstrip("\n")) for entry_id, fields in entries
+        ]
         if clear and entries:
             await client.xdel(stream, *(entry_id for entry_id, _ in entries))
         return lines

@@ -29,6 +29,7 @@ from market_data_pipeline.store.embedded import EmbeddedServer
 from market_data_pipeline.store.rights import COORDINATOR, check_rights
 from market_data_pipeline.store.status import JobStatus, read_status
 from market_data_pipeline.store.url import Address, parse_address
+from market_data_pipeline.terminal import visible
 
 _LOOK_EVERY = 0.25
 _LEAVE_SECONDS = 35.0
@@ -125,7 +126,7 @@ class Launcher:
 
     def _warn_of_other_files(self) -> None:
         for path in [node.fn.path for node in self._dag.nodes.values() if isinstance(node.fn, FileSink)]:
-            others = len(list(path.glob("*.*")))
+            others = sum(1 for found in path.glob("*.*") if found.is_file())
             if others:
                 self._display.say(
                     f"output folder {path} holds {others} files of other runs already; they stay beside the new ones"
@@ -271,7 +272,7 @@ class Launcher:
         rate = self._status.items_in / self._busy_seconds if self._busy_seconds else 0.0
         if self._options.as_json:
             document = {**self._status.to_dict(), "seconds": seconds, "items_per_second": rate, "outputs": outputs}
-            print(json.dumps(document), flush=True)  # noqa: T201 - this is the output
+            print(visible(json.dumps(document)), flush=True)  # noqa: T201 - this is the output
         else:
             self._display.say(summary(self._status, seconds, outputs, rate))
 

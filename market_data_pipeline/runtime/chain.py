@@ -16,7 +16,7 @@ from market_data_pipeline.dag.graph import Dag, Node
 from market_data_pipeline.dag.plan import Plan, PlanEdge, Subgraph
 from market_data_pipeline.errors import OperatorFailed
 from market_data_pipeline.frame import END, IDLE, NO_MARK, Columns, Frame, Items, columns_from_rows, join_items, to_rows
-from market_data_pipeline.operators.base import DeadLetter, Operator, OperatorContext
+from market_data_pipeline.operators.base import AsyncOperator, DeadLetter, Operator, OperatorContext
 from market_data_pipeline.runtime.progress import MarkMerger
 from market_data_pipeline.sinks.base import Sink
 
@@ -152,6 +152,11 @@ class Chain:
             return True
         before = [other for other, stage in self._stages.items() if any(s.node.name == name for _, s in stage.next)]
         return bool(before) and not self._stages[name].fed_from_outside and all(map(self._absorbed, before))
+
+    def waiting(self, node: str) -> AsyncOperator | None:
+        """The operator of ``node`` if its task must let it prepare each frame."""
+        operator = self._stages[node].operator
+        return operator if isinstance(operator, AsyncOperator) else None
 
     def set_now(self, now: int, pressed: bool = False) -> None:
         """Wall time (ns) of the coming step, and whether an output is above its high level."""

@@ -13,7 +13,7 @@ from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import CodecError
 from market_data_pipeline.faults import fault_point
-from market_data_pipeline.frame import END, IDLE, NO_MARK, Columns, Frame, join_items, slice_items, to_rows
+from market_data_pipeline.frame import END, NO_MARK, Columns, Frame, join_items, slice_items, to_rows
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
 from market_data_pipeline.runtime.contract import Consumed, Entry, Limits, Meta, Stream, TaskStore
@@ -28,8 +28,6 @@ from market_data_pipeline.sources.base import Batch, Source, SourceContext
 
 log = logging.getLogger(__name__)
 
-_IDLE_POLL = 0.1
-"""Seconds between the steps of an idle live source's watermark."""
 _ROW_WEIGHT = 4
 """How many times more bytes a row takes than a row of columns; keeps commits of rows as small as those of columns."""
 
@@ -87,10 +85,10 @@ class ChainTask(Task):
     async def _open_source(self, name: str, template: Source, meta: Meta) -> None:
         self._source_name = name
         self._source = source = template.fresh()
-        self._watermark = SourceWatermark(source.max_delay)
+        self._watermark = SourceWatermark(source.max_delay, source.idle_after, source.live)
+        self._watermark.heard(self.clock.monotonic())
         self._watermark.mark = meta.get("source_mark", NO_MARK)
         self._reading: asyncio.Task[Batch | None] | None = None
-        self._heard_at, self._idle = self.clock.monotonic(), False
         self._opened = self._watermark.mark != END
         if self._opened:
             partitions = self.plan.partitions if self.subgraph.home is None else 1
@@ -133,7 +131,6 @@ class ChainTask(Task):
         found = {} if due == 0.0 else await self.read(timeout=1.0 if due is None else due)
         letters: list[DeadLetter] = []
         self._set_now()
-        found = await self._prepared(found)
         for stream, entries in found.items():
             for entry in entries:
                 await self._feed(stream, entry, letters)
@@ -166,10 +163,14 @@ class ChainTask(Task):
             letters.append(DeadLetter(edge.dst, f"bad frame: {error}", entry.blob[:10_000], where))
             self._chain.counts()[edge.dst]["dead_letter"] += 1
             return
+        key = input_key(edge, origin)
+        waiting = self._chain.waiting(edge.dst)
+        if waiting is not None and len(frame.items):
+            frame = await waiting.prepare(frame._replace(port=edge.input))
         if self.suspicion.marking:
-            await self._feed_marked(edge.dst, input_key(edge, origin), where, frame, letters)
+            await self._feed_marked(edge.dst, key, where, frame, letters)
         else:
-            self._chain.feed(edge.dst, input_key(edge, origin), frame)
+            self._chain.feed(edge.dst, key, frame)
 
     async def _feed_marked(self, node: str, key: str, unit: str, frame: Frame, letters: list[DeadLetter]) -> None:
         """Feed a frame at which processes died, in ranges that the next owner can tell apart."""
@@ -207,39 +208,13 @@ class ChainTask(Task):
                 self._chain.feed(self._source_name, SOURCE_INPUT, frame)
         if batches:
             self._position = batches[-1].position
-            self._heard_at, self._idle = self.clock.monotonic(), False
-        if ended:
-            self._chain.feed(self._source_name, SOURCE_INPUT, Frame([], self._watermark.end()))
-        silent = not batches and not ended and self._observe_silence()
-        self._chain.tick(born)
-        if batches or ended or silent or self._due() == 0.0 or not self._chain.untouched:
-            await self._commit_step(self._chain.take(), dead_letters=letters)
-
-    def _observe_silence(self) -> bool:
-        """A source that is silent for too long holds nobody back; whether that changed anything."""
-        source = self._source
-        assert source is not None
-        if source.idle_after is None or (self.clock.monotonic() - self._heard_at) * 1e9 < source.idle_after:
-            return False
-        if source.live and source.max_delay is not None:
-            before = self._watermark.mark
-            mark = self._watermark.follow(self.clock.time_ns())
+            self._watermark.heard(self.clock.monotonic())
+        mark = self._watermark.end() if ended else self._watermark.silence(self.clock.monotonic(), born)
+        if mark is not None:
             self._chain.feed(self._source_name, SOURCE_INPUT, Frame([], mark))
-            return mark > before
-        if not self._idle:
-            self._idle = True
-            self._chain.feed(self._source_name, SOURCE_INPUT, Frame([], IDLE))
-            return True
-        return False
-
-    def _patience(self) -> float:
-        """Seconds to wait for the source before looking whether it is idle, at most."""
-        source = self._source
-        assert source is not None
-        if source.idle_after is None:
-            return 1.0
-        left = source.idle_after / 1e9 - (self.clock.monotonic() - self._heard_at)
-        return min(1.0, left) if left > 0 else _IDLE_POLL
+        self._chain.tick(born)
+        if batches or ended or self._due() == 0.0 or not self._chain.untouched:
+            await self._commit_step(self._chain.take(), dead_letters=letters)
 
     async def _gather(self) -> tuple[list[Batch], bool]:
         """Batches for one commit: what comes until there is enough, or until ``linger`` after the first."""
@@ -248,7 +223,7 @@ class ChainTask(Task):
         while count < self.limits.commit_items and not self.stopping:
             now = self.clock.monotonic()
             due = self._due()
-            wait = self._patience() if deadline is None else deadline - now
+            wait = self._watermark.patience(now) if deadline is None else deadline - now
             batch, pending = await self._next_batch(min(wait, due) if due is not None and not batches else wait)
             if pending:
                 break

@@ -89,6 +89,10 @@ class StreamsFull(Exception):
         self.streams = streams
 
 
+MAX_ENTRIES = 16
+"""Entries of one stream that :meth:`TaskStore.read` returns, at most."""
+
+
 class TaskStore(Protocol):
     """The store as one task sees it. Every call waits while the server is away.
 

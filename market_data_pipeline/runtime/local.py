@@ -22,14 +22,15 @@ from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.dag.plan import PlanEdge, Subgraph
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ChannelClosed, ConfigError
-from market_data_pipeline.frame import END, NO_MARK, Frame, Items, to_rows
+from market_data_pipeline.frame import END, IDLE, NO_MARK, Frame, Items, to_rows
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
 from market_data_pipeline.runtime.progress import SourceWatermark
 from market_data_pipeline.sinks.base import Sink, SinkContext
-from market_data_pipeline.sources.base import Source, SourceContext
+from market_data_pipeline.sources.base import Batch, Source, SourceContext
 
 _MANY = 1024
+_LONGEST_WAIT = 1.0
 
 
 @dataclass(frozen=True)
@@ -208,18 +209,39 @@ class _LocalTask:
                 await sink.close()
 
     async def _pump_source(self, name: str, source: Source) -> None:
-        watermark = SourceWatermark(source.max_delay)
+        watermark = SourceWatermark(source.max_delay, source.idle_after, source.live)
         clock = self.runtime.clock
         await source.open(SourceContext(name, clock=clock), None)
+        watermark.heard(clock.monotonic())
+        reading: asyncio.Task[Batch | None] | None = None
         try:
-            while not self.runtime.stopping and (batch := await source.read()) is not None:
+            while not self.runtime.stopping:
+                reading = reading or asyncio.create_task(source.read())
+                if not reading.done():
+                    await asyncio.wait({reading}, timeout=self._patience(watermark.patience(clock.monotonic())))
+                if not reading.done():
+                    mark = watermark.silence(clock.monotonic(), clock.time_ns())
+                    await self._step(name, SOURCE_INPUT, Frame([], NO_MARK if mark is None else mark))
+                    continue
+                batch, reading = reading.result(), None
+                if batch is None:
+                    break
+                watermark.heard(clock.monotonic())
                 frame = Frame(batch.items, watermark.observe(batch.items), clock.time_ns())
                 self.runtime.dead_letters += batch.rejected
                 await self._step(name, SOURCE_INPUT, frame)
                 await asyncio.sleep(0)
             await self._step(name, SOURCE_INPUT, Frame([], watermark.end()))
         finally:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
             await source.close()
+
+    def _patience(self, most: float) -> float:
+        """Seconds to wait, so that an operator is woken in time."""
+        wake = self.chain.wake_at()
+        return most if wake is None else min(most, max(0.0, (wake - self.runtime.clock.time_ns()) / 1e9))
 
     async def _pump(self, edge: PlanEdge) -> None:
         channel = self.runtime.channel(edge)
@@ -227,22 +249,35 @@ class _LocalTask:
         watermark = SourceWatermark(0)
         while True:
             try:
-                taken = await channel.get_many(_MANY)
+                async with asyncio.timeout(self._patience(_LONGEST_WAIT)):
+                    taken = await channel.get_many(_MANY)
+            except TimeoutError:
+                await self._step(edge.dst, key, Frame([]))
+                continue
             except ChannelClosed:
                 await self._step(edge.dst, key, Frame([], END))
                 return
             for frame in _as_frames(taken, watermark, self.runtime.clock):
-                await self._step(edge.dst, key, frame)
+                waiting = self.chain.waiting(edge.dst)
+                ready = (
+                    await waiting.prepare(frame._replace(port=edge.input)) if waiting and len(frame.items) else frame
+                )
+                await self._step(edge.dst, key, ready)
 
     async def _step(self, node: str, key: str, frame: Frame) -> None:
         async with self.lock:
+            now = self.runtime.clock.time_ns()
+            self.chain.set_now(now)
             self.chain.feed(node, key, frame)
+            self.chain.tick(now)
             output = self.chain.take()
             self.runtime.counts.update(self.chain.counts())
             self.runtime.dead_letters += output.dead_letters
             await self._write_sinks(output)
             for name, edge in self.outputs.items():
                 await self._send(edge, output.frames.get(name, []), output.marks.get(name, NO_MARK))
+                if output.idle.get(name):
+                    await self._send(edge, [], IDLE)
 
     async def _write_sinks(self, output: StepOutput) -> None:
         ended = self.chain.ended

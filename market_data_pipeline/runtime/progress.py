@@ -13,6 +13,9 @@ import numpy as np
 from market_data_pipeline.frame import END, IDLE, NO_MARK, Columns, Items
 from market_data_pipeline.records import field
 
+_IDLE_POLL = 0.1
+"""Seconds between the steps of an idle live source's watermark."""
+
 
 class MarkMerger:
     """The watermark of a node: the minimum of the marks of its inputs. Never goes back.
@@ -73,12 +76,38 @@ class SourceWatermark:
     """Bounded out-of-orderness: the largest ``ts_event`` seen less ``max_delay`` (ns).
 
     An event exactly ``max_delay`` behind the largest is still on time. ``max_delay`` None promises nothing before the end.
-    Items without ``ts_event`` do not move it.
+    Items without ``ts_event`` do not move it. A source that is silent for ``idle_after`` ns is idle; a ``live`` one's
+    watermark then follows the clock. Times of silence are monotonic seconds.
     """
 
-    def __init__(self, max_delay: int | None) -> None:
-        self.max_delay = max_delay
+    def __init__(self, max_delay: int | None, idle_after: int | None = None, live: bool = False) -> None:
+        self.max_delay, self.idle_after, self.live = max_delay, idle_after, live
         self.mark = NO_MARK
+        self._heard_at = 0.0
+        self._idle = False
+
+    def heard(self, now: float) -> None:
+        """Something came (or the source was opened)."""
+        self._heard_at, self._idle = now, False
+
+    def patience(self, now: float) -> float:
+        """Seconds to wait for the source before asking :meth:`silence`, at most."""
+        if self.idle_after is None:
+            return 1.0
+        left = self.idle_after / 1e9 - (now - self._heard_at)
+        return min(1.0, left) if left > 0 else _IDLE_POLL
+
+    def silence(self, now: float, wall: int) -> int | None:
+        """The mark that a silent source gives at wall time ``wall`` (ns), ``None`` where it has nothing to say."""
+        if self.idle_after is None or (now - self._heard_at) * 1e9 < self.idle_after or self.mark == END:
+            return None
+        if self.live and self.max_delay is not None:
+            before, self.mark = self.mark, max(self.mark, wall - self.max_delay)
+            return self.mark if self.mark > before else None
+        if self._idle:
+            return None
+        self._idle = True
+        return IDLE
 
     def observe(self, items: Items) -> int:
         """The watermark behind ``items``."""
@@ -86,12 +115,6 @@ class SourceWatermark:
             newest = _newest(items)
             if newest is not None:
                 self.mark = max(self.mark, newest - self.max_delay)
-        return self.mark
-
-    def follow(self, now: int) -> int:
-        """The watermark of a live source that is silent, at wall time ``now`` (ns)."""
-        if self.max_delay is not None:
-            self.mark = max(self.mark, now - self.max_delay)
         return self.mark
 
     def end(self) -> int:

@@ -21,7 +21,6 @@ from market_data_pipeline.runtime.contract import Attempts
 DEATHS = 3
 """Deaths in a row at one item before it is given up."""
 _RANGES = 128
-_CAREFUL_STEPS = 128
 
 
 class Range(NamedTuple):
@@ -35,7 +34,9 @@ class Range(NamedTuple):
 class Suspicion:
     """What one task knows of its predecessors' deaths. Begins unsuspecting; a new owner asks the server once."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int = 16) -> None:
+        """``steps``: how many frames a step may have held, so that this many single ones are past the danger."""
+        self._steps = steps
         self.ask = True
         """Whether the server must be asked before the next step with data."""
         self._attempts = Attempts()
@@ -45,7 +46,7 @@ class Suspicion:
         """The server's answer."""
         self._attempts = attempts
         if attempts.starts > 1:
-            self._careful = _CAREFUL_STEPS
+            self._careful = self._steps
         self.ask = False  # until the next commit: to ask is to begin
 
     def committed(self) -> None:

@@ -21,6 +21,7 @@ from market_data_pipeline.errors import StaleTask
 from market_data_pipeline.faults import fault_point, note_commit
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.contract import (
+    MAX_ENTRIES,
     CommitRequest,
     Consumed,
     Entry,
@@ -64,9 +65,9 @@ class Task:
         self.limits, self.observer, self.clock = limits, observer, clock
         self.subgraph: Subgraph = next(s for s in plan.subgraphs if s.name == task.subgraph)
         self.inputs = {(edge.name, task.partition): edge for edge in plan.inputs(self.subgraph)}
-        self.suspicion = Suspicion()
         self.absorbs = False
         """Whether it reads on while its outputs are above their high level: an operator keeps what comes to itself."""
+        self.suspicion = Suspicion(MAX_ENTRIES * max(1, len(self.inputs)))
         self._stopping = False
         self._reload = False
         self._scopes: set[asyncio.Timeout] = set()

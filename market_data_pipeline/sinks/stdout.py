@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from market_data_pipeline.frame import Frame, to_rows
 from market_data_pipeline.sinks.base import Sink
 from market_data_pipeline.sinks.encoding import json_line, plain
+from market_data_pipeline.terminal import visible
 
 
 class Stdout(Sink):
@@ -24,7 +25,8 @@ class Stdout(Sink):
 
     async def prepare(self, ended: bool) -> Any | None:
         if self._lines:
-            sys.stdout.write(b"".join(self._lines).decode())
+            text = b"".join(self._lines).decode()
+            sys.stdout.write(visible(text, lines=True) if sys.stdout.isatty() else text)
             sys.stdout.flush()
             self._lines = []
         return None

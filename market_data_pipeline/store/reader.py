@@ -15,7 +15,7 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from market_data_pipeline.runtime.contract import Entry
+from market_data_pipeline.runtime.contract import MAX_ENTRIES, Entry
 from market_data_pipeline.store.client import cancel_and_wait, until_done
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 _BLOCK_MS = 1000
 _ENTRIES = 128
 """Entries asked for in one command, over all streams."""
-_PER_STREAM = 16
 
 
 class _Waiter:
@@ -114,7 +113,7 @@ class StreamReader:
             cursors = self._cursors()
             if not cursors:  # those who waited gave up meanwhile
                 return {}
-            count = max(1, min(_PER_STREAM, _ENTRIES // len(cursors)))
+            count = max(1, min(MAX_ENTRIES, _ENTRIES // len(cursors)))
             self._blocked = True
             reply = await self._blocking.execute_command(
                 "XREAD", "COUNT", count, "BLOCK", _BLOCK_MS, "STREAMS", *cursors, *cursors.values()

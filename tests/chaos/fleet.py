@@ -128,8 +128,8 @@ class Fleet:
             if member.doomed and member.name not in self.starts_at:
                 del self.members[member.name]
         for name, at in list(self.starts_at.items()):
-            member = self.members.get(name)
-            if time.time() >= at and not finished and (member is None or not member.running):
+            present = self.members.get(name)
+            if time.time() >= at and not finished and (present is None or not present.running):
                 self.start(name)
         return faults
 

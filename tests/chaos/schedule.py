@@ -31,7 +31,11 @@ ROLLS_BACK = frozenset({"aof-cut", "failover-lag"})
 
 TOPOLOGIES = ("linear", "diamond", "fan-in", "fan-out")
 SERVERS = ("valkey", "redis")
-_POINT_SHARE = 6
+_POINT_SHARE = 8
+_RECOVERY_SECONDS = 3.0
+_EARLY = 0.6
+"""Items that kill come in the first part of the feed: to find one takes a handful of deaths."""
+_RATE = 2000
 _QUIET_SECONDS = 1.0
 """No fault in the last second of the feed."""
 
@@ -123,7 +127,7 @@ def plan_round(seed: int, options: Options) -> RoundPlan:
     mode = _mode_for(options.kinds, mode)
     plan = RoundPlan(
         seed, options.seconds, topology, options.server or server, options.workers or workers,
-        options.partitions or partitions, fsync, mode, rng.choice((600, 800, 1000)), 4000, (),
+        options.partitions or partitions, fsync, mode, rng.choice((600, 800, 1000)), _RATE, (),
     )  # fmt: skip
     kinds = possible(options.kinds or KINDS, plan)
     return replace(plan, faults=tuple(_faults(rng, kinds, plan, options)))
@@ -148,16 +152,21 @@ def _faults(rng: random.Random, kinds: Sequence[str], plan: RoundPlan, options: 
     faults: list[Fault] = []
     point = options.first_point
     server_free_at = 0.0
-    at = rng.uniform(0.3, 1.0) * options.every
+    at = rng.uniform(0.3, 0.9) * options.every
     while at < plan.seconds - _QUIET_SECONDS:
-        kind = _draw(rng, deck, kinds, spent | (EXCLUSIVE if at < server_free_at else frozenset()))
+        barred = set(spent)
+        if round(at, 2) < server_free_at:
+            barred |= EXCLUSIVE
+        if at > _EARLY * plan.seconds:
+            barred.add("poison-kill")
+        kind = _draw(rng, deck, kinds, barred)
         if kind is not None:
             fault = _make(rng, kind, at, plan, options)
             if kind == POINT:
                 fault = replace(fault, detail=POINTS[point % len(POINTS)])
                 point += 1
             if kind in EXCLUSIVE:
-                server_free_at = at + fault.seconds + 3.0
+                server_free_at = fault.at + fault.seconds + _RECOVERY_SECONDS
             if kind in ONCE:
                 spent.add(kind)
             faults.append(fault)

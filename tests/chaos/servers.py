@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import redis
+from tools.aof import last_increment
 from tools.jobs import wait_until
 from tools.proxy import Proxy
 
@@ -28,7 +30,7 @@ class Server:
             "--logfile", str(folder / "server.log"), "--repl-diskless-sync-delay", "0", *extra,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
-        self.client = redis.Redis(port=self.port, socket_timeout=10.0, protocol=2)
+        self.client: Any = redis.Redis(port=self.port, socket_timeout=10.0, protocol=2)
 
     def start(self) -> None:
         """Start, and wait until it answers. Raises ``AssertionError`` with the end of its log."""
@@ -95,15 +97,10 @@ class Server:
         self.kill()
         self.client.close()
 
-    def newest_append_only_file(self) -> Path:
-        """The file that the next write would go to."""
-        files = (self.folder / "appendonlydir").glob("*.incr.aof")
-        return max(files, key=lambda path: int(path.name.split(".")[-3]))
-
     def cut_append_only_file(self, size: int, keep: int) -> int:
         """Cut the last ``size`` bytes off, but never into the first ``keep`` of the job; how many were cut. The server
         must be down."""
-        path = self.newest_append_only_file()
+        path = last_increment(self.folder)
         length = path.stat().st_size
         floor = keep if path.name.endswith(".1.incr.aof") else 0
         left = max(min(floor, length), length - size)

@@ -159,7 +159,8 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        client, books = None, None
+        client: Any = None
+        books: Books | None = None
         try:
             while not self._stop.wait(_EVERY_SECONDS):
                 port = self._port()

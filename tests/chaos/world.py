@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import redis
+from tools.aof import last_increment
 from tools.jobs import wait_until
 from tools.proxy import Proxy
 
@@ -144,7 +145,7 @@ class World:
         for _ in range(self.plan.workers):
             self.fleet.start(self.new_worker())
         wait_until(self._all_owned, "every partition to have an owner", _ASSIGN_SECONDS)
-        self.aof_floor = self.servers.master.newest_append_only_file().stat().st_size
+        self.aof_floor = last_increment(self.servers.master.folder).stat().st_size
         self.watch.start()
         self.began = time.time()
         begin = self.control / "begin.new"
@@ -166,7 +167,7 @@ class World:
     def pick(self, where: float, role: str = "w") -> str | None:
         """One of the processes that run: the one at ``where`` (0..1)."""
         running = self.fleet.running(role)
-        return running[int(where * len(running))] if running else None
+        return running[min(int(where * len(running)), len(running) - 1)] if running else None
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         """Do ``action`` later; at the latest when the world is healed."""

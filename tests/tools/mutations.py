@@ -14,6 +14,7 @@ GUARD_TESTS = (STORE + "test_store_guards.py",)
 COMMIT_TESTS = (STORE + "test_store_commit.py",)
 CONTROL_TESTS = (STORE + "test_store_control.py", *GUARD_TESTS)
 ATTEMPT_TESTS = (*GUARD_TESTS, STORE + "test_store_attempts.py")
+REPLICA_TESTS = (STORE + "test_store_attempts.py", STORE + "test_store_replicas.py")
 HEART_TESTS = (STORE + "test_store_heartbeat.py", *GUARD_TESTS)
 FILE_TESTS = ("tests/unit/sinks/test_sinks_file.py", "tests/unit/sinks/test_sinks_file_sizes.py")
 SQLITE_TESTS = ("tests/unit/sinks/test_sinks_sqlite.py",)
@@ -90,6 +91,33 @@ def _commit() -> list[Mutation]:
             "consumed.last if consumed.partial else _behind(consumed.last)",
             "_behind(consumed.last)",
             SCHEDULES,
+        ),
+    ]
+
+
+def _server() -> list[Mutation]:
+    """What a server must be, and replicas."""
+    client, tests = "market_data_pipeline/store/client.py", (STORE + "test_store_server.py",)
+    volatile = 'if not info.get("aof_enabled") and not allow_volatile:'
+    return [
+        Mutation("server: version", client, "< needed:", "< (0, 0):", tests),
+        Mutation("server: no cluster", client, 'if info.get("cluster_enabled"):', "if False:", tests),
+        Mutation("server: nothing is evicted", client, 'if policy != "noeviction":', "if False:", tests),
+        Mutation("server: streams are read fast", client, 'if config.get(name) == "0":', "if False:", tests),
+        Mutation("server: keeps what it is told", client, volatile, "if False:", tests),
+        Mutation(
+            "replicas: a commit waits for them",
+            STORE_PY,
+            "await self._wait_for_replicas(connection)",
+            "pass",
+            REPLICA_TESTS,
+        ),
+        Mutation(
+            "replicas: a duplicate has a write to wait for",
+            COMMIT,
+            "redis.call('HSET', KEYS[1], 'commit', stored) --",
+            "--",
+            REPLICA_TESTS,
         ),
     ]
 
@@ -184,9 +212,7 @@ def _control() -> list[Mutation]:
             CONTROL_TESTS,
         ),
         Mutation("heartbeat: a later process has the name", beat, "number > mine or ", "", HEART_TESTS),
-        Mutation(
-            "heartbeat: the number is another's", beat, " or (number == mine and token ~= ARGV[4])", "", HEART_TESTS
-        ),
+        Mutation("heartbeat: numbers are times", beat, "math.max(number + 1, ", "math.min(number + 1, ", HEART_TESTS),
         Mutation("forget: the one that leaves", forget, "== ARGV[1]\n", "~= nil\n", (*HEART_TESTS, *CONTROL_TESTS)),
         Mutation(
             "forget: who still beats",
@@ -307,7 +333,7 @@ def _sinks() -> list[Mutation]:
     ]
 
 
-MUTATIONS: tuple[Mutation, ...] = (*_commit(), *_load(), *_control(), *_tasks(), *_sinks())
+MUTATIONS: tuple[Mutation, ...] = (*_commit(), *_server(), *_load(), *_control(), *_tasks(), *_sinks())
 
 
 def occurrences(root: Path, mutation: Mutation) -> int:

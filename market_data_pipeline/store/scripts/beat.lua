@@ -1,16 +1,16 @@
 -- A worker lives. Each process that takes a name gets a number; a later one takes the name over from an earlier one.
+-- Numbers are times, so that none comes again when the server was rolled back or the name was forgotten.
 -- KEYS  1 heartbeat  2 workers  3 incarnations    ARGV  1 heartbeat  2 ttl (ms)  3 name  4 token  5 its number, 0 at first
 -- Returns its number, or 0: a process that started later has the name.
 local held = redis.call('HGET', KEYS[3], ARGV[3])
-local number, token = 0, ''
+local number, mine = 0, tonumber(ARGV[5])
 if held then
-  number, token = string.match(held, '^(%d+):(.*)$')
-  number = tonumber(number)
+  number = tonumber(string.match(held, '^(%d+):'))
 end
-local mine = tonumber(ARGV[5])
 if mine == 0 then
-  mine = number + 1
-elseif number > mine or (number == mine and token ~= ARGV[4]) then
+  local now = redis.call('TIME')
+  mine = math.max(number + 1, tonumber(now[1]) * 1000000 + tonumber(now[2]))
+elseif number > mine then
   return 0
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])

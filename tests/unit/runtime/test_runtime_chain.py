@@ -60,7 +60,7 @@ def test_marks_pass_a_filter_that_drops_everything() -> None:
     chain = chain_of({"none": Filter(lambda n: False), "out": CommittedRows()}, [("source", "none"), ("none", "out")])
     feed(chain, [1, 2], 77)
     assert chain.watermark() == 77
-    assert chain.marks()["out"] == {"none": 77}
+    assert chain.marks()["out"]["marks"] == {"none": 77}
     assert sink_rows(chain) == []
     assert not chain.ended
     feed(chain, [], END)
@@ -77,7 +77,7 @@ def test_a_fan_in_takes_the_smallest_mark_of_its_branches() -> None:
     )
     feed(chain, [-1, 1], 10)
     assert sorted(sink_rows(chain)) == [-1, 1, 1]
-    assert chain.marks()["join"] == {"a": 10, "b": 10}
+    assert chain.marks()["join"]["marks"] == {"a": 10, "b": 10}
     feed(chain, [], 5)
     assert chain.watermark() == 10, "it never goes back"
 

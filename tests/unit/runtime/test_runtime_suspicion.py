@@ -39,7 +39,7 @@ def test_the_second_start_takes_one_frame_a_commit_for_a_while() -> None:
         assert suspicion.ask == suspicion.careful
         suspicion.learned(Attempts(1))
         steps += 1
-    assert steps == 128
+    assert steps == 16
     assert not suspicion.ask
 
 

@@ -70,20 +70,6 @@ async def test_a_finished_job_does_not_run_again(control: Control) -> None:
     assert (await control.version())[2] == "finished"
 
 
-async def test_of_two_processes_with_one_number_one_has_the_name(
-    server: EmbeddedServer, control: Control, client: Client
-) -> None:
-    """A server that was rolled back gives the same number twice."""
-    heart = HeartbeatThread(server.url, control.keys, Heartbeat("w", "one"), 60_000, FakeClock())
-    heart.beat()
-    assert heart.held()
-    assert await client.hget(control.keys.incarnations, "w") == b"1:one"
-    await client.hset(control.keys.incarnations, "w", "1:two")
-    heart.beat()
-    assert heart.superseded
-    assert not heart.held()
-
-
 class _Slow(FakeClock):
     """Each look at it takes a while: as if what lies between two looks had."""
 

@@ -66,6 +66,20 @@ async def test_a_later_process_takes_the_name(server: EmbeddedServer, control: C
         assert await control.workers() == {}
 
 
+async def test_a_name_that_an_older_process_had_is_kept_after_a_rollback(
+    server: EmbeddedServer, control: Control, client: Client
+) -> None:
+    with beating(server, control.keys, "old"):
+        before = await client.hget(control.keys.incarnations, "w")
+    await client.delete(control.keys.worker("w"))
+    await control.forget_silent()
+    with beating(server, control.keys, "new") as heart:
+        await client.hset(control.keys.incarnations, "w", before)  # the server forgot what came after
+        heart.beat()
+        assert heart.held()
+        assert not heart.superseded
+
+
 async def test_silent_workers_are_forgotten_and_known_again(
     server: EmbeddedServer, control: Control, client: Client
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from market_data_pipeline.errors import StoreUnavailable
 from market_data_pipeline.store.client import Client, check_server, connect
-from market_data_pipeline.store.embedded import EmbeddedServer
+from market_data_pipeline.store.embedded import EmbeddedServer, free_port
 
 SERVERS = [None, *(["redis-server"] if shutil.which("redis-server") else [])]
 
@@ -72,7 +72,7 @@ async def test_a_server_without_append_only_file(tmp_path: Path, binary: str | N
 
 @pytest.mark.parametrize("binary", SERVERS)
 async def test_a_cluster(tmp_path: Path, binary: str | None) -> None:
-    with EmbeddedServer(tmp_path, binary, "--cluster-enabled", "yes") as server:
+    with EmbeddedServer(tmp_path, binary, "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server:
         assert await refusal(server.url) == "is a cluster; a commit touches several slots: use a standalone server"
 
 

@@ -169,9 +169,13 @@ def test_every_error_becomes_one_line_and_its_exit_code(cls: type[MdpError]) -> 
     assert result.output == "tool: error: what is wrong\n"
 
 
-def test_debug_shows_the_error_itself() -> None:
-    error = ConfigError("x")
-    assert CliRunner().invoke(command(error), ["--debug"]).exception is error
+def test_debug_shows_the_traceback_before_the_line() -> None:
+    result = CliRunner().invoke(command(ConfigError("bad\x1b[2J")), ["--debug"])
+    first, *_, last = result.output.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert last == "tool: error: bad\\u001b[2J"
+    assert result.exit_code == 2
+    assert "\x1b" not in result.output
 
 
 def test_a_programming_error_is_not_dressed_up() -> None:

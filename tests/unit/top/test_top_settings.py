@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tools.tls import make_files
 
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.settings import limits_of, load_settings
+from market_data_pipeline.launcher.run import child_environment
+from market_data_pipeline.settings import limits_of, load_settings, server_address
+from market_data_pipeline.store.url import Tls
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +42,41 @@ def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in f"{settings} {settings!r}"
     assert settings.redis_url is not None
     assert settings.redis_url.get_secret_value().endswith("hunter2@host/0")
+
+
+def test_the_address_with_all_that_belongs_to_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = make_files(tmp_path, "a", "h")
+    for name, value in [("CA", files.ca), ("CERT", files.cert), ("KEY", files.key)]:
+        monkeypatch.setenv(f"MDP_REDIS_{name}", str(value))
+    monkeypatch.setenv("MDP_SENTINEL_PASSWORD", "hunter3")
+    settings = load_settings(redis_url="rediss+sentinel://u:hunter2@h/m")
+    address = server_address(settings)
+    assert address.tls == Tls(files.ca, files.cert, files.key)
+    assert (address.password, address.sentinel_password) == ("hunter2", "hunter3")
+    assert "hunter" not in f"{settings!r} {settings} {address!r} {address}"
+
+
+def test_no_address_says_how_to_give_one() -> None:
+    with pytest.raises(ConfigError, match="no server: give --redis-url or set MDP_REDIS_URL"):
+        server_address(load_settings())
+
+
+def test_children_get_every_secret_and_no_star(tmp_path: Path) -> None:
+    files = make_files(tmp_path, "a", "h")
+    url = "rediss+sentinel://u:hunter2@h/m"
+    settings = load_settings(redis_url=url, redis_ca=str(files.ca), sentinel_password="hunter3")
+    env = child_environment(settings, server_address(settings), False, 3)
+    assert (env["MDP_REDIS_URL"], env["MDP_SENTINEL_PASSWORD"]) == (url, "hunter3")
+    assert (env["MDP_REDIS_CA"], env["MDP_MIN_WORKERS"]) == (str(files.ca), "3")
+    assert "MDP_REDIS_KEY" not in env
+    assert not [name for name, value in env.items() if "*" in value]
+
+
+@pytest.mark.parametrize("name", ["redis_url", "sentinel_password"])
+def test_a_secret_of_the_wrong_type_is_not_shown(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^--{name.replace('_', '-')}: \*\*\*: ") as caught:
+        load_settings(**{name: ["hunter2"]})
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
