@@ -167,7 +167,8 @@ class World:
     def pick(self, where: float, role: str = "w") -> str | None:
         """One of the processes that run, of workers one that has partitions if any has: the one at ``where`` (0..1)."""
         running = self.fleet.running(role)
-        running = [name for name in running if name in self.owners()] or running
+        owners = self.owners()
+        running = [name for name in running if name in owners] or running
         return running[min(int(where * len(running)), len(running) - 1)] if running else None
 
     def owners(self) -> set[str]:
