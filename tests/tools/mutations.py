@@ -219,7 +219,13 @@ def _control() -> list[Mutation]:
             "if False:",
             CONTROL_TESTS,
         ),
-        Mutation("heartbeat: a later process has the name", beat, "number > mine or ", "", HEART_TESTS),
+        Mutation(
+            "heartbeat: a later process has the name",
+            beat,
+            "elseif number > mine then",
+            "elseif false then",
+            HEART_TESTS,
+        ),
         Mutation("heartbeat: numbers are times", beat, "math.max(number + 1, ", "math.min(number + 1, ", HEART_TESTS),
         Mutation("forget: the one that leaves", forget, "== ARGV[1]\n", "~= nil\n", (*HEART_TESTS, *CONTROL_TESTS)),
         Mutation(
