@@ -79,7 +79,7 @@ def _reason(address: Address, error: Exception) -> str:
 
 def _hint(address: Address, text: str) -> str:
     """What a server that is there, but ends or ignores the conversation, may want."""
-    ended = "closed" in text or "reset" in text or "broken pipe" in text
+    ended = any(word in text for word in ("closed", "reset", "lost", "broken pipe"))
     if address.tls is None:
         return "; does it want TLS (rediss://)?" if ended and not address.path else ""
     if ended and address.tls.cert is None:
