@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import ssl
 import sys
 import traceback
 from collections.abc import Callable
@@ -49,11 +50,24 @@ def options(*names: str) -> Callable[[F], F]:
     return decorate
 
 
+class _ToldAlready(logging.Filter):
+    """When the remains of a broken connection are collected, asyncio reports its end once more, with a traceback. Whoever
+    used the connection has been told."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not (isinstance(error, ConnectionError | ssl.SSLError) and "never retrieved" in record.getMessage())
+
+
+_TOLD_ALREADY = _ToldAlready()
+
+
 def one_line_errors(fn: F) -> F:
     """Errors meant for people become one line and an exit code; with ``--debug`` the traceback comes first."""
 
     @functools.wraps(fn)
     def guarded(*args: Any, **kwargs: Any) -> Any:
+        logging.getLogger("asyncio").addFilter(_TOLD_ALREADY)
         debug = bool(kwargs.get("debug"))
         try:
             return fn(*args, **kwargs)

@@ -79,9 +79,14 @@ def _reason(address: Address, error: Exception) -> str:
 
 def _hint(address: Address, text: str) -> str:
     """What a server that is there, but ends or ignores the conversation, may want."""
-    if address.tls is None and not address.path and ("closed" in text or "reset" in text):
-        return "; does it want TLS (rediss://)?"
-    return "; does it speak TLS at this port?" if address.tls is not None and "timeout" in text else ""
+    ended = any(word in text for word in ("closed", "reset", "lost", "broken pipe"))
+    if address.tls is None:
+        return "; does it want TLS (rediss://)?" if ended and not address.path else ""
+    if ended and address.tls.cert is None:
+        return "; does it want a client certificate (MDP_REDIS_CERT)?"
+    if ended:
+        return "; does it accept our certificate (MDP_REDIS_CERT)?"
+    return "; does it speak TLS at this port?" if "timeout" in text else ""
 
 
 def _tls_error(error: BaseException | None) -> ssl.SSLError | None:

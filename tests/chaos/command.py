@@ -102,7 +102,7 @@ def long_rounds() -> list[RoundPlan]:
     while faults < LONG_FAULTS:
         number = len(rounds)
         options = Options(
-            60.0, 1.5, TOPOLOGIES[number % 4], SERVERS[number // 4 % 2], long_faults=number % 5 == 0, first_point=points
+            60.0, 1.0, TOPOLOGIES[number % 4], SERVERS[number // 4 % 2], long_faults=number % 5 == 0, first_point=points
         )
         plan = plan_round(_LONG_SEED + number, options)
         rounds.append(plan)

@@ -62,6 +62,8 @@ class Fleet:
         self.members: dict[str, Member] = {}
         self.starts_at: dict[str, float] = {}
         self.deaths: list[Death] = []
+        self.started: dict[int, float] = {}
+        """Pid -> when it was started, of all there ever were."""
         self._seen: set[int] = set()
 
     def names(self, role: str = "w") -> list[str]:
@@ -86,7 +88,8 @@ class Fleet:
         env = {**os.environ, **self._env, "MDP_REDIS_URL": f"redis://127.0.0.1:{self.doors[name].port}/0"}
         with (self._logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        self.members[name] = Member(name, process, time.time())
+        self.members[name] = member = Member(name, process, time.time())
+        self.started[process.pid] = member.started
 
     def start_later(self, name: str, seconds: float) -> None:
         """Start ``name`` after ``seconds``."""

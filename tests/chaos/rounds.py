@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from chaos.faults import inject
 from chaos.invariants import Evidence, Noted, judge
 from chaos.oracle import Expected, expect
-from chaos.schedule import POINT, RoundPlan
+from chaos.schedule import RoundPlan
 from chaos.watch import Books, Look
 from chaos.world import CAPACITY, CAPACITY_BYTES, World
 from market_data_pipeline.codec import unpack, unseal
@@ -94,7 +94,7 @@ def gather(world: World, state: str, drained: float) -> Evidence:
     letters = [dict(unpack(fields[b"d"])) for _, fields in client.xrange(books.keys.dead_letters)]
     return Evidence(
         world.plan.topology, world.folder / "out", oracle(world.dag), world.watch.seen,
-        commits(world.points, world.began), world.rollbacks, state, error, drained, exits, look.counts(), letters,
+        commits(world.points, world.fleet.started), world.rollbacks, state, error, drained, exits, look.counts(), letters,
         look.lengths, look.used, {str(task): _state(client.hgetall(books.keys.state(task))) for task in books.tasks},
     )  # fmt: skip
 
@@ -117,23 +117,19 @@ def _rows(feed: Any) -> list[dict[str, Any]]:
     return [trade._asdict() for trade in feed.generate(0, feed.items).rows()]
 
 
-def commits(points: Path, began: float) -> list[Noted]:
+def commits(points: Path, started: Mapping[int, float]) -> list[Noted]:
     """All accepted commits that processes have noted. A commit was made after the one its process noted before it for the
-    same task; the first of a process may have been made at any time since the round began."""
+    same task; the first after the process (a pid) was ``started``."""
     noted: list[Noted] = []
     for path in points.glob("commits-*.jsonl"):
         last: dict[str, float] = {}
+        start = started[int(path.stem.removeprefix("commits-"))]
         for line in path.read_text().splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:
                 continue  # the last line of a process that was killed
             task = entry["task"]
-            noted.append(Noted(task, entry["parent"], entry["id"], last.get(task, began - 60), entry["t"]))
+            noted.append(Noted(task, entry["parent"], entry["id"], last.get(task, start), entry["t"]))
             last[task] = entry["t"]
     return noted
-
-
-def points_armed(plan: RoundPlan) -> Counter[str]:
-    """How often each fault point stands in the schedule."""
-    return Counter(fault.detail for fault in plan.faults if fault.kind == POINT)

@@ -25,7 +25,7 @@ from market_data_pipeline.app import load_app
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.dag.planner import compile_dag
-from market_data_pipeline.store.keys import job_key
+from market_data_pipeline.store.keys import Keys, job_key
 
 APP = Path(__file__).parent / "apps" / "chaos_jobs.py"
 CAPACITY = 32
@@ -165,9 +165,20 @@ class World:
         return f"w{next(self._workers)}"
 
     def pick(self, where: float, role: str = "w") -> str | None:
-        """One of the processes that run: the one at ``where`` (0..1)."""
+        """One of the processes that run, of workers one that has partitions if any has: the one at ``where`` (0..1)."""
         running = self.fleet.running(role)
+        owners = self.owners()
+        running = [name for name in running if name in owners] or running
         return running[min(int(where * len(running)), len(running) - 1)] if running else None
+
+    def owners(self) -> set[str]:
+        """The workers that own partitions; empty where the server does not say."""
+        uid = self.info().get("uid", "")
+        try:
+            found = self.servers.master.client.hvals(Keys(uid).assignment) if uid else []
+        except redis.exceptions.RedisError:
+            return set()
+        return {value.decode().split(":", 2)[2] for value in found}
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         """Do ``action`` later; at the latest when the world is healed."""

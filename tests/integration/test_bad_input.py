@@ -52,7 +52,9 @@ def test_an_unreachable_server() -> None:
 
 
 def test_a_url_that_is_none() -> None:
-    assert "redis url 'http://x'" in refused(2, "run", BARS, "--set", "output=x", "--redis-url", "http://x")
+    line = refused(2, "run", BARS, "--set", "output=x", "--redis-url", "http://canary")
+    assert "MDP_REDIS_URL (--redis-url): does not begin with a known scheme; write redis://" in line
+    assert "canary" not in line
 
 
 @pytest.fixture

@@ -89,9 +89,11 @@ def test_a_certificate_for_another_name(secured: Secured) -> None:
 def test_a_missing_or_strange_client_certificate(secured: Secured) -> None:
     url = f"rediss://localhost:{secured.mutual_port}"
     env = {"MDP_REDIS_URL": url, "MDP_REDIS_CA": str(secured.files.ca)}
-    refused(env, 3, "it wants a client certificate: MDP_REDIS_CERT and MDP_REDIS_KEY")
+    refused(
+        env, 3, "a client certificate"
+    )  # in one of two sentences: the refusal may be cut off by the reset behind it
     env |= {"MDP_REDIS_CERT": str(secured.strangers.cert), "MDP_REDIS_KEY": str(secured.strangers.key)}
-    refused(env, 3, "it refuses our certificate (MDP_REDIS_CERT)")
+    refused(env, 3, "our certificate (MDP_REDIS_CERT)")
 
 
 def test_plain_text_to_a_tls_port(secured: Secured) -> None:

@@ -35,7 +35,7 @@ def users(server: EmbeddedServer) -> dict[str, str]:
 def test_the_documented_users_can_run_a_job(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
     """With a polite leave, a kill and a takeover: they send commands of their own."""
     url = users(server)
-    given = arguments(tmp_path, 160_000, 40_000)
+    given = arguments(tmp_path, 400_000, 40_000)
     as_worker = {"MDP_REDIS_URL": url["worker"]}
     with job(url["admin"], APP, logs, *given) as running:
         running.start("coordinator", "--min-workers", "3", env={"MDP_REDIS_URL": url["coordinator"]})
@@ -54,7 +54,7 @@ def test_the_documented_users_can_run_a_job(server: EmbeddedServer, tmp_path: Pa
         assert json.loads(running.http("coordinator", "/api/status"))["job"] == "bars"
         running.wait()
         assert running.wait_for_exit("w2") == running.wait_for_exit("coordinator") == 0
-    check_bars(tmp_path / "out", expected(160_000, 40_000), SECOND)
+    check_bars(tmp_path / "out", expected(400_000, 40_000), SECOND)
 
 
 @pytest.mark.parametrize(("role", "command"), [("worker", "xtrim"), ("coordinator", "hincrby")])

@@ -26,10 +26,11 @@ _KEEP_AOF = ("--auto-aof-rewrite-percentage", "0")
 
 @dataclass
 class Figures:
-    """What was done: cuts, how many of them inside a unit, slowest load in seconds, resumed jobs."""
+    """What was done: cuts, how many of them inside a unit and of how many units, slowest load in seconds, resumed jobs."""
 
     cuts: int = 0
     inside: int = 0
+    units: int = 0
     slowest: float = 0.0
     resumed: int = 0
 
@@ -37,14 +38,22 @@ class Figures:
 class CutFile:
     """The recorded run. ``folder`` holds the server's data, the job's output and its logs."""
 
-    def __init__(self, folder: Path, items: int = 120_000, rate: float = 40_000, binary: str | None = None) -> None:
-        self.folder, self.items, self.rate, self.binary = folder, items, rate, binary
+    def __init__(
+        self,
+        folder: Path,
+        items: int = 120_000,
+        rate: float = 40_000,
+        symbols: int = 50,
+        binary: str | None = None,
+    ) -> None:
+        self.folder, self.items, self.rate, self.symbols, self.binary = folder, items, rate, symbols, binary
         self._data, self._output, self._logs = folder / "data", folder / "out", folder / "logs"
         self.figures = Figures()
 
     @property
     def _arguments(self) -> list[str]:
-        return ["--set", f"output={self._output}", "--set", f"items={self.items}", "--set", f"rate={self.rate}"]
+        values = {"output": self._output, "items": self.items, "rate": self.rate, "symbols": self.symbols}
+        return [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
 
     def record(self) -> None:
         """Run the job until about half of it is done, then kill its processes and stop the server in order."""
@@ -74,7 +83,7 @@ class CutFile:
         """Load the file cut at each of ``cuts`` (ascending). Raises ``AssertionError`` where a server holds anything else
         than the whole units before the cut, or something that is not consistent in itself."""
         assert list(cuts) == sorted(cuts)
-        keyspace, done, commits = Keyspace(), 0, 0
+        keyspace, done, commits, cut_units = Keyspace(), 0, 0, set()
         for number, cut in enumerate(cuts, 1):
             while done < len(self.units) and self.units[done].end <= cut:
                 keyspace.apply(self.units[done])
@@ -83,9 +92,12 @@ class CutFile:
             keyspace.check()
             self._check_cut(cut, keyspace, self.commits[:commits])
             self.figures.cuts += 1
-            self.figures.inside += done < len(self.units) and self.units[done].start < cut
+            if done < len(self.units) and self.units[done].start < cut:
+                self.figures.inside += 1
+                cut_units.add(done)
             if number % 100 == 0:
                 say(f"{number} of {len(cuts)} cuts")
+        self.figures.units += len(cut_units)
 
     def _check_cut(self, cut: int, keyspace: Keyspace, commits: list[Commit]) -> None:
         started = time.monotonic()
@@ -121,7 +133,7 @@ class CutFile:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        rows = asyncio.run(generate(module.source(self.items, self.rate)))
+        rows = asyncio.run(generate(module.source(self.items, self.rate, self.symbols)))
         return plain_bars(rows, SECOND)[0]
 
     @contextmanager

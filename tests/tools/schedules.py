@@ -318,6 +318,7 @@ class Schedule:
             state={key: rng.choice([None, rng.randbytes(2), rng.randbytes(2)]) for key in keys},
             dead_letters=letters,
             ingest=not inputs,
+            idle=rng.random() < 0.3,
         )
 
     def _frames(self) -> list[bytes]:

@@ -70,6 +70,24 @@ async def test_a_finished_job_does_not_run_again(control: Control) -> None:
     assert (await control.version())[2] == "finished"
 
 
+async def test_a_name_that_the_server_forgot_still_belongs_to_the_later_process(
+    server: EmbeddedServer, control: Control, client: Client
+) -> None:
+    """After a rollback a counter would give the second process the number of the first."""
+    first, second = (
+        HeartbeatThread(server.url, control.keys, Heartbeat("w", token), 60_000, FakeClock())
+        for token in ("one", "two")
+    )
+    first.beat()
+    await client.delete(control.keys.incarnations)
+    second.beat()
+    first.beat()
+    assert first.superseded
+    assert not first.held()
+    second.beat()
+    assert second.held()
+
+
 class _Slow(FakeClock):
     """Each look at it takes a while: as if what lies between two looks had."""
 

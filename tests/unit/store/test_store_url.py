@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis.exceptions
 from hypothesis import given
 from hypothesis import strategies as st
 from tools.tls import make_files
 
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.store import connections
-from market_data_pipeline.store.client import connect, connect_blocking
+from market_data_pipeline.store.client import connect, connect_blocking, explain
 from market_data_pipeline.store.url import Address, Tls, is_loopback, parse_address
 
 
@@ -187,3 +188,18 @@ async def test_options_reach_every_kind_of_client() -> None:
 
 def test_an_address_is_a_value() -> None:
     assert parse_address("redis://h") == Address("redis://h", "redis", (("h", 6379),))
+
+
+@pytest.mark.parametrize(
+    ("url", "text", "hint"),
+    [
+        ("redis://h", "Connection closed by server.", "does it want TLS"),
+        ("redis://h", "(104, 'Connection reset by peer')", "does it want TLS"),
+        ("redis://h", "Connection refused.", "refused)"),
+        ("unix:///s", "Connection closed by server.", "closed by server)"),
+        ("rediss://h", "Connection reset by peer", "does it want a client certificate (MDP_REDIS_CERT)?"),
+        ("rediss://h", "Timeout connecting to server", "does it speak TLS at this port?"),
+    ],
+)
+def test_a_server_that_ends_the_conversation_gets_a_guess(url: str, text: str, hint: str) -> None:
+    assert hint in str(explain(url, redis.exceptions.ConnectionError(text)))

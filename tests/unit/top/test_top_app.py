@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,6 +178,23 @@ def test_debug_shows_the_traceback_before_the_line() -> None:
     assert last == "tool: error: bad\\u001b[2J"
     assert result.exit_code == 2
     assert "\x1b" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "logged"),
+    [
+        (ConnectionResetError(104, "reset"), "Future exception was never retrieved", False),
+        (ssl.SSLError(1, "closed"), "Future exception was never retrieved", False),
+        (ValueError("a bug"), "Future exception was never retrieved", True),
+        (ConnectionResetError(104, "reset"), "something else", True),
+    ],
+)
+def test_the_end_of_a_connection_is_not_reported_again(
+    caplog: pytest.LogCaptureFixture, error: Exception, message: str, logged: bool
+) -> None:
+    CliRunner().invoke(command(ConfigError("x")), [])
+    logging.getLogger("asyncio").error(message, exc_info=error)
+    assert bool(caplog.records) == logged
 
 
 def test_a_programming_error_is_not_dressed_up() -> None:
