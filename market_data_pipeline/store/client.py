@@ -51,9 +51,10 @@ def connect(where: str | Address) -> redis.asyncio.Redis:
     return redis.asyncio.Redis.from_pool(async_pool(address_of(where)))
 
 
-def connect_blocking(where: str | Address) -> redis.Redis:
-    """A client without asyncio, for threads and short commands. Raises ``ConfigError`` for a bad URL."""
-    return redis.Redis.from_pool(blocking_pool(address_of(where)))
+def connect_blocking(where: str | Address, timeout: float | None = None) -> redis.Redis:
+    """A client without asyncio, for threads and short commands. ``timeout``: seconds to wait for an answer, where that is to be
+    less than usual. Raises ``ConfigError`` for a bad URL."""
+    return redis.Redis.from_pool(blocking_pool(address_of(where), timeout))
 
 
 def explain(where: str | Address, error: Exception) -> StoreUnavailable:

@@ -23,7 +23,7 @@ from market_data_pipeline.store.url import Address, is_loopback
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 64
-_SOCKET_TIMEOUT = 30.0
+_SOCKET_TIMEOUT = 10.0
 _CONNECT_TIMEOUT = 5.0
 _SENTINEL_TIMEOUT = 1.0
 """A sentinel that is silent for so long is passed over for the next one."""
@@ -186,10 +186,10 @@ def async_pool(address: Address) -> redis.asyncio.ConnectionPool:
     return pool
 
 
-def blocking_pool(address: Address) -> redis.ConnectionPool:
-    """A pool without asyncio."""
+def blocking_pool(address: Address, timeout: float | None = None) -> redis.ConnectionPool:
+    """A pool without asyncio. ``timeout``: seconds to wait for an answer."""
     _warn_of_plaintext(address.plaintext_hosts())
-    options = _options(address)
+    options = _options(address) | ({} if timeout is None else {"socket_timeout": timeout})
     make: Any = redis.ConnectionPool
     if address.master:
         make, sentinels = _BlockingSentinelPool, _BlockingSentinels(address)

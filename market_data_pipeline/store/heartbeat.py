@@ -15,6 +15,7 @@ from market_data_pipeline.store.control import Heartbeat
 from market_data_pipeline.store.keys import Keys
 from market_data_pipeline.store.url import Address
 
+_LEAST_TIMEOUT = 1.0
 _BEAT = Script("beat", "allow-oom")  # a full server must not make workers look dead
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ class HeartbeatThread:
     def __init__(
         self, url: str | Address, keys: Keys, heartbeat: Heartbeat, ttl_ms: int, clock: Clock = SYSTEM_CLOCK
     ) -> None:
-        self._client = connect_blocking(url)
+        # a server that hangs must be noticed, and looked for elsewhere, within the lease's time
+        self._client = connect_blocking(url, max(_LEAST_TIMEOUT, ttl_ms / 1000))
         self._keys = keys
         self._heartbeat = heartbeat
         self._ttl_ms = ttl_ms

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -41,7 +42,7 @@ from mdp_worker.state import HeldPartitions, Start, Stop
 
 log = logging.getLogger(__name__)
 
-_POLL = 0.1
+_POLL = 0.05
 _LEAVE_SECONDS = 30.0
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -75,6 +76,7 @@ class Worker:
         self._running: dict[int, _Partition] = {}
         self._ending: dict[int, asyncio.Task[None]] = {}
         self._leaving = False
+        self._asked_to_leave = asyncio.Event()
         self._away = False
         self._failure = ""
 
@@ -96,6 +98,12 @@ class Worker:
     def leave(self) -> None:
         """Finish the commits under way, give the partitions back, and return."""
         self._leaving = True
+        self._asked_to_leave.set()
+
+    async def _nap(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_POLL):
+                await self._asked_to_leave.wait()
 
     async def _wait_for_job(self) -> JobInfo | None:
         waiting = False
@@ -106,7 +114,7 @@ class Worker:
             if not waiting:
                 log.info("waiting for a coordinator to publish job %r", self._job_name)
                 waiting = True
-            await self._clock.sleep(_POLL)
+            await self._nap()
         return None
 
     def _compile(self, job: JobInfo) -> Plan:
@@ -150,7 +158,7 @@ class Worker:
                 if not is_transient(problem):
                     raise
                 self._away = True
-                await self._clock.sleep(_POLL)
+                await self._nap()
                 continue
             if self._failure:  # also when somebody let the job run again meanwhile: our task is gone
                 raise JobFailed(f"job {self._job.name!r} failed: {self._failure}")
@@ -172,7 +180,7 @@ class Worker:
             if newest != version:
                 version = newest
                 await self._follow_assignment()
-            await self._clock.sleep(_POLL)
+            await self._nap()
 
     async def _follow_assignment(self) -> None:
         commands = self._state.assigned(await until_done(self._control.assignment, "assignment"))

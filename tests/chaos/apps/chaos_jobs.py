@@ -78,9 +78,10 @@ def fan_in(
 def diamond(
     output: Path, control: Path, items: int, rate: float, seed: int, hot: str = "", raises: str = "", kills: str = ""
 ) -> Dag:
-    """Two branches that make the same bars, one behind a stream of its own, and meet again in a keyed join."""
+    """Two branches that make the same bars, one behind a stream of its own, and meet again in a keyed join. Nothing is late:
+    a task that works off a backlog sends a step's items with one mark, so a branch may still take what the other did not."""
     graph = Dag("diamond")
-    graph.add_node(Node("source", _feed(control, items, rate, seed, hot)))
+    graph.add_node(Node("source", _feed(control, items, rate, seed, hot, late=False)))
     graph.add_edge("source", "dedupe", key="symbol")
     last = _deduped(graph, control, raises, kills)
     for branch, boundary in (("left", False), ("right", True)):
