@@ -24,6 +24,7 @@ from market_data_pipeline.durations import Duration, parse_duration, positive_du
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Dictionary, Frame
 from market_data_pipeline.operators.base import Operator
+from market_data_pipeline.operators.lateness import LATE, LatePolicy, check_late_policy, required_outputs
 from market_data_pipeline.operators.window import Changes, Tumbling
 
 _CODE_BITS = 19
@@ -117,21 +118,24 @@ class TumblingBars(Operator):
     """Trades (symbol, ts_event, price, size) -> :class:`Bar` columns, one per symbol and window with a trade.
 
     ``interval``: 1 ms to 3660 days. Bars come out when the watermark reaches ``ts_close``, ordered by window, within a
-    window in an order that is the task's own. Trades of a window that has fired are dropped and counted (``late``);
-    prices or sizes that are not finite go to the dead letters. State: about 80 bytes per open bar; at most 524,288
-    symbols a partition.
+    window in an order that is the task's own. Trades of a window that has fired are counted (``late``) and dropped, or with
+    ``late="side_output"`` sent along the edge with ``output="late"``; prices or sizes that are not finite go to the dead
+    letters. State: about 80 bytes per open bar; at most 524,288 symbols a partition.
     """
 
     accepts: ClassVar[Literal["columns"]] = "columns"
     needs: ClassVar[tuple[str, ...]] = ("symbol", "ts_event", "price", "size")
 
-    def __init__(self, interval: Duration = "1s", align_to: Duration = 0) -> None:
+    def __init__(self, interval: Duration = "1s", align_to: Duration = 0, late: LatePolicy = "drop") -> None:
         self.interval = positive_duration(interval, "interval")
         self.align_to = parse_duration(align_to, "align_to")
         if self.interval < _MIN_INTERVAL:
             raise ConfigError(f"interval: {interval!r} is too short; at least 1ms")
         if self.interval > _MAX_INTERVAL:
             raise ConfigError(f"interval: {interval!r} is too long; at most 3660d")
+        self.late = check_late_policy(late)
+        self.outputs = (LATE,)
+        self._late: list[Frame] = []
         self._windows = Tumbling(self.interval, self.align_to)
         self._table = BarTable()
         self._codes: dict[str, int] = {}
@@ -146,14 +150,18 @@ class TumblingBars(Operator):
         assert isinstance(items, Columns)
         if len(items):
             items = self._usable(items)
+        late, self._late = self._late, []
         if not len(items):
-            return ()
+            return late
         ts = items.array("ts_event")
         code = self._intern(items.dictionary("symbol"))
         table = group_trades(self._windows.indices(ts), code, ts, items.array("price"), items.array("size"))
         self._table.merge(*table)
         self._changes.touch(np.unique(table[0] >> _CODE_BITS).tolist())
-        return ()
+        return late
+
+    def required_outputs(self) -> tuple[str, ...]:
+        return required_outputs(self.late)
 
     def _usable(self, items: Columns) -> Columns:
         finite = np.isfinite(items.array("price")) & np.isfinite(items.array("size"))
@@ -167,6 +175,8 @@ class TumblingBars(Operator):
         if not late.any():
             return items
         self.ctx.count("late", int(late.sum()))
+        if self.late == "side_output":
+            self._late = [Frame(items.take(late), port=LATE)]
         return items.take(~late)
 
     def _only(self, items: Columns, good: Array, reason: str) -> Columns:

@@ -21,6 +21,7 @@ from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, parse_duration, positive_duration
 from market_data_pipeline.frame import END, NO_MARK, Array, Frame, to_rows
 from market_data_pipeline.operators.base import Operator, pack_items
+from market_data_pipeline.operators.lateness import LATE, LatePolicy, check_late_policy, required_outputs
 from market_data_pipeline.operators.stateless import apply
 from market_data_pipeline.records import Window, field
 
@@ -86,7 +87,8 @@ class TumblingWindow(Operator):
     """Collects items per window and key, and emits :class:`Window` (as rows) when the watermark passes its end.
 
     ``ts`` names the time field (ns) or is a function of the item; ``key`` likewise, ``None`` for one group. Windows come
-    out by start, keys within a window by first arrival. Late items are dropped and counted (``late``).
+    out by start, keys within a window by first arrival. Late items are counted (``late``) and dropped, or with
+    ``late="side_output"`` sent along the edge with ``output="late"``.
     """
 
     accepts: ClassVar[Literal["rows"]] = "rows"
@@ -97,11 +99,14 @@ class TumblingWindow(Operator):
         ts: str | Callable[[Any], int] = "ts_event",
         key: str | Callable[[Any], Any] | None = None,
         align_to: Duration = 0,
+        late: LatePolicy = "drop",
     ) -> None:
         self.size = positive_duration(size, "size")
         self.ts = ts
         self.key = key
         self.align_to = parse_duration(align_to, "align_to")
+        self.late = check_late_policy(late)
+        self.outputs = (LATE,)
         self._windows = Tumbling(self.size, self.align_to)
         self._open: dict[int, dict[Any, list[Any]]] = {}
         self._changes = Changes()
@@ -118,13 +123,18 @@ class TumblingWindow(Operator):
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         first_open = self._windows.first_open(self._watermark) if self._watermark != NO_MARK else None
+        late: list[Any] = []
         for item, (window, key) in apply(self._place, to_rows(frame.items), self.ctx.failed):
             if first_open is not None and window < first_open:
-                self.ctx.count("late")
+                late.append(item)
                 continue
             self._open.setdefault(window, {}).setdefault(key, []).append(item)
             self._changes.touch((window,))
-        return ()
+        self.ctx.count("late", len(late))
+        return (Frame(late, port=LATE),) if late and self.late == "side_output" else ()
+
+    def required_outputs(self) -> tuple[str, ...]:
+        return required_outputs(self.late)
 
     def advance(self, watermark: int) -> Iterable[Frame]:
         self._watermark = max(watermark, self._watermark)

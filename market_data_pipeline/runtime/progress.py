@@ -69,7 +69,8 @@ class MarkMerger:
             if key in self.marks:
                 self.marks[key] = max(mark, self.marks[key])
         self.idle = {key for key in saved.get("idle", ()) if key in self.marks}
-        self.watermark = max(self.watermark, saved.get("watermark", NO_MARK))
+        heard = NO_MARK if self.idle else min(self.marks.values())
+        self.watermark = max(self.watermark, heard, saved.get("watermark", NO_MARK))
 
 
 class SourceWatermark:

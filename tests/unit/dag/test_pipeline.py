@@ -62,7 +62,7 @@ def test_arguments_reach_the_operators() -> None:
     assert configs == [
         {"fields": ["a", "b"], "within": 5 * 10**9, "max_keys": 9},
         {"fields": ["symbol", "trade_id"], "within": 3600 * 10**9, "max_keys": 1_000_000},
-        {"interval": 2 * 10**9, "align_to": 0},
+        {"interval": 2 * 10**9, "align_to": 0, "late": "drop"},
         {"max_items": 3},
     ]
 

@@ -427,7 +427,7 @@ def test_fresh_has_the_configuration_and_no_state() -> None:
     copy = template.fresh()
     copy.open(OperatorContext("bars"))
     feed(copy, trade(0, 1.0))
-    assert copy.config() == template.config() == {"interval": 5 * SECOND, "align_to": SECOND}
+    assert copy.config() == template.config() == {"interval": 5 * SECOND, "align_to": SECOND, "late": "drop"}
     assert list(template.advance(END)) == []
 
 
