@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.operators.base import Operator
     from market_data_pipeline.operators.batch import Batcher
     from market_data_pipeline.operators.dedupe import Dedupe
+    from market_data_pipeline.operators.router import Router, TableRouter
     from market_data_pipeline.operators.stateless import Filter, FlatMap, Map, MapColumns
     from market_data_pipeline.operators.window import TumblingWindow
     from market_data_pipeline.records import Bar, Quote, Trade, Window
@@ -56,6 +57,10 @@ _HOMES = {
     "operators.base": ("Operator",),
     "operators.batch": ("Batcher",),
     "operators.dedupe": ("Dedupe",),
+    "operators.router": (
+        "Router",
+        "TableRouter",
+    ),
     "operators.stateless": (
         "Filter",
         "FlatMap",
@@ -127,6 +132,7 @@ __all__ = [
     "Pipeline",
     "Quote",
     "Replay",
+    "Router",
     "RunConfig",
     "RunResult",
     "Sink",
@@ -137,6 +143,7 @@ __all__ = [
     "Stdout",
     "StreamChannel",
     "Synthetic",
+    "TableRouter",
     "Trade",
     "TumblingBars",
     "TumblingWindow",
