@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from market_data_pipeline.operators.base import Operator
     from market_data_pipeline.operators.batch import Batcher
     from market_data_pipeline.operators.dedupe import Dedupe
+    from market_data_pipeline.operators.gaps import GapDetector
     from market_data_pipeline.operators.router import Router, TableRouter
     from market_data_pipeline.operators.stateless import Filter, FlatMap, Map, MapColumns
     from market_data_pipeline.operators.window import TumblingWindow
-    from market_data_pipeline.records import Bar, Quote, Trade, Window
+    from market_data_pipeline.records import Bar, Gap, Quote, Trade, Window
     from market_data_pipeline.runtime.coroutines import buffer_async, filter_async, map_async, tumbling_window
     from market_data_pipeline.runtime.local import DagRuntime, RunConfig, RunResult
     from market_data_pipeline.sinks.base import Sink, SinkContext
@@ -57,6 +58,7 @@ _HOMES = {
     "operators.base": ("Operator",),
     "operators.batch": ("Batcher",),
     "operators.dedupe": ("Dedupe",),
+    "operators.gaps": ("GapDetector",),
     "operators.router": (
         "Router",
         "TableRouter",
@@ -70,6 +72,7 @@ _HOMES = {
     "operators.window": ("TumblingWindow",),
     "records": (
         "Bar",
+        "Gap",
         "Quote",
         "Trade",
         "Window",
@@ -124,6 +127,8 @@ __all__ = [
     "Filter",
     "FlatMap",
     "Frame",
+    "Gap",
+    "GapDetector",
     "JsonLines",
     "Map",
     "MapColumns",

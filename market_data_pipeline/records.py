@@ -62,6 +62,17 @@ class Window(NamedTuple):
     items: list[Any]
 
 
+class Gap(NamedTuple):
+    """Sequence numbers ``first`` to ``last`` of ``symbol`` (``missing`` of them) did not come; ``ts_event`` of the item behind
+    them, 0 where it has none."""
+
+    symbol: str
+    first: int
+    last: int
+    missing: int
+    ts_event: int
+
+
 Record = Trade | Quote | Bar
 
 SIDES = ("", "buy", "sell")
@@ -83,7 +94,7 @@ COLUMN_TYPES: dict[str, str] = {
 RECORDS: dict[str, type[Any]] = {"trade": Trade, "quote": Quote, "bar": Bar}
 """Records that may stand in columns, by kind."""
 KINDS: dict[type[Any], str] = {cls: kind for kind, cls in RECORDS.items()}
-ROW_RECORDS: dict[str, type[Any]] = {**RECORDS, "window": Window}
+ROW_RECORDS: dict[str, type[Any]] = {**RECORDS, "window": Window, "gap": Gap}
 """Records that may travel as rows, by kind."""
 
 
