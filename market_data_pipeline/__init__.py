@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.operators.bars import TumblingBars
     from market_data_pipeline.operators.base import Operator
     from market_data_pipeline.operators.batch import Batcher
+    from market_data_pipeline.operators.conflate import Conflate
     from market_data_pipeline.operators.dedupe import Dedupe
     from market_data_pipeline.operators.gaps import GapDetector
     from market_data_pipeline.operators.router import Router, TableRouter
@@ -57,6 +58,7 @@ _HOMES = {
     "operators.bars": ("TumblingBars",),
     "operators.base": ("Operator",),
     "operators.batch": ("Batcher",),
+    "operators.conflate": ("Conflate",),
     "operators.dedupe": ("Dedupe",),
     "operators.gaps": ("GapDetector",),
     "operators.router": (
@@ -118,6 +120,7 @@ __all__ = [
     "ChannelClosed",
     "Collect",
     "Columns",
+    "Conflate",
     "CsvFiles",
     "Dag",
     "DagRuntime",
