@@ -200,8 +200,9 @@ class Watch:
 
     def _check_marks(self, task: TaskId, meta: dict[str, Any]) -> None:
         marks = {"watermark": meta.get("watermark"), "source": meta.get("source_mark"), **meta.get("out_marks", {})}
-        for node, inputs in meta.get("marks", {}).items():
-            marks |= {f"{node} from {key}": mark for key, mark in inputs.items()}
+        for node, merged in meta.get("marks", {}).items():
+            marks |= {f"{node} from {key}": mark for key, mark in merged["marks"].items()}
+            marks[f"{node} merged"] = merged["watermark"]
         now = {name: mark for name, mark in marks.items() if mark is not None}
         for name, before in self._marks.get(task, {}).items():
             if now.get(name, before) < before:
