@@ -28,4 +28,5 @@ async def test_a_function_that_reads_nothing_starts_anew() -> None:
         await until(lambda: bool(started))
         job.running[first][0].reload()
         await both.wait()
+    assert len(started) == 2
     await job.stop()
