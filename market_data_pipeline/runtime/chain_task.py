@@ -16,12 +16,12 @@ from market_data_pipeline.faults import fault_point
 from market_data_pipeline.frame import END, NO_MARK, Columns, Frame, join_items, slice_items, to_rows
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
-from market_data_pipeline.runtime.contract import Consumed, Entry, Limits, Meta, Stream, TaskStore
+from market_data_pipeline.runtime.contract import Consumed, Entry, Limits, Meta, Stream, TaskStore, entry_name
 from market_data_pipeline.runtime.latency import LatencyHistogram
 from market_data_pipeline.runtime.observe import TaskObserver
 from market_data_pipeline.runtime.outputs import OUTBOX
 from market_data_pipeline.runtime.progress import SourceWatermark
-from market_data_pipeline.runtime.suspicion import DEATHS, place_of
+from market_data_pipeline.runtime.suspicion import POISON, place_of
 from market_data_pipeline.runtime.task import Task, consumed_of, counts_of
 from market_data_pipeline.sinks.base import Sink, SinkContext
 from market_data_pipeline.sources.base import Batch, Source, SourceContext
@@ -154,13 +154,12 @@ class ChainTask(Task):
 
     async def _feed(self, stream: Stream, entry: Entry, letters: list[DeadLetter]) -> None:
         edge = self.inputs[stream]
-        where = f"{edge.name}/{stream[1]} entry {entry.id}"
         try:
             origin, frame = decode(entry.blob, 2 * self.limits.frame_bytes)
             if origin not in self._origins[stream]:
                 raise CodecError(f"origin {origin!r} does not write to this stream")
         except CodecError as error:
-            letters.append(DeadLetter(edge.dst, f"bad frame: {error}", entry.blob[:10_000], where))
+            letters.append(DeadLetter(edge.dst, f"bad frame: {error}", entry.blob[:10_000], entry_name(stream, entry)))
             self._chain.counts()[edge.dst]["dead_letter"] += 1
             return
         key = input_key(edge, origin)
@@ -168,7 +167,7 @@ class ChainTask(Task):
         if waiting is not None and len(frame.items):
             frame = await waiting.prepare(frame._replace(port=edge.input))
         if self.suspicion.marking:
-            await self._feed_marked(edge.dst, key, where, frame, letters)
+            await self._feed_marked(edge.dst, key, entry_name(stream, entry), frame, letters)
         else:
             self._chain.feed(edge.dst, key, frame)
 
@@ -181,10 +180,9 @@ class ChainTask(Task):
         for part in self.suspicion.ranges(unit, len(frame.items)):
             items = slice_items(frame.items, part.start, part.stop)
             if part.poison:
-                reason = f"the process died {DEATHS} times at this item"
-                letters += [DeadLetter(node, reason, item, f"{unit} item {part.start}") for item in to_rows(items)]
+                letters += [DeadLetter(node, POISON, item, f"{unit} item {part.start}") for item in to_rows(items)]
                 self._chain.counts()[node].update(("in", "dead_letter"))
-                log.error("task %s: %s, %s item %d; it goes to the dead letters", self.id, reason, unit, part.start)
+                log.error("task %s: %s, %s item %d; it goes to the dead letters", self.id, POISON, unit, part.start)
                 continue
             await self.mark(place_of(unit, part))
             self._chain.feed(node, key, Frame(items, NO_MARK, frame.born))

@@ -21,6 +21,11 @@ class Entry(NamedTuple):
     blob: bytes
 
 
+def entry_name(stream: Stream, entry: Entry) -> str:
+    """Where an entry stands, for people and for marks."""
+    return f"{stream[0]}/{stream[1]} entry {entry.id}"
+
+
 class Consumed(NamedTuple):
     """A contiguous prefix of an input stream: first and last entry id, how many entries and bytes.
 

@@ -21,10 +21,10 @@ from market_data_pipeline.errors import ChannelClosed, CodecError
 from market_data_pipeline.frame import END, NO_MARK, Items, to_rows
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.chain import input_key
-from market_data_pipeline.runtime.contract import Consumed, Entry, Meta, Stream
+from market_data_pipeline.runtime.contract import Consumed, Entry, Meta, Stream, entry_name
 from market_data_pipeline.runtime.outputs import OUTBOX
 from market_data_pipeline.runtime.progress import MarkMerger, SourceWatermark
-from market_data_pipeline.runtime.suspicion import DEATHS, Range, place_of
+from market_data_pipeline.runtime.suspicion import POISON, Range, place_of
 from market_data_pipeline.runtime.task import Task, consumed_of, counts_of
 
 
@@ -74,7 +74,7 @@ class _Input(BaseChannel[Any]):
         index = self.handed
         for handed in self.entries:
             if index < handed.items:
-                return f"{self.stream[0]}/{self.stream[1]} entry {handed.entry.id}", Range(index, index + 1)
+                return entry_name(self.stream, handed.entry), Range(index, index + 1)
             index -= handed.items
         raise AssertionError("an item of no entry")
 
@@ -243,8 +243,7 @@ class CoroutineTask(Task):
         if not self.suspicion.poison(unit, place):
             await self._mark_exclusively(place_of(unit, place))
             return True
-        reason = f"the process died {DEATHS} times at this item"
-        self._letters.append(DeadLetter(self._name, reason, channel.items.popleft(), f"{unit} item {place.start}"))
+        self._letters.append(DeadLetter(self._name, POISON, channel.items.popleft(), f"{unit} item {place.start}"))
         channel.handed += 1
         self._counts.update(("in", "dead_letter"))
         return False
@@ -270,8 +269,8 @@ class CoroutineTask(Task):
             if key not in self._merger.marks:
                 raise CodecError(f"origin {origin!r} does not write to this stream")
         except CodecError as error:
-            where = f"{edge.name}/{stream[1]} entry {entry.id}"
-            self._letters.append(DeadLetter(edge.dst, f"bad frame: {error}", entry.blob[:10_000], where))
+            reason = f"bad frame: {error}"
+            self._letters.append(DeadLetter(edge.dst, reason, entry.blob[:10_000], entry_name(stream, entry)))
             self.count("dead_letter", 1)
             channel.extend(_Handed(entry, 0), [])
             return

@@ -20,6 +20,8 @@ from market_data_pipeline.runtime.contract import Attempts
 
 DEATHS = 3
 """Deaths in a row at one item before it is given up."""
+POISON = f"the process died {DEATHS} times at this item"
+"""The reason that the dead letter of such an item gives."""
 _RANGES = 128
 
 
