@@ -22,6 +22,9 @@ from market_data_pipeline.operators.stateless import apply
 from market_data_pipeline.operators.window import Changes, Tumbling
 from market_data_pipeline.records import KINDS, field
 
+_LOOK_EVERY = 50_000_000
+"""Nanoseconds between two looks whether there is room again."""
+
 
 class Conflate(Operator):
     """The last item per ``key`` (by ``ts_event``; of equal times the one that came last), for quotes; never use it on trades.
@@ -48,6 +51,7 @@ class Conflate(Operator):
         self._open: dict[int, dict[Any, tuple[int, Any]]] = {}
         self._changes = Changes()
         self._watermark = NO_MARK
+        self._look_at = 0
 
     def required_outputs(self) -> tuple[str, ...]:
         return required_outputs(self.late)
@@ -122,6 +126,14 @@ class Conflate(Operator):
             return self._pop([0]) if watermark == END or not self.ctx.pressed else ()
         first_open = self._windows.first_open(watermark)
         return self._pop(sorted(self._open if watermark == END else (w for w in self._open if w < first_open)))
+
+    def wake_at(self) -> int | None:
+        return self._look_at if self.interval is None and self._open else None
+
+    def tick(self, now: int) -> Iterable[Frame]:
+        """What waits for room goes out as soon as there is some, though nothing more comes."""
+        self._look_at = now + _LOOK_EVERY
+        return () if self.ctx.pressed else self._pop([0])
 
     def _pop(self, windows: list[int]) -> tuple[Frame, ...]:
         groups = [self._open.pop(window) for window in windows if window in self._open]

@@ -127,15 +127,15 @@ class ChainTask(Task):
             await self._commit_step(self._chain.take(), seal=True)
 
     async def _step_streams(self) -> None:
-        due = self._due()
+        marks, due = self.outputs.marks_due(self.clock.monotonic()), self._due()
         found = {} if due == 0.0 else await self.read(timeout=1.0 if due is None else due)
         letters: list[DeadLetter] = []
-        self._set_now()
+        await self._set_now()
         for stream, entries in found.items():
             for entry in entries:
                 await self._feed(stream, entry, letters)
         self._chain.tick(self.clock.time_ns())
-        if found or due is not None or any(sink.due() for sink in self._sinks.values()):
+        if found or marks is not None or not self._chain.untouched or any(sink.due() for sink in self._sinks.values()):
             await self._commit_step(self._chain.take(), consumed_of(found), letters)
 
     def _due(self) -> float | None:
@@ -147,7 +147,9 @@ class ChainTask(Task):
         until = max(0.0, (wake - self.clock.time_ns()) / 1e9)
         return until if due is None else min(due, until)
 
-    def _set_now(self) -> None:
+    async def _set_now(self) -> None:
+        if self.gate.pressed:  # only a task that absorbs comes here so; without a commit nobody else looks
+            await self.gate.look({})
         pressed = self.gate.pressed
         self._chain.set_now(self.clock.time_ns(), pressed)
         self.outputs.hold_marks = pressed
@@ -196,7 +198,7 @@ class ChainTask(Task):
         letters = [letter for batch in batches for letter in batch.rejected]
         if letters:
             self._chain.counts()[self._source_name]["dead_letter"] += len(letters)
-        self._set_now()
+        await self._set_now()
         born = self.clock.time_ns()
         for items in join_items(batch.items for batch in batches):
             frame = Frame(items, self._watermark.observe(items), born)

@@ -117,10 +117,10 @@ class MemoryJob:
             if not self.over:
                 self.start(task)
 
-    async def run_until(self, reached: Callable[[], bool]) -> None:
-        """Start what does not run yet, and let it run until ``reached()``."""
+    async def run_until(self, reached: Callable[[], bool], only: Sequence[TaskId] | None = None) -> None:
+        """Start what does not run yet (``only`` these), and let it run until ``reached()``."""
         self.over = False
-        for task in self.plan.tasks():
+        for task in self.plan.tasks() if only is None else only:
             if task not in self.running:
                 self.start(task)
         await until(reached)

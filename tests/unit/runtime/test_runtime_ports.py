@@ -10,7 +10,17 @@ import pytest
 from tools.memory_job import CommittedRows, ListSource, MemoryJob, committed_rows
 from tools.memory_store import MemoryServer
 
-from market_data_pipeline import Collect, Dag, DagRuntime, Node, Operator, Pipeline, TumblingBars, TumblingWindow
+from market_data_pipeline import (
+    Collect,
+    Conflate,
+    Dag,
+    DagRuntime,
+    Node,
+    Operator,
+    Pipeline,
+    TumblingBars,
+    TumblingWindow,
+)
 from market_data_pipeline.dag.graph import Edge
 from market_data_pipeline.dag.plan import plan_from_dict
 from market_data_pipeline.dag.planner import compile_dag
@@ -288,3 +298,41 @@ async def test_a_task_that_absorbs_reads_on_while_its_output_is_full() -> None:
         left = len(job.server.stream(("source.absorb", 0)))
         assert (left == 0) == absorbing
         await job.stop()
+
+
+async def test_what_was_kept_comes_out_when_there_is_room_though_nothing_more_comes() -> None:
+    """The last quotes of a feed that fell silent must not wait for its next one."""
+    source = Endless(rows(4_000))
+    source.done = asyncio.Event()
+    dag = Dag("released")
+    dag.add_node(Node("source", source))
+    dag.add_node(Node("conflate", Conflate()))
+    dag.add_node(Node("sink", CommittedRows()))
+    dag.add_edge("source", "conflate", key="symbol")
+    dag.add_edge("conflate", "sink", boundary=True)
+    plan = compile_dag(dag, 1)
+    limits = Limits(frame_items=10, commit_items=40, commit_frames=4, channel_capacity=16, high=8, low=4)
+    job = MemoryJob(dag, plan, MemoryServer(plan, limits), limits)
+    (sink,) = [task for task in plan.tasks() if task.subgraph == "sink"]
+    for task in plan.tasks():
+        if task != sink:
+            job.start(task)
+
+    def read_by_conflate() -> bool:
+        job.clock.advance(0.001)
+        return sum(task.subgraph == "source" for task in job.server.history) >= 400 and not job.server.stream(
+            ("source.conflate", 0)
+        )
+
+    await job.run_until(read_by_conflate, only=[task for task in plan.tasks() if task != sink])
+    job.start(sink)
+
+    def last_of_each() -> bool:
+        job.clock.advance(0.001)
+        found = [row["n"] for part in committed_rows(job.server, "sink").values() for row in part]
+        return set(range(3_995, 4_000)) <= set(found)
+
+    async with asyncio.timeout(10):
+        await job.run_until(last_of_each)
+    source.done.set()
+    await job.run()
