@@ -24,8 +24,9 @@ from market_data_pipeline.durations import Duration, parse_duration, positive_du
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Dictionary, Frame
 from market_data_pipeline.operators.base import Operator
-from market_data_pipeline.operators.lateness import LATE, LatePolicy, check_late_policy, required_outputs
-from market_data_pipeline.operators.window import Changes, Tumbling
+from market_data_pipeline.operators.buckets import Tumbling
+from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.operators.lateness import LATE, Lateness, LatePolicy, check_late_policy
 
 _CODE_BITS = 19
 """Symbol codes are below 2**19 per task, so that window numbers of intervals >= 1 ms fit in the other 44 bits."""
@@ -133,7 +134,7 @@ class TumblingBars(Operator):
             raise ConfigError(f"interval: {interval!r} is too short; at least 1ms")
         if self.interval > _MAX_INTERVAL:
             raise ConfigError(f"interval: {interval!r} is too long; at most 3660d")
-        self.late = check_late_policy(late)
+        self.late = check_late_policy(late, ("drop", "side_output"))
         self.outputs = (LATE,)
         self._late: list[Frame] = []
         self._windows = Tumbling(self.interval, self.align_to)
@@ -161,7 +162,7 @@ class TumblingBars(Operator):
         return late
 
     def required_outputs(self) -> tuple[str, ...]:
-        return required_outputs(self.late)
+        return Lateness(self.late).required_outputs
 
     def _usable(self, items: Columns) -> Columns:
         finite = np.isfinite(items.array("price")) & np.isfinite(items.array("size"))

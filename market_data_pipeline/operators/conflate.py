@@ -17,9 +17,10 @@ from market_data_pipeline.codec import unpack
 from market_data_pipeline.durations import Duration, parse_duration, positive_duration
 from market_data_pipeline.frame import END, NO_MARK, Columns, Dictionary, Frame, columns_from_rows, to_rows
 from market_data_pipeline.operators.base import Operator, pack_items
-from market_data_pipeline.operators.lateness import LATE, LatePolicy, check_late_policy, required_outputs
+from market_data_pipeline.operators.buckets import Tumbling
+from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.operators.lateness import LATE, Lateness, LatePolicy, check_late_policy
 from market_data_pipeline.operators.stateless import apply
-from market_data_pipeline.operators.window import Changes, Tumbling
 from market_data_pipeline.records import KINDS, field
 
 _LOOK_EVERY = 50_000_000
@@ -44,7 +45,7 @@ class Conflate(Operator):
         self.interval = None if interval is None else positive_duration(interval, "interval")
         self.key = key
         self.align_to = parse_duration(align_to, "align_to")
-        self.late = check_late_policy(late)
+        self.late = check_late_policy(late, ("drop", "side_output"))
         self.outputs = (LATE,)
         self.absorbs = self.interval is None
         self._windows = Tumbling(self.interval or 1, self.align_to)
@@ -54,7 +55,7 @@ class Conflate(Operator):
         self._look_at = 0
 
     def required_outputs(self) -> tuple[str, ...]:
-        return required_outputs(self.late)
+        return Lateness(self.late).required_outputs
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         if self.interval is None and not self.ctx.pressed and not self._open:

@@ -26,8 +26,8 @@ from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame
 from market_data_pipeline.operators.base import Operator
+from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.hashing import hash_columns, hash_row
-from market_data_pipeline.operators.window import Changes
 from market_data_pipeline.records import MAX_TIME, MIN_TIME
 from market_data_pipeline.records import field as field_of
 

@@ -16,7 +16,7 @@ import numpy as np
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.frame import NO_MARK, Columns, Dictionary, Frame, to_rows
 from market_data_pipeline.operators.base import Operator
-from market_data_pipeline.operators.window import Changes
+from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.records import Gap, field
 
 GAPS: Final = "gaps"

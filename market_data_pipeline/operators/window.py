@@ -1,4 +1,4 @@
-"""Tumbling windows on event time: the arithmetic that bars share, and the window of whole items.
+"""The tumbling window of whole items, on event time.
 
 Windows are half-open ``[start, end)``, aligned to ``align_to`` (default: the epoch), labelled by start. A window fires when
 the watermark reaches its end; an item is late when its window has fired.
@@ -14,71 +14,17 @@ item at 0.5 s (late, counted); end     ``Window(None, 1 s, 2 s, [1.1])``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, parse_duration, positive_duration
-from market_data_pipeline.frame import END, NO_MARK, Array, Frame, to_rows
+from market_data_pipeline.frame import END, NO_MARK, Frame, to_rows
 from market_data_pipeline.operators.base import Operator, pack_items
-from market_data_pipeline.operators.lateness import LATE, LatePolicy, check_late_policy, required_outputs
+from market_data_pipeline.operators.buckets import Tumbling
+from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.operators.lateness import LATE, Lateness, LatePolicy, check_late_policy
 from market_data_pipeline.operators.stateless import apply
 from market_data_pipeline.records import Window, field
-
-
-@dataclass(frozen=True)
-class Tumbling:
-    """Window number <-> time. ``size`` and ``align_to`` in ns; numbers may be negative."""
-
-    size: int
-    align_to: int = 0
-
-    def index(self, ts: int) -> int:
-        return (ts - self.align_to) // self.size
-
-    def indices(self, ts: Array) -> Array:
-        """Window numbers of an int64 array of times."""
-        shifted = ts - self.align_to if self.align_to else ts
-        return shifted // self.size
-
-    def start(self, index: int) -> int:
-        return index * self.size + self.align_to
-
-    def end(self, index: int) -> int:
-        return (index + 1) * self.size + self.align_to
-
-    def first_open(self, watermark: int) -> int:
-        """The smallest window number that ``watermark`` has not closed."""
-        return self.index(watermark)
-
-
-class Changes:
-    """Which keys of a state changed since the last snapshot, and which the store holds."""
-
-    def __init__(self) -> None:
-        self._changed: set[int] = set()
-        self._stored: set[int] = set()
-
-    def touch(self, keys: Iterable[int]) -> None:
-        self._changed.update(keys)
-
-    def restored(self, keys: Iterable[int]) -> None:
-        self._stored.update(keys)
-
-    def take(self, blob_of: Callable[[int], bytes | None]) -> dict[str, bytes | None]:
-        """The delta: for each changed key its blob, or ``None`` where ``blob_of`` says it is gone and it was stored."""
-        delta: dict[str, bytes | None] = {}
-        for key in self._changed:
-            blob = blob_of(key)
-            if blob is not None:
-                self._stored.add(key)
-                delta[str(key)] = blob
-            elif key in self._stored:
-                self._stored.discard(key)
-                delta[str(key)] = None
-        self._changed.clear()
-        return delta
-
 
 _KEY_TYPES = {type(None), bool, int, float, str, bytes}
 
@@ -105,7 +51,7 @@ class TumblingWindow(Operator):
         self.ts = ts
         self.key = key
         self.align_to = parse_duration(align_to, "align_to")
-        self.late = check_late_policy(late)
+        self.late = check_late_policy(late, ("drop", "side_output"))
         self.outputs = (LATE,)
         self._windows = Tumbling(self.size, self.align_to)
         self._open: dict[int, dict[Any, list[Any]]] = {}
@@ -134,7 +80,7 @@ class TumblingWindow(Operator):
         return (Frame(late, port=LATE),) if late and self.late == "side_output" else ()
 
     def required_outputs(self) -> tuple[str, ...]:
-        return required_outputs(self.late)
+        return Lateness(self.late).required_outputs
 
     def advance(self, watermark: int) -> Iterable[Frame]:
         self._watermark = max(watermark, self._watermark)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from market_data_pipeline.errors import ConfigError, OperatorFailed
 from market_data_pipeline.frame import END, NO_MARK, Frame, columns_from_rows, to_rows
 from market_data_pipeline.operators.base import OnError, OperatorContext
-from market_data_pipeline.operators.window import Changes, Tumbling, TumblingWindow
+from market_data_pipeline.operators.buckets import Tumbling
+from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.operators.window import TumblingWindow
 from market_data_pipeline.records import Trade, Window
 
 SECOND = 10**9
