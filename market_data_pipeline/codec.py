@@ -36,7 +36,7 @@ from market_data_pipeline.frame import (
     cut_items,
     to_rows,
 )
-from market_data_pipeline.records import COLUMN_TYPES, MAX_TIME, MIN_TIME, RECORDS, ROW_RECORDS, SIDES, SYMBOL
+from market_data_pipeline.records import COLUMN_TYPES, MAX_TIME, MIN_TIME, OPTIONAL, RECORDS, ROW_RECORDS, SIDES, SYMBOL
 
 VERSION = 1
 ROWS, COLUMNS = 0, 1
@@ -67,10 +67,19 @@ def crc32c(data: bytes | memoryview) -> int:
     return int(google_crc32c.value(bytes(data)))
 
 
+def _fields_in_use(record: Any, optional: int) -> dict[str, Any]:
+    """The fields of ``record``, without those of the last ``optional`` that have their defaults."""
+    fields: dict[str, Any] = record._asdict()
+    for name in record._fields[len(fields) - optional :]:
+        if fields[name] == record._field_defaults[name]:
+            del fields[name]
+    return fields
+
+
 def _default(value: Any) -> Any:
     kind = _ROW_KINDS.get(type(value))
     if kind is not None:
-        return {_RECORD_KEY: kind, **value._asdict()}
+        return {_RECORD_KEY: kind, **_fields_in_use(value, OPTIONAL[kind])}
     if isinstance(value, tuple | set | frozenset):
         return list(value)
     if isinstance(value, dict):
@@ -294,12 +303,18 @@ def _check_record(record: str, columns: Columns) -> None:
         raise CodecError("column 'side': a code is not 0, 1 or 2")
 
 
+def _missing(kind: str, fields: dict[str, Any]) -> set[str]:
+    """The fields that a record of ``kind`` must have and that are not among ``fields``."""
+    cls = ROW_RECORDS[kind]
+    return set(cls._fields[: len(cls._fields) - OPTIONAL[kind]]) - fields.keys()
+
+
 def _revive(fields: dict[str, Any]) -> Any:
     kind = fields.pop(_RECORD_KEY, None)
     if kind is None:
         return fields
     cls = ROW_RECORDS.get(kind)
-    if cls is None or set(fields) != set(cls._fields):
+    if cls is None or not fields.keys() <= set(cls._fields) or _missing(kind, fields):
         raise CodecError(f"a record's fields are not those of {cls.__name__ if cls else 'any record'}")
     return cls(**fields)
 

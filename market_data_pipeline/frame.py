@@ -8,6 +8,7 @@ silent and must not hold others back until its next items or mark.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,11 +18,13 @@ from market_data_pipeline.errors import RecordError
 from market_data_pipeline.records import (
     ANY,
     COLUMN_TYPES,
+    FLAG,
     FLOAT,
     INT,
     KINDS,
     MAX_TIME,
     MIN_TIME,
+    OPTIONAL,
     RECORDS,
     SIDE,
     SIDE_CODES,
@@ -71,16 +74,23 @@ def _take(column: Column, index: Array | slice) -> Column:
 
 
 _FIELDS = {kind: frozenset(cls._fields) for kind, cls in RECORDS.items()}
+_REQUIRED = {kind: cls._fields[: len(cls._fields) - OPTIONAL[kind]] for kind, cls in RECORDS.items()}
+_DEFAULTS = {kind: tuple(cls._field_defaults.values())[-OPTIONAL[kind] :] for kind, cls in RECORDS.items()}
+
+
+def _is_record(kind: str, names: Iterable[str]) -> bool:
+    given = frozenset(names)
+    return given <= _FIELDS[kind] and given.issuperset(_REQUIRED[kind])
 
 
 class Columns:
-    """Items as columns of equal length; ``kind`` is ``trade``, ``quote`` or ``bar`` where the columns are exactly that
-    record's fields, else ``""``: plain dicts."""
+    """Items as columns of equal length; ``kind`` is ``trade``, ``quote`` or ``bar`` where the columns are that record's
+    fields (``OPTIONAL`` ones may be missing), else ``""``: plain dicts."""
 
     __slots__ = ("data", "kind", "n")
 
     def __init__(self, kind: str, data: dict[str, Column]) -> None:
-        self.kind = kind if kind and data.keys() == _FIELDS[kind] else ""
+        self.kind = kind if kind and _is_record(kind, data) else ""
         self.data = data
         self.n = len(next(iter(data.values()))) if data else 0
 
@@ -116,11 +126,12 @@ class Columns:
         if not isinstance(sides, Dictionary) and sides is not None and sides.dtype == np.int8:
             lists["side"] = [SIDES[code] for code in sides.tolist()]
         cls = RECORDS.get(self.kind)
-        if cls is not None and tuple(lists) == cls._fields:
-            return list(map(cls._make, zip(*lists.values(), strict=True)))
+        if cls is not None:
+            defaults = cls._field_defaults
+            values = [lists[name] if name in lists else repeat(defaults[name], self.n) for name in cls._fields]
+            return list(map(cls._make, zip(*values, strict=True)))
         names = list(lists)
-        dicts = [dict(zip(names, row, strict=True)) for row in zip(*lists.values(), strict=True)]
-        return dicts if cls is None else [cls(**row) for row in dicts]
+        return [dict(zip(names, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
 
 Items = list[Any] | Columns
@@ -145,6 +156,7 @@ _ALLOWED: dict[str, tuple[type, ...]] = {
     ANY: (str, int),
     INT: (int, np.integer),
     FLOAT: (float, int, np.floating, np.integer),
+    FLAG: (bool, np.bool_),
 }
 
 
@@ -158,7 +170,7 @@ def make_column(name: str, values: Sequence[Any]) -> Column:
     """A column of the type that :data:`COLUMN_TYPES` gives ``name``. Raises on a value of another type."""
     kind = COLUMN_TYPES[name]
     for cls in set(map(type, values)):
-        if not issubclass(cls, _ALLOWED[kind]) or cls is bool:
+        if not issubclass(cls, _ALLOWED[kind]) or (cls is bool and kind != FLAG):
             raise RecordError(f"{name}: a value of type {cls.__name__}")
     if kind == SYMBOL:
         return Dictionary.encode(values)
@@ -175,6 +187,15 @@ def _fields_of(items: Sequence[Any], names: tuple[str, ...]) -> dict[str, Column
     return {name: make_column(name, [field(item, name) for item in items]) for name in names}
 
 
+def _names_in_use(kind: str, items: Sequence[Any]) -> tuple[str, ...]:
+    """The fields of records that must stand in columns: without the optional ones where all items have the defaults."""
+    required, defaults = _REQUIRED[kind], _DEFAULTS[kind]
+    n = len(required)
+    plain = all(item[n:] == defaults for item in items) if OPTIONAL[kind] else True
+    fields: tuple[str, ...] = RECORDS[kind]._fields
+    return required if plain else fields
+
+
 def columns_from_rows(items: Sequence[Any], needs: tuple[str, ...] = ()) -> tuple[Columns, list[tuple[Any, str]]]:
     """Rows as columns, and the rows that could not be converted, each with the reason.
 
@@ -184,7 +205,7 @@ def columns_from_rows(items: Sequence[Any], needs: tuple[str, ...] = ()) -> tupl
     classes = {type(item) for item in items}
     only = classes.pop() if len(classes) == 1 else None
     kind = KINDS.get(only, "") if only is not None else ""
-    names: tuple[str, ...] = RECORDS[kind]._fields if kind else needs
+    names = _names_in_use(kind, items) if kind else needs
     if not names:
         reason = "only records of one kind can become columns here"
         return Columns("", {}), [(item, f"{type(item).__name__}: {reason}") for item in items]

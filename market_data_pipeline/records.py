@@ -14,7 +14,8 @@ class Trade(NamedTuple):
     """One execution.
 
     ``side`` is the aggressor's: ``"buy"``, ``"sell"`` or ``""`` (unknown). ``trade_id`` is the venue's id as it sends it,
-    an int or a string, ``""`` where it sends none. ``ts_recv`` is 0 where nobody recorded it.
+    an int or a string, ``""`` where it sends none. ``ts_recv`` is 0 where nobody recorded it. ``conditions`` are the venue's
+    sale conditions as it sends them. ``action`` is ``"new"``, or ``"correct"`` or ``"cancel"`` of the trade ``ref_trade_id``.
     """
 
     symbol: str
@@ -24,6 +25,9 @@ class Trade(NamedTuple):
     size: float
     side: str = ""
     trade_id: int | str = ""
+    conditions: str = ""
+    action: str = "new"
+    ref_trade_id: int | str = ""
 
 
 class Quote(NamedTuple):
@@ -39,7 +43,13 @@ class Quote(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """OHLCV over the half-open window ``[ts_open, ts_close)``; ``vwap`` is notional / volume (close when volume is 0)."""
+    """OHLCV over the half-open window ``[ts_open, ts_close)``; ``vwap`` is notional / volume (close when volume is 0).
+
+    ``ts_event`` is the bar's label: ``ts_open``, or ``ts_close`` where the labels are chosen right. ``buy_volume`` and
+    ``sell_volume`` are by the aggressor's side; what is left of ``volume`` has none. ``revision`` counts how often this bar
+    was emitted before; ``is_final`` is true when it will not be again. ``partial``: trades of the window may be missing,
+    because the job began, or data was missing, inside it.
+    """
 
     symbol: str
     ts_open: int
@@ -51,15 +61,24 @@ class Bar(NamedTuple):
     volume: float
     vwap: float
     trade_count: int
+    ts_event: int = 0
+    buy_volume: float = 0.0
+    sell_volume: float = 0.0
+    revision: int = 0
+    is_final: bool = True
+    partial: bool = False
 
 
 class Window(NamedTuple):
-    """The items of one key in one window ``[ts_open, ts_close)``, in order of arrival."""
+    """The items of one key in one window ``[ts_open, ts_close)``, in order of arrival; ``revision`` and ``is_final`` as for
+    :class:`Bar`."""
 
     key: Any
     ts_open: int
     ts_close: int
     items: list[Any]
+    revision: int = 0
+    is_final: bool = True
 
 
 class Gap(NamedTuple):
@@ -79,7 +98,10 @@ SIDES = ("", "buy", "sell")
 """Sides by their code in a column."""
 SIDE_CODES = {name: code for code, name in enumerate(SIDES)}
 
-INT, FLOAT, SIDE, SYMBOL, ANY = "<i8", "<f8", "|i1", "dict", "any"
+ACTIONS = ("new", "correct", "cancel")
+"""What a trade can be."""
+
+INT, FLOAT, SIDE, FLAG, SYMBOL, ANY = "<i8", "<f8", "|i1", "|b1", "dict", "any"
 """Column types: numpy type strings, a dictionary-encoded string, or a list of ints and strings."""
 
 COLUMN_TYPES: dict[str, str] = {
@@ -87,6 +109,8 @@ COLUMN_TYPES: dict[str, str] = {
     "ts_event": INT, "ts_recv": INT, "ts_open": INT, "ts_close": INT,
     "price": FLOAT, "size": FLOAT, "volume": FLOAT, "vwap": FLOAT,
     "open": FLOAT, "high": FLOAT, "low": FLOAT, "close": FLOAT,
+    "buy_volume": FLOAT, "sell_volume": FLOAT, "revision": INT, "is_final": FLAG, "partial": FLAG,
+    "conditions": SYMBOL, "action": SYMBOL, "ref_trade_id": ANY,
     "bid": FLOAT, "bid_size": FLOAT, "ask": FLOAT, "ask_size": FLOAT,
 }  # fmt: skip
 """The type of every standard field as a column."""
@@ -94,6 +118,8 @@ COLUMN_TYPES: dict[str, str] = {
 RECORDS: dict[str, type[Any]] = {"trade": Trade, "quote": Quote, "bar": Bar}
 """Records that may stand in columns, by kind."""
 KINDS: dict[type[Any], str] = {cls: kind for kind, cls in RECORDS.items()}
+OPTIONAL: dict[str, int] = {"trade": 3, "quote": 0, "bar": 5, "window": 2, "gap": 0}
+"""How many of a record's last fields its columns, and rows on the wire, may leave out; they have their defaults then."""
 ROW_RECORDS: dict[str, type[Any]] = {**RECORDS, "window": Window, "gap": Gap}
 """Records that may travel as rows, by kind."""
 

@@ -10,15 +10,18 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from market_data_pipeline.errors import ConfigError, RecordError
-from market_data_pipeline.records import COLUMN_TYPES, FLOAT, INT, MAX_TIME, MIN_TIME, RECORDS
+from market_data_pipeline.records import COLUMN_TYPES, FLAG, FLOAT, INT, MAX_TIME, MIN_TIME, RECORDS, Bar, Trade
 
 TIME_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _OPTIONAL: dict[str, dict[str, Any]] = {
-    "trade": {"ts_recv": 0, "side": "", "trade_id": ""},
+    "trade": {"ts_recv": 0, **Trade._field_defaults},
     "quote": {"ts_recv": 0},
-    "bar": {"volume": 0.0, "trade_count": 0},
+    "bar": {"volume": 0.0, "trade_count": 0, **Bar._field_defaults},
 }
+_SAME_AS = {"vwap": "close", "ts_event": "ts_open"}
+"""Fields of a bar that, where the file has none, are equal to another."""
 _SIDES = {"buy": "buy", "b": "buy", "sell": "sell", "s": "sell", "": "", "unknown": ""}
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _FRACTION = re.compile(r"[.,](\d+)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -54,7 +57,7 @@ class RowParser:
         return [
             column
             for name, column, _ in self._plan
-            if name not in constant and (name in self._mapped or name not in self._optional) and name != "vwap"
+            if name not in constant and (name in self._mapped or name not in self._optional) and not self._derived(name)
         ]
 
     def parse(self, row: Mapping[str, Any]) -> Any:
@@ -68,11 +71,11 @@ class RowParser:
                 continue
             raw = row.get(column)
             if raw is None or raw == "":
+                if self._derived(name):
+                    values[name] = values[_SAME_AS[name]]
+                    continue
                 if name in self._optional:
                     values[name] = self._optional[name]
-                    continue
-                if name == "vwap":
-                    values[name] = values["close"]
                     continue
                 raise RecordError(f"{column}: {'missing' if raw is None else 'empty'}")
             try:
@@ -82,12 +85,16 @@ class RowParser:
                 raise RecordError(f"{column}: {raw!r} is not {_WORDS[COLUMN_TYPES[name]]}{detail}") from error
         return RECORDS[self.kind](**values)
 
+    def _derived(self, name: str) -> bool:
+        return self.kind == "bar" and name in _SAME_AS
+
     def _converter(self, name: str) -> Callable[[Any], Any]:
         if name.startswith("ts_"):
             return _iso_ns if self._unit == "iso" else self._scaled_ns
         by_type: dict[str, Callable[[Any], Any]] = {
             FLOAT: _finite,
             INT: _integer,
+            FLAG: _flag,
             "|i1": _side,
             "any": _identifier,
             "dict": _symbol,
@@ -104,7 +111,10 @@ class RowParser:
             raise RecordError("not a number") from error
 
 
-_WORDS = {FLOAT: "a finite number", INT: "an integer", "|i1": "buy, sell or empty", "any": "an id", "dict": "a symbol"}
+_WORDS = {
+    FLOAT: "a finite number", INT: "an integer", FLAG: "true or false", "|i1": "buy, sell or empty",
+    "any": "an id", "dict": "a symbol",
+}  # fmt: skip
 
 
 def _bounded(number: int) -> int:
@@ -126,6 +136,10 @@ def _finite(value: Any) -> float:
     if not math.isfinite(number):
         raise RecordError("not finite")
     return number
+
+
+def _flag(value: Any) -> bool:
+    return _FLAGS[str(value).lower()]
 
 
 def _side(value: Any) -> str:

@@ -32,9 +32,27 @@ TIMES = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(allow_nan=False)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
 IDS = st.one_of(st.integers(-(2**63), 2**63 - 1), TEXT)
-TRADES = st.builds(Trade, TEXT, TIMES, TIMES, FLOATS, FLOATS, st.sampled_from(["", "buy", "sell"]), IDS)
+SIDES = st.sampled_from(["", "buy", "sell"])
+CONDITIONS, ACTIONS = st.sampled_from(["", "@ F"]), st.sampled_from(["new", "new", "cancel"])
+TRADES = st.builds(
+    Trade, TEXT, TIMES, TIMES, FLOATS, FLOATS, SIDES, IDS, CONDITIONS, ACTIONS, st.one_of(st.just(""), IDS)
+)
 QUOTES = st.builds(Quote, TEXT, TIMES, TIMES, FLOATS, FLOATS, FLOATS, FLOATS)
-BARS = st.builds(Bar, TEXT, TIMES, TIMES, FLOATS, FLOATS, FLOATS, FLOATS, FLOATS, FLOATS, st.integers(0, 2**40))
+REVISIONS = st.integers(0, 2**40)
+BARS = st.builds(
+    Bar,
+    TEXT,
+    TIMES,
+    TIMES,
+    *[FLOATS] * 6,
+    st.integers(0, 2**40),
+    TIMES,
+    FLOATS,
+    FLOATS,
+    REVISIONS,
+    st.booleans(),
+    st.booleans(),
+)
 KEYS = TEXT.filter(lambda key: key != "__record__")
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), FLOATS, TEXT, st.binary(max_size=8), TRADES, QUOTES
@@ -44,7 +62,7 @@ ITEMS = st.recursive(
     lambda inner: st.one_of(
         st.lists(inner, max_size=4),
         st.dictionaries(KEYS, inner, max_size=4),
-        st.builds(Window, TEXT, TIMES, TIMES, st.lists(inner, max_size=3)),
+        st.builds(Window, TEXT, TIMES, TIMES, st.lists(inner, max_size=3), REVISIONS, st.booleans()),
     ),
     max_leaves=8,
 )
