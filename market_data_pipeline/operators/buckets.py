@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from market_data_pipeline.frame import Array
 
 
+@runtime_checkable
 class Buckets(Protocol):
     """Bucket number <-> time. Numbers (int64, may be negative) grow with time; buckets do not overlap and may leave gaps."""
 

@@ -27,7 +27,7 @@ def started(interval: Any = "1s", align_to: Any = 0, on_error: OnError = "dead_l
 
 
 def columns(items: list[Any]) -> Columns:
-    made, bad = columns_from_rows(items, TumblingBars.needs)
+    made, bad = columns_from_rows(items)
     assert bad == []
     return made
 
@@ -86,6 +86,7 @@ class Oracle:
         self.windows: dict[int, dict[str, list[Trade]]] = {}
         self.symbols: list[str] = []
         self.closed_before = -math.inf
+        self.started: set[str] = set()
         self.late = 0
 
     def add(self, item: Trade) -> None:
@@ -103,6 +104,7 @@ class Oracle:
         for start in sorted(start for start in self.windows if start + self.interval <= self.closed_before):
             groups = self.windows.pop(start)
             bars += [self._bar(groups[symbol], start) for symbol in self.symbols if symbol in groups]
+            self.started |= groups.keys()
         return bars
 
     def _bar(self, trades: list[Trade], start: int) -> Bar:
@@ -122,6 +124,8 @@ class Oracle:
             volume,
             notional / volume if volume else close,
             len(trades),
+            start,
+            partial=trades[0].symbol not in self.started,
         )
 
 
@@ -164,7 +168,7 @@ def test_any_frames_watermarks_and_restarts_give_the_bars_of_the_oracle(
             job.restart()
         assert job.operator.ctx.counts["late"] == oracle.late
     job.commit()
-    assert [key for key in job.state if not key.startswith("names:")] == []
+    assert [key for key in job.state if not key.startswith(("names:", "symbols:"))] == []
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
@@ -234,6 +238,7 @@ def test_a_large_random_day_equals_polars() -> None:
         (price * size).sum().alias("notional"),
         pl.len().alias("count"),
     )
+    first = dict(oracle.group_by("symbol").agg(pl.col("window").min()).iter_rows())
     expected = {
         Bar(
             row["symbol"],
@@ -246,6 +251,8 @@ def test_a_large_random_day_equals_polars() -> None:
             row["volume"],
             row["notional"] / row["volume"] if row["volume"] else row["close"],
             row["count"],
+            row["window"] * SECOND,
+            partial=row["window"] == first[row["symbol"]],
         )
         for row in oracle.iter_rows(named=True)
     }
@@ -257,10 +264,10 @@ def test_a_large_random_day_equals_polars() -> None:
 def test_the_example_of_the_module() -> None:
     operator = started("1s")
     feed(operator, trade(SECOND // 10, 10, 1), trade(9 * SECOND // 10, 12, 1), trade(SECOND // 2, 9, 2))
-    assert rows(operator.advance(SECOND)) == [Bar("A", 0, SECOND, 10, 12, 9, 12, 4, 10, 3)]
+    assert rows(operator.advance(SECOND)) == [Bar("A", 0, SECOND, 10, 12, 9, 12, 4, 10, 3, 0, partial=True)]
     feed(operator, trade(12 * SECOND // 10, 11, 5), trade(7 * SECOND // 10, 99, 9))
     assert operator.ctx.counts["late"] == 1
-    assert rows(operator.advance(END)) == [Bar("A", SECOND, 2 * SECOND, 11, 11, 11, 11, 5, 11, 1)]
+    assert rows(operator.advance(END)) == [Bar("A", SECOND, 2 * SECOND, 11, 11, 11, 11, 5, 11, 1, SECOND)]
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4])
@@ -371,8 +378,8 @@ def test_what_is_not_finite_can_be_skipped_or_fail() -> None:
 def test_dicts_with_the_needed_fields_make_bars_too() -> None:
     operator = started()
     items = [{"symbol": "A", "ts_event": 1, "price": 2, "size": 3}]
-    list(operator.process(Frame(columns(items))))
-    assert rows(operator.advance(END)) == [Bar("A", 0, SECOND, 2.0, 2.0, 2.0, 2.0, 3.0, 2.0, 1)]
+    assert list(operator.process(Frame(items))) == []
+    assert rows(operator.advance(END)) == [Bar("A", 0, SECOND, 2.0, 2.0, 2.0, 2.0, 3.0, 2.0, 1, 0, partial=True)]
 
 
 def test_an_empty_frame_changes_nothing() -> None:
@@ -390,7 +397,7 @@ def test_a_snapshot_holds_only_what_changed() -> None:
     feed(operator, trade(SECOND, 2.0))
     assert set(operator.snapshot()) == {"1"}
     operator.advance(SECOND)
-    assert operator.snapshot() == {"0": None}
+    assert set(operator.snapshot()) == {"0", "symbols:0"}
     feed(operator, trade(SECOND, 2.0, symbol="B"))
     assert set(operator.snapshot()) == {"1", "names:1"}
 
@@ -399,7 +406,7 @@ def test_a_window_that_opened_and_closed_between_commits_leaves_no_trace() -> No
     operator = started()
     feed(operator, trade(0, 1.0))
     operator.advance(END)
-    assert set(operator.snapshot()) == {"names:0"}
+    assert set(operator.snapshot()) == {"names:0", "symbols:0"}
 
 
 @pytest.mark.parametrize("interval", ["999us", 999_999, "1us", 1])
@@ -427,7 +434,8 @@ def test_fresh_has_the_configuration_and_no_state() -> None:
     copy = template.fresh()
     copy.open(OperatorContext("bars"))
     feed(copy, trade(0, 1.0))
-    assert copy.config() == template.config() == {"interval": 5 * SECOND, "align_to": SECOND, "late": "drop"}
+    assert copy.config() == template.config()
+    assert (copy.interval, copy.align_to, copy.late) == (5 * SECOND, SECOND, "drop")
     assert list(template.advance(END)) == []
 
 

@@ -1,0 +1,203 @@
+"""Open bars of a task in one table, and what is merged into it.
+
+A *group* is what some items say of one bar. Groups, and the table, are sorted by key = bucket number << 19 | symbol code, so a
+frame's groups are merged by binary search, and the bars that a watermark closes are the table's prefix.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from market_data_pipeline.frame import Array, Columns, Dictionary
+from market_data_pipeline.records import MAX_TIME, MIN_TIME, SIDE_CODES
+
+CODE_BITS = 19
+"""Symbol codes are below 2**19 per task, so that bucket numbers of intervals >= 1 ms fit in the other 44 bits."""
+MAX_SYMBOLS = 1 << CODE_BITS
+
+FIRST, LAST, COUNT, REVISION, FLAGS = range(5)
+OPEN, HIGH, LOW, CLOSE, VOLUME, NOTIONAL, BUY, SELL, CARRIED = range(9)
+INTS, FLOATS = 5, 9
+
+CHANGED, FIRED, PARTIAL = 1, 2, 4
+"""Flags: changed since it was last emitted; its end was reached; trades of it may be missing."""
+
+
+class Groups(NamedTuple):
+    """``key``: (n,) int64, sorted, distinct. ``ints``: (n, 5) time of the first and of the last price, trades, revision, flags.
+    ``floats``: (n, 9) open, high, low, close (NaN where there is no price), volume, notional, volume bought and sold, and the
+    price carried into a bar without one."""
+
+    key: Array
+    ints: Array
+    floats: Array
+
+    def take(self, index: Array | slice) -> Groups:
+        return Groups(self.key[index], self.ints[index], self.floats[index])
+
+    @property
+    def bucket(self) -> Array:
+        return self.key >> CODE_BITS
+
+    @property
+    def code(self) -> Array:
+        return self.key & (MAX_SYMBOLS - 1)
+
+    def bars(self, names: tuple[str, ...], ts_open: Array, ts_close: Array, ts_event: Array, final: Array) -> Columns:
+        """The bars that they are, with the given symbols by code, times, and whether each is final."""
+        close = self.floats[:, CLOSE]
+        nothing = np.isnan(close)
+        prices = [np.where(nothing, self.floats[:, CARRIED], self.floats[:, at]) for at in (OPEN, HIGH, LOW, CLOSE)]
+        volume = self.floats[:, VOLUME].copy()
+        vwap = np.where(volume > 0, self.floats[:, NOTIONAL] / np.where(volume > 0, volume, 1.0), prices[-1])
+        return Columns(
+            "bar",
+            {
+                "symbol": Dictionary(self.code.astype(np.uint32), names),
+                "ts_open": ts_open,
+                "ts_close": ts_close,
+                **dict(zip(("open", "high", "low", "close"), prices, strict=True)),
+                "volume": volume,
+                "vwap": vwap,
+                "trade_count": self.ints[:, COUNT].copy(),
+                "ts_event": ts_event,
+                "buy_volume": self.floats[:, BUY].copy(),
+                "sell_volume": self.floats[:, SELL].copy(),
+                "revision": self.ints[:, REVISION].copy(),
+                "is_final": final,
+                "partial": (self.ints[:, FLAGS] & PARTIAL) != 0,
+            },
+        )
+
+
+def no_trades(key: Array) -> Groups:
+    """Groups of bars without a trade. They count as changed."""
+    ints, floats = _blank(len(key))
+    floats[:, OPEN:VOLUME] = np.nan
+    return Groups(key, ints, floats)
+
+
+def _blank(n: int) -> tuple[Array, Array]:
+    ints, floats = np.zeros((n, INTS), np.int64), np.zeros((n, FLOATS), np.float64)
+    ints[:, FIRST], ints[:, LAST], ints[:, FLAGS] = MAX_TIME, MIN_TIME, CHANGED
+    floats[:, CARRIED] = np.nan
+    return ints, floats
+
+
+def groups_of(key: bytes, ints: bytes, floats: bytes) -> Groups:
+    """Groups from the bytes of their arrays."""
+    return Groups(
+        np.frombuffer(key, np.int64),
+        np.frombuffer(ints, np.int64).reshape(-1, INTS),
+        np.frombuffer(floats, np.float64).reshape(-1, FLOATS),
+    )
+
+
+def _sorted_by_key(bucket: Array, code: Array) -> tuple[Array, Array, Array]:
+    """The order by (bucket, code), stable; the keys in that order; where each key begins."""
+    low = int(bucket.min())
+    codes = int(code.max()) + 1
+    sort_key = (bucket - low) * codes + code
+    if (int(bucket.max()) - low + 1) * codes <= 0xFFFF:
+        sort_key = sort_key.astype(np.uint16)  # numpy sorts 16 bits by radix
+    order = np.argsort(sort_key, kind="stable")
+    key = ((bucket << CODE_BITS) | code)[order]
+    return order, key, np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1])))
+
+
+def group_trades(bucket: Array, code: Array, ts: Array, price: Array, size: Array, side: Array | None) -> Groups:
+    """Trades as groups. Inputs have shape (n,), n > 0; ``side`` holds :data:`SIDE_CODES`.
+
+    The first and the last price are those with the smallest and the largest time; of equal times the first arrival opens and
+    the last one closes.
+    """
+    if len(ts) > 1 and not bool((ts[1:] >= ts[:-1]).all()):
+        by_time = np.argsort(ts, kind="stable")
+        bucket, code, ts, price, size = (a[by_time] for a in (bucket, code, ts, price, size))
+        side = None if side is None else side[by_time]
+    order, key, first = _sorted_by_key(bucket, code)
+    price, size = price[order], size[order]
+    last = np.append(first[1:], len(key)) - 1
+    ints, floats = _blank(len(first))
+    ints[:, FIRST], ints[:, LAST], ints[:, COUNT] = ts[order[first]], ts[order[last]], last - first + 1
+    floats[:, OPEN], floats[:, CLOSE] = price[first], price[last]
+    floats[:, HIGH], floats[:, LOW] = np.maximum.reduceat(price, first), np.minimum.reduceat(price, first)
+    floats[:, VOLUME], floats[:, NOTIONAL] = np.add.reduceat(size, first), np.add.reduceat(price * size, first)
+    if side is not None:
+        side = side[order]
+        floats[:, BUY] = np.add.reduceat(size * (side == SIDE_CODES["buy"]), first)
+        floats[:, SELL] = np.add.reduceat(size * (side == SIDE_CODES["sell"]), first)
+    return Groups(key[first], ints, floats)
+
+
+class BarTable:
+    """Groups under merge. Sums of a bar are taken in the order in which its groups came."""
+
+    def __init__(self) -> None:
+        self.key: Array = np.empty(0, np.int64)
+        self.ints: Array = np.empty((0, INTS), np.int64)
+        self.floats: Array = np.empty((0, FLOATS), np.float64)
+
+    def merge(self, groups: Groups) -> None:
+        """Add ``groups``; where a bar is there already, the two become one. Of equal times the table's price is the earlier."""
+        at = np.searchsorted(self.key, groups.key)
+        known = np.zeros(len(groups.key), bool)
+        inside = at < len(self.key)
+        known[inside] = self.key[at[inside]] == groups.key[inside]
+        if known.any():
+            self._update(at[known], groups.ints[known], groups.floats[known])
+        if not known.all():
+            new = ~known
+            self.key = np.insert(self.key, at[new], groups.key[new])
+            self.ints = np.insert(self.ints, at[new], groups.ints[new], axis=0)
+            self.floats = np.insert(self.floats, at[new], groups.floats[new], axis=0)
+
+    def _update(self, at: Array, ints: Array, floats: Array) -> None:
+        old_ints, old = self.ints[at], self.floats[at]
+        earlier = ints[:, FIRST] < old_ints[:, FIRST]
+        later = (ints[:, LAST] >= old_ints[:, LAST]) & (ints[:, LAST] > MIN_TIME)
+        old[:, OPEN] = np.where(earlier, floats[:, OPEN], old[:, OPEN])
+        old[:, CLOSE] = np.where(later, floats[:, CLOSE], old[:, CLOSE])
+        old[:, HIGH] = np.fmax(old[:, HIGH], floats[:, HIGH])
+        old[:, LOW] = np.fmin(old[:, LOW], floats[:, LOW])
+        old[:, VOLUME:CARRIED] += floats[:, VOLUME:CARRIED]
+        old_ints[:, FIRST] = np.minimum(old_ints[:, FIRST], ints[:, FIRST])
+        old_ints[:, LAST] = np.maximum(old_ints[:, LAST], ints[:, LAST])
+        old_ints[:, COUNT] += ints[:, COUNT]
+        old_ints[:, FLAGS] |= ints[:, FLAGS]
+        self.ints[at], self.floats[at] = old_ints, old
+
+    def replace(self, groups: Groups) -> None:
+        """Put ``groups`` in the place of the bars of the same keys, which keep revision and flags and count as changed."""
+        at = np.searchsorted(self.key, groups.key)
+        kept = self.ints[at, REVISION:].copy()
+        self.ints[at], self.floats[at] = groups.ints, groups.floats
+        self.ints[at, REVISION:] = kept
+        self.ints[at, FLAGS] |= CHANGED
+
+    def rows_of(self, bucket: int) -> Groups:
+        """The rows of one bucket, not copied."""
+        low, high = np.searchsorted(self.key, [bucket << CODE_BITS, (bucket + 1) << CODE_BITS])
+        return self.rows.take(slice(int(low), int(high)))
+
+    def count_below(self, bucket: int | None) -> int:
+        """How many rows are of buckets below ``bucket``; all of them when it is ``None``."""
+        return len(self.key) if bucket is None else int(np.searchsorted(self.key >> CODE_BITS, bucket))
+
+    @property
+    def rows(self) -> Groups:
+        """Everything, not copied."""
+        return Groups(self.key, self.ints, self.floats)
+
+    def drop(self, n: int) -> None:
+        """Remove the first ``n`` rows."""
+        if n:
+            self.key, self.ints, self.floats = self.key[n:].copy(), self.ints[n:].copy(), self.floats[n:].copy()
+
+    def load(self, parts: list[Groups]) -> None:
+        """Put ``parts``, in order, in the place of everything."""
+        self.key = np.concatenate([part.key for part in parts])
+        self.ints = np.concatenate([part.ints for part in parts])
+        self.floats = np.concatenate([part.floats for part in parts])

@@ -1,0 +1,350 @@
+"""Bars over buckets of event time: when they come out, in which revision, and what fills the buckets without a trade.
+
+:class:`BarWindows` knows nothing of trades: ``TumblingBars`` and ``Resample`` merge groups into its table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from market_data_pipeline.codec import pack, unpack
+from market_data_pipeline.durations import Duration, parse_duration, positive_duration
+from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame
+from market_data_pipeline.operators.bar_symbols import BarSymbols
+from market_data_pipeline.operators.bar_table import (
+    CARRIED,
+    CHANGED,
+    CLOSE,
+    CODE_BITS,
+    COUNT,
+    FIRED,
+    FLAGS,
+    MAX_SYMBOLS,
+    PARTIAL,
+    REVISION,
+    BarTable,
+    Groups,
+    groups_of,
+    no_trades,
+)
+from market_data_pipeline.operators.base import Operator
+from market_data_pipeline.operators.buckets import OUTSIDE, Buckets, Tumbling
+from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.operators.lateness import LATE, Lateness
+
+Side = Literal["left", "right"]
+Empty = Literal["skip", "null", "carry"]
+TimeField = Literal["ts_event", "ts_recv"]
+
+_MIN_INTERVAL, _MAX_INTERVAL = 1_000_000, 3660 * 86_400_000_000_000
+_FARTHEST = 2**62
+"""Times (ns) beyond this, some 146 years from 1970, are no market data; they would overflow the arithmetic of buckets."""
+MAX_EMPTY = 100_000
+"""Empty bars of one symbol in a row; behind them it is taken for dead until its next trade."""
+
+
+@dataclass(frozen=True)
+class BarConvention:
+    """How a bar is cut and named. The defaults are those of the field: pandas, polars, most vendors.
+
+    ``closed``: which end of its interval belongs to a bar: ``left`` is ``[start, end)``, ``right`` is ``(start, end]``.
+    ``label``: which end is the bar's ``ts_event``. ``ts``: the time that decides to which bar a trade belongs; with ``ts_recv``
+    bars still fire by event time, so each trade must have ``ts_recv >= ts_event``, or may come late.
+    """
+
+    closed: Side = "left"
+    label: Side = "left"
+    ts: TimeField = "ts_event"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("closed", Side), ("label", Side), ("ts", TimeField)):
+            _check_choice(name, getattr(self, name), get_args(allowed))
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name}: {value!r} is not allowed; one of: {', '.join(allowed)}")
+
+
+def make_buckets(interval: Duration | Buckets, align_to: Duration) -> Buckets:
+    """Tumbling buckets of a checked ``interval``, or ``interval`` itself where it is buckets already."""
+    if isinstance(interval, Buckets):
+        if align_to:
+            raise ConfigError(f"align_to: {align_to!r} has no meaning with {type(interval).__name__}")
+        return interval
+    size = positive_duration(interval, "interval")
+    if size < _MIN_INTERVAL:
+        raise ConfigError(f"interval: {interval!r} is too short; at least 1ms")
+    if size > _MAX_INTERVAL:
+        raise ConfigError(f"interval: {interval!r} is too long; at most 3660d")
+    return Tumbling(size, parse_duration(align_to, "align_to"))
+
+
+class BarWindows(Operator):
+    """Base of operators whose results are bars over buckets of event time.
+
+    A bar fires when the watermark reaches its end, ordered by bucket, then by its symbol's first appearance. What comes
+    later is decided by :class:`Lateness`. ``empty``: buckets without a trade between a symbol's first bar and the watermark
+    (at the end of input, its last bar) have no bar (``skip``), one with NaN prices and volume 0 (``null``), or one at the
+    last close (``carry``); a symbol that is silent for 100,000 buckets has none until its next trade. ``early_every``: when
+    the watermark passes ``start + k * early_every``, a bar that changed is emitted before its end, not final. The first bar
+    of every symbol is ``partial``. State: about 120 bytes per open bar, and 13 per symbol; at most 524,288 symbols a
+    partition. A commit writes the buckets that changed, and the blocks of 256 symbols.
+    """
+
+    outputs = (LATE,)
+
+    def __init__(
+        self,
+        buckets: Buckets,
+        lateness: Lateness,
+        empty: Empty,
+        early_every: Duration | None,
+        convention: BarConvention,
+    ) -> None:
+        _check_choice("empty", empty, get_args(Empty))
+        self.interval: int | Buckets = buckets.size if isinstance(buckets, Tumbling) else buckets
+        self.align_to = buckets.align_to if isinstance(buckets, Tumbling) else 0
+        self.late, self.allowed_lateness = lateness.policy, lateness.allowed
+        self.empty, self.convention = empty, convention
+        self.early_every = None if early_every is None else positive_duration(early_every, "early_every")
+        self._buckets = buckets
+        self._lateness = lateness
+        self._shift = 1 if convention.closed == "right" else 0  # (start, end] is [start + 1, end + 1)
+        self._table = BarTable()
+        self._symbols = BarSymbols()
+        self._changes = Changes()
+        self._watermark = NO_MARK
+        self._partial: set[int] = set()
+        """Keys of bars that lie where trades are missing."""
+        self._facts = pack([None, []])
+        self._filled: int | None = None
+        """Buckets below have all their empty bars; ``None`` before the first bar fired."""
+
+    def required_outputs(self) -> tuple[str, ...]:
+        return self._lateness.required_outputs
+
+    # What comes in
+
+    def place(self, items: Columns, late: list[Frame]) -> tuple[Columns, Array]:
+        """The usable ones of ``items`` and their buckets. The others are rejected, counted, or added to ``late``."""
+        ts = items.array(self.convention.ts)
+        near = np.abs(ts) < _FARTHEST
+        if not near.all():
+            items = self.only(items, near, "its time is more than 146 years from 1970, in ns")
+            ts = items.array(self.convention.ts)
+        bucket = self._buckets.indices(ts - self._shift if self._shift else ts)
+        if isinstance(self._buckets, Tumbling):
+            return self._on_time(items, bucket, late)
+        inside = bucket != OUTSIDE
+        if not inside.all():
+            self.ctx.count("outside", int(len(inside) - inside.sum()))
+            items, bucket = items.take(inside), bucket[inside]
+        return self._on_time(items, bucket, late)
+
+    def _on_time(self, items: Columns, bucket: Array, late: list[Frame]) -> tuple[Columns, Array]:
+        closed = self._below(self._lateness.closed_by(self._watermark))
+        if self._watermark == NO_MARK or not len(bucket) or (closed is not None and int(bucket.min()) >= closed):
+            return items, bucket
+        behind = np.ones(len(bucket), bool) if closed is None else bucket < closed
+        self.ctx.count("late", int(behind.sum()))
+        if self._lateness.passes_on:
+            late.append(Frame(items.take(behind), port=LATE))
+        return items.take(~behind), bucket[~behind]
+
+    def only(self, items: Columns, good: Array, reason: str) -> Columns:
+        """Those of ``items`` that are ``good``; the others are rejected."""
+        if good.all():
+            return items
+        for item in items.take(~good).rows():
+            self.ctx.reject(item, reason)
+        return items.take(good)
+
+    def merge(self, groups: Groups) -> None:
+        """Groups of buckets that are not closed."""
+        self._table.merge(groups)
+        self._changes.touch(np.unique(groups.bucket).tolist())
+        if self._filled is not None and int(groups.key[0] >> CODE_BITS) < self._filled:
+            self._fill_behind(groups)
+
+    def mark_partial(self, symbol: str, ts: int) -> None:
+        """Trades of ``symbol`` before ``ts`` are missing: the bar of ``ts`` and the open one before it are partial."""
+        code = self._symbols.code_of(symbol)
+        bucket = int(self._buckets.indices(np.array([ts - self._shift], np.int64))[0])
+        if bucket == OUTSIDE:
+            return
+        rows = self._table.rows
+        known = rows.key[(rows.code == code) & (rows.bucket < bucket)][-1:].tolist()
+        self._partial.update([(bucket << CODE_BITS) | code, *known])
+
+    # What comes out
+
+    def _below(self, watermark: int) -> int | None:
+        """Buckets below this number have ended at ``watermark``; ``None``: all have."""
+        if watermark == END:
+            return None
+        return self._buckets.first_open(max(watermark, NO_MARK + 1) - self._shift)
+
+    def advance(self, watermark: int) -> Iterable[Frame]:
+        before, self._watermark = self._watermark, max(watermark, self._watermark)
+        if self._watermark == before:
+            return ()
+        fired = self._below(self._watermark)
+        if self.empty != "skip":
+            self._fill(fired)
+        if not len(self._table.key):
+            return ()
+        if self.empty == "carry":
+            self._carry(fired)
+        n_fired = self._table.count_below(fired)
+        n_closed = self._table.count_below(self._below(self._lateness.closed_by(self._watermark)))
+        due = self._due(n_closed, n_fired, before)
+        frame = Frame(self._emit(due, n_closed)) if len(due) else None
+        self._close(n_closed)
+        return () if frame is None else (frame,)
+
+    def _due(self, n_closed: int, n_fired: int, before: int) -> Array:
+        """Which rows come out now: the ``n_closed`` first ones; of the ``n_fired`` first ones those that changed or have not
+        come out since their end; and further ones early."""
+        if n_closed == n_fired and self.early_every is None:
+            due: Array = np.arange(n_closed)
+        else:
+            flags = self._table.ints[:, FLAGS]
+            chosen = ((flags & CHANGED) != 0) | ((flags & FIRED) == 0)
+            chosen[:n_closed] = True
+            chosen[n_fired:] = self._early_due(n_fired, before)
+            flags[n_closed:n_fired] |= FIRED
+            due = np.flatnonzero(chosen)
+        if self.empty == "skip":  # what was never emitted and lost all its trades has nothing to say
+            ints, floats = self._table.ints[due], self._table.floats[due]
+            due = due[(ints[:, REVISION] > 0) | (ints[:, COUNT] > 0) | ~np.isnan(floats[:, CLOSE])]
+        return due
+
+    def _early_due(self, n_fired: int, before: int) -> Array:
+        rows = self._table.rows.take(slice(n_fired, None))
+        if self.early_every is None or self._watermark == END:
+            return np.zeros(len(rows.key), bool)
+        starts = self._buckets.starts(rows.bucket)
+        steps = (self._watermark - starts) // self.early_every
+        steps_before = np.maximum((max(before, -_FARTHEST) - starts) // self.early_every, 0)
+        due: Array = ((rows.ints[:, FLAGS] & CHANGED) != 0) & (steps > steps_before)
+        return due
+
+    def _emit(self, due: Array, n_closed: int) -> Columns:
+        rows = self._table.rows.take(due)
+        first = self._symbols.start(rows.code)
+        if first is not None:
+            rows.ints[first, FLAGS] |= PARTIAL
+        if self._partial:
+            rows.ints[np.isin(rows.key, list(self._partial)), FLAGS] |= PARTIAL
+        ts_open, ts_close = self._buckets.starts(rows.bucket), self._buckets.ends(rows.bucket)
+        label = ts_open if self.convention.label == "left" else ts_close
+        bars = rows.bars(self._symbols.names, ts_open, ts_close, label, due < n_closed)
+        self._table.ints[due, REVISION] += 1
+        self._table.ints[due, FLAGS] = rows.ints[:, FLAGS] & ~CHANGED
+        self._changes.touch(np.unique(rows.bucket).tolist())
+        return bars
+
+    def _close(self, n: int) -> None:
+        """The first ``n`` bars will not be needed again."""
+        if not n:
+            return
+        gone = self._table.rows.take(slice(0, n))
+        if self.empty == "carry":
+            priced = ~np.isnan(gone.floats[:, CLOSE])
+            self._symbols.close[gone.code[priced]] = gone.floats[
+                priced, CLOSE
+            ]  # of several the last, as they are in order
+            self._symbols.touch(gone.code)
+        last = int(gone.bucket[-1])
+        self._changes.touch(np.unique(gone.bucket).tolist())
+        self._partial = {key for key in self._partial if key >> CODE_BITS > last}
+        self._table.drop(n)
+
+    # Buckets without a trade
+
+    def _fill(self, fired: int | None) -> None:
+        """Put empty bars into the buckets below ``fired``; at the end of input only before each symbol's last bar."""
+        if self._filled is None and not self._table.count_below(fired):
+            return
+        rows = self._table.rows
+        last = np.full(len(self._symbols.names), -(2**62))
+        np.maximum.at(last, rows.code, rows.bucket)
+        bucket = int(rows.bucket[0]) if self._filled is None else self._filled
+        while fired is None or bucket < fired:
+            missing = self._symbols.step(self._table.rows_of(bucket).code, MAX_EMPTY)
+            if fired is None:
+                missing = missing[last[missing] > bucket]
+            if len(missing):
+                self._table.merge(no_trades((bucket << CODE_BITS) | missing))
+                self._changes.touch((bucket,))
+            waiting = self._symbols.waiting(MAX_EMPTY)
+            if len(waiting if fired is not None else waiting[last[waiting] > bucket]):
+                bucket = self._buckets.after(bucket)
+                continue
+            following = self._table.rows.bucket[self._table.count_below(bucket + 1) :][:1].tolist()
+            if not following or (fired is not None and following[0] >= fired):
+                break
+            bucket = following[0]
+        self._filled = bucket if fired is None else fired
+
+    def _fill_behind(self, groups: Groups) -> None:
+        """Trades came for buckets that had their empty bars: where they are a symbol's first, the buckets behind need some."""
+        assert self._filled is not None
+        for key in groups.key[groups.bucket < self._filled].tolist():
+            bucket, code = key >> CODE_BITS, key & (MAX_SYMBOLS - 1)
+            behind: list[int] = []
+            while (bucket := self._buckets.after(bucket)) < self._filled and len(behind) < MAX_EMPTY:
+                behind.append((bucket << CODE_BITS) | code)
+            keys = np.array(behind, np.int64)
+            keys = keys[~np.isin(keys, self._table.key)]
+            if len(keys):
+                self._table.merge(no_trades(keys))
+                self._changes.touch((keys >> CODE_BITS).tolist())
+            self._symbols.know(code, len(behind))
+
+    def _carry(self, fired: int | None) -> None:
+        """Give bars without a price the close before them; where that is another than last time, they changed."""
+        rows = self._table.rows.take(slice(0, self._table.count_below(fired)))  # views
+        running = self._symbols.close.copy()
+        starts = np.flatnonzero(np.append(True, rows.bucket[1:] != rows.bucket[:-1])) if len(rows.key) else rows.key
+        for start, stop in zip(starts, np.append(starts[1:], len(rows.key)), strict=True):
+            code, close = rows.code[start:stop], rows.floats[start:stop, CLOSE]
+            before, carried = running[code], rows.floats[start:stop, CARRIED]
+            changed = np.isnan(close) & (before != carried) & ~np.isnan(before)
+            carried[changed] = before[changed]
+            rows.ints[start:stop, FLAGS] |= np.where(changed, CHANGED, 0)
+            running[code] = np.where(np.isnan(close), before, close)
+            if changed.any():
+                self._changes.touch((int(rows.bucket[start]),))
+
+    # State
+
+    def snapshot(self) -> dict[str, bytes | None]:
+        delta = self._changes.take(self._blob)
+        delta.update(self._symbols.snapshot())
+        facts = pack([self._filled, sorted(self._partial)])
+        if facts != self._facts:
+            delta["facts"] = self._facts = facts
+        return delta
+
+    def _blob(self, bucket: int) -> bytes | None:
+        rows = self._table.rows_of(bucket)
+        return pack([array.tobytes() for array in rows]) if len(rows.key) else None
+
+    def restore(self, state: Mapping[str, bytes], watermark: int = NO_MARK) -> None:
+        self._watermark = watermark
+        if "facts" in state:
+            self._facts = state["facts"]
+            self._filled, partial = unpack(self._facts)
+            self._partial = set(partial)
+        buckets = sorted(map(int, state.keys() - self._symbols.restore(state) - {"facts"}))
+        parts = [unpack(state[str(bucket)]) for bucket in buckets]
+        if parts:
+            self._table.load([groups_of(*part) for part in parts])
+        self._changes.restored(buckets)
