@@ -6,6 +6,7 @@ frame's groups are merged by binary search, and the bars that a watermark closes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -107,26 +108,68 @@ def _sorted_by_key(bucket: Array, code: Array) -> tuple[Array, Array, Array]:
     return order, key, np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1])))
 
 
-def group_trades(bucket: Array, code: Array, ts: Array, price: Array, size: Array, side: Array | None) -> Groups:
-    """Trades as groups. Inputs have shape (n,), n > 0; ``side`` holds :data:`SIDE_CODES`.
+class Trades(NamedTuple):
+    """Trades ready to be grouped, all arrays of shape (n,). ``side`` holds :data:`SIDE_CODES`; ``prices`` and ``volumes``
+    say which of them make prices and which volume, ``None`` where all do."""
+
+    bucket: Array
+    code: Array
+    ts: Array
+    price: Array
+    size: Array
+    side: Array
+    prices: Array | None = None
+    volumes: Array | None = None
+
+    def take(self, index: Array) -> Trades:
+        return Trades(*(None if column is None else column[index] for column in self))  # type: ignore[arg-type]
+
+
+def join_trades(parts: Sequence[Trades]) -> Trades:
+    """Several batches of trades as one."""
+    columns = [np.concatenate(column) for column in zip(*(part[:6] for part in parts), strict=True)]
+    prices = _join_masks([(part.prices, len(part.ts)) for part in parts])
+    return Trades(*columns, prices, _join_masks([(part.volumes, len(part.ts)) for part in parts]))
+
+
+def _join_masks(masks: Sequence[tuple[Array | None, int]]) -> Array | None:
+    if all(mask is None for mask, _ in masks):
+        return None
+    return np.concatenate([np.ones(n, bool) if mask is None else mask for mask, n in masks])
+
+
+def grouped(trades: Trades) -> list[Groups]:
+    """Trades (n > 0) as groups, to be merged one after another.
 
     The first and the last price are those with the smallest and the largest time; of equal times the first arrival opens and
     the last one closes.
     """
-    if len(ts) > 1 and not bool((ts[1:] >= ts[:-1]).all()):
-        by_time = np.argsort(ts, kind="stable")
-        bucket, code, ts, price, size = (a[by_time] for a in (bucket, code, ts, price, size))
-        side = None if side is None else side[by_time]
-    order, key, first = _sorted_by_key(bucket, code)
-    price, size = price[order], size[order]
+    if len(trades.ts) > 1 and not bool((trades.ts[1:] >= trades.ts[:-1]).all()):
+        trades = trades.take(np.argsort(trades.ts, kind="stable"))
+    if trades.volumes is not None:
+        trades = trades._replace(size=np.where(trades.volumes, trades.size, 0.0))
+    if trades.prices is None:
+        return [_group(trades)]
+    priced, rest = trades.take(trades.prices), trades.take(~trades.prices)
+    groups = [_group(part) for part in (priced, rest) if len(part.ts)]
+    if len(rest.ts):
+        ints, floats = groups[-1].ints, groups[-1].floats
+        ints[:, FIRST], ints[:, LAST], floats[:, OPEN:VOLUME] = MAX_TIME, MIN_TIME, np.nan
+    return groups
+
+
+def _group(trades: Trades) -> Groups:
+    """Trades in order of time as one group per bar."""
+    order, key, first = _sorted_by_key(trades.bucket, trades.code)
+    ts, price, size = trades.ts, trades.price[order], trades.size[order]
     last = np.append(first[1:], len(key)) - 1
     ints, floats = _blank(len(first))
     ints[:, FIRST], ints[:, LAST], ints[:, COUNT] = ts[order[first]], ts[order[last]], last - first + 1
     floats[:, OPEN], floats[:, CLOSE] = price[first], price[last]
     floats[:, HIGH], floats[:, LOW] = np.maximum.reduceat(price, first), np.minimum.reduceat(price, first)
     floats[:, VOLUME], floats[:, NOTIONAL] = np.add.reduceat(size, first), np.add.reduceat(price * size, first)
-    if side is not None:
-        side = side[order]
+    if trades.side.any():
+        side = trades.side[order]
         floats[:, BUY] = np.add.reduceat(size * (side == SIDE_CODES["buy"]), first)
         floats[:, SELL] = np.add.reduceat(size * (side == SIDE_CODES["sell"]), first)
     return Groups(key[first], ints, floats)

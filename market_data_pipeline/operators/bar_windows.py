@@ -36,6 +36,7 @@ from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.buckets import OUTSIDE, Buckets, Tumbling
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.lateness import LATE, Lateness
+from market_data_pipeline.records import MAX_TIME
 
 Side = Literal["left", "right"]
 Empty = Literal["skip", "null", "carry"]
@@ -120,6 +121,8 @@ class BarWindows(Operator):
         self._symbols = BarSymbols()
         self._changes = Changes()
         self._watermark = NO_MARK
+        self._expected = MAX_TIME
+        """The smallest bucket of what came and is not merged yet."""
         self._partial: set[int] = set()
         """Keys of bars that lie where trades are missing."""
         self._facts = pack([None, []])
@@ -148,7 +151,7 @@ class BarWindows(Operator):
         return self._on_time(items, bucket, late)
 
     def _on_time(self, items: Columns, bucket: Array, late: list[Frame]) -> tuple[Columns, Array]:
-        closed = self._below(self._lateness.closed_by(self._watermark))
+        closed = self.first_open()
         if self._watermark == NO_MARK or not len(bucket) or (closed is not None and int(bucket.min()) >= closed):
             return items, bucket
         behind = np.ones(len(bucket), bool) if closed is None else bucket < closed
@@ -156,6 +159,17 @@ class BarWindows(Operator):
         if self._lateness.passes_on:
             late.append(Frame(items.take(behind), port=LATE))
         return items.take(~behind), bucket[~behind]
+
+    def expect(self, bucket: int) -> None:
+        """Something of ``bucket`` came that :meth:`settle` will merge."""
+        self._expected = min(self._expected, bucket)
+
+    def settle(self) -> None:
+        """Merge what came: bars are due, or a commit."""
+
+    def _settle(self) -> None:
+        self.settle()
+        self._expected = MAX_TIME
 
     def only(self, items: Columns, good: Array, reason: str) -> Columns:
         """Those of ``items`` that are ``good``; the others are rejected."""
@@ -172,9 +186,15 @@ class BarWindows(Operator):
         if self._filled is not None and int(groups.key[0] >> CODE_BITS) < self._filled:
             self._fill_behind(groups)
 
+    def replace(self, groups: Groups) -> None:
+        """Put ``groups`` in the place of the same open bars."""
+        self._table.replace(groups)
+        self._changes.touch(groups.bucket.tolist())
+
     def mark_partial(self, symbol: str, ts: int) -> None:
         """Trades of ``symbol`` before ``ts`` are missing: the bar of ``ts`` and the open one before it are partial."""
         code = self._symbols.code_of(symbol)
+        self._settle()
         bucket = int(self._buckets.indices(np.array([ts - self._shift], np.int64))[0])
         if bucket == OUTSIDE:
             return
@@ -190,11 +210,17 @@ class BarWindows(Operator):
             return None
         return self._buckets.first_open(max(watermark, NO_MARK + 1) - self._shift)
 
+    def first_open(self) -> int | None:
+        """Buckets below are closed for good; ``None``: all are."""
+        return self._below(self._lateness.closed_by(self._watermark))
+
     def advance(self, watermark: int) -> Iterable[Frame]:
         before, self._watermark = self._watermark, max(watermark, self._watermark)
         if self._watermark == before:
             return ()
         fired = self._below(self._watermark)
+        if fired is None or self._expected < fired or self.early_every is not None:
+            self._settle()
         if self.empty != "skip":
             self._fill(fired)
         if not len(self._table.key):
@@ -202,7 +228,7 @@ class BarWindows(Operator):
         if self.empty == "carry":
             self._carry(fired)
         n_fired = self._table.count_below(fired)
-        n_closed = self._table.count_below(self._below(self._lateness.closed_by(self._watermark)))
+        n_closed = self._table.count_below(self.first_open())
         due = self._due(n_closed, n_fired, before)
         frame = Frame(self._emit(due, n_closed)) if len(due) else None
         self._close(n_closed)
@@ -326,6 +352,7 @@ class BarWindows(Operator):
     # State
 
     def snapshot(self) -> dict[str, bytes | None]:
+        self._settle()
         delta = self._changes.take(self._blob)
         delta.update(self._symbols.snapshot())
         facts = pack([self._filled, sorted(self._partial)])

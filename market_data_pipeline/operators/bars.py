@@ -13,25 +13,51 @@ A 1.2 s, A 3.5 s with empty="carry", W = 4 s       the bars of 1 s, 2 s (all pri
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from market_data_pipeline.durations import Duration
-from market_data_pipeline.frame import Array, Columns, Dictionary, Frame, columns_from_rows, to_rows
-from market_data_pipeline.operators.bar_table import group_trades
+from market_data_pipeline.frame import NO_MARK, Array, Columns, Dictionary, Frame, columns_from_rows, to_rows
+from market_data_pipeline.operators.bar_table import Trades, grouped, join_trades
 from market_data_pipeline.operators.bar_windows import BarConvention, BarWindows, Empty, make_buckets
 from market_data_pipeline.operators.buckets import Buckets
+from market_data_pipeline.operators.conditions import ConditionMask, Predicate
 from market_data_pipeline.operators.lateness import Lateness, LatePolicy
-from market_data_pipeline.records import SIDE_CODES, Gap
+from market_data_pipeline.operators.trade_log import Correction, TradeLog, Values
+from market_data_pipeline.records import ACTIONS, MIN_TIME, SIDE_CODES, Gap, field
 
+_GROUP_AT = 65_536
+"""Trades are grouped when so many wait, a bar comes out, or a commit is made: larger groups are cheaper by the trade."""
 LEFT = BarConvention()
 """The convention of the field: closed left, labelled left, by ``ts_event``."""
 
 
+_OPTIONAL = ("side", "trade_id", "conditions", "action", "ref_trade_id")
+
+
+@dataclass(frozen=True)
+class TradeRules:
+    """Which trades count, and for what.
+
+    ``updates_ohlc`` and ``updates_volume``: functions of a trade's ``conditions`` (text) -> bool, ``None`` for every trade; see
+    :mod:`~market_data_pipeline.operators.conditions`. ``corrections``: trades of open bars are kept (about 250 bytes each), so
+    that items with the ``action`` ``correct`` or ``cancel`` change the trade ``ref_trade_id``; a bar that was emitted already
+    is emitted again. Without it such items are counted (``ignored``) and left out.
+    """
+
+    updates_ohlc: Predicate | None = None
+    updates_volume: Predicate | None = None
+    corrections: bool = False
+
+
+ALL_TRADES = TradeRules()
+
+
 class TumblingBars(BarWindows):
-    """Trades (symbol, ts_event, price, size; side, where there is one) -> :class:`Bar` columns.
+    """Trades (symbol, ts_event, price, size; side, conditions, action where there are any) -> :class:`Bar` columns.
 
     ``interval``: 1 ms to 3660 days, or other buckets (:class:`SessionBuckets`). Bars come out when the watermark reaches
     ``ts_close``, ordered by window, within a window in an order that is the task's own. Prices or sizes that are not finite
@@ -50,40 +76,138 @@ class TumblingBars(BarWindows):
         empty: Empty = "skip",
         early_every: Duration | None = None,
         convention: BarConvention = LEFT,
+        rules: TradeRules = ALL_TRADES,
     ) -> None:
         buckets = make_buckets(interval, align_to)
         super().__init__(buckets, Lateness.of(late, allowed_lateness), empty, early_every, convention)
+        self.rules = rules
+        self._mask = ConditionMask(rules.updates_ohlc, rules.updates_volume)
+        self._log = TradeLog() if rules.corrections else None
+        self._waiting: list[Trades] = []
+        """Trades that are not in the table yet."""
+        self._n_waiting = 0
         self._needs = tuple(dict.fromkeys(("symbol", "ts_event", convention.ts, "price", "size")))
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         items = frame.items if isinstance(frame.items, Columns) else self._columns(to_rows(frame.items))
         late: list[Frame] = []
+        if not len(items):
+            return late
+        finite = np.isfinite(items.array("price")) & np.isfinite(items.array("size"))
+        items = self.only(items, finite, "price or size is not a finite number")
+        if "action" in items.data:
+            items = self._without_corrections(items)
+        items, bucket = self.place(items, late)
         if len(items):
-            self._add(items, late)
+            self._add(items, bucket)
         return late
 
-    def _columns(self, rows: list[object]) -> Columns:
+    def _columns(self, rows: list[Any]) -> Columns:
         for item in rows:
             if type(item) is Gap:
                 self.mark_partial(item.symbol, item.ts_event)
-        items, bad = columns_from_rows([item for item in rows if type(item) is not Gap], self._needs)
+        trades = [item for item in rows if type(item) is not Gap]
+        also = [name for name in _OPTIONAL if all(isinstance(item, dict) and name in item for item in trades)]
+        items, bad = columns_from_rows(trades, (*self._needs, *also))
         for item, reason in bad:
             self.ctx.reject(item, reason)
         return items
 
-    def _add(self, items: Columns, late: list[Frame]) -> None:
-        finite = np.isfinite(items.array("price")) & np.isfinite(items.array("size"))
-        items, bucket = self.place(self.only(items, finite, "price or size is not a finite number"), late)
-        if not len(items):
-            return
+    def _add(self, items: Columns, bucket: Array) -> None:
+        """New trades of open buckets."""
+        prices, volumes = self._mask.judge(items, self.ctx) or (None, None)
+        if prices is not None and volumes is not None and not (wanted := prices | volumes).all():
+            items, bucket, prices, volumes = items.take(wanted), bucket[wanted], prices[wanted], volumes[wanted]
+            if not len(items):
+                return
         code = self._symbols.intern(items.dictionary("symbol"))
         ts, price, size = items.array(self.convention.ts), items.array("price"), items.array("size")
-        self.merge(group_trades(bucket, code, ts, price, size, _sides(items)))
+        trades = Trades(bucket, code, ts, price, size, sides_of(items), prices, volumes)
+        self._waiting.append(trades)
+        self._n_waiting += len(items)
+        self.expect(int(bucket.min()))
+        if self._log is not None:
+            ids = items.data.get("trade_id")
+            self._log.add_all(trades, [""] * len(items) if ids is None else ids.tolist())
+            self.expect(MIN_TIME)
+        if self._n_waiting >= _GROUP_AT:
+            self.settle()
+
+    def settle(self) -> None:
+        if self._waiting:
+            waiting, self._waiting, self._n_waiting = self._waiting, [], 0
+            for groups in grouped(join_trades(waiting)):
+                self.merge(groups)
+        if self._log is not None:
+            for groups in self._log.corrected():
+                self.replace(groups)
+
+    def advance(self, watermark: int) -> Iterable[Frame]:
+        frames = super().advance(watermark)
+        if self._log is not None:
+            for correction in self._log.close(self.first_open()):
+                self.ctx.reject(correction.item, f"no open bar has the trade {correction.ref!r} that it refers to")
+        return frames
+
+    def _without_corrections(self, items: Columns) -> Columns:
+        """New trades only. Corrections and cancels go where they are applied, if they are."""
+        action = items.dictionary("action")
+        known = np.array([name in ACTIONS for name in action.names] or [True])
+        items = self.only(items, known[action.codes], f"action: none of {', '.join(ACTIONS)}")
+        action = items.dictionary("action")
+        new = np.array([name == "new" for name in action.names] or [True])[action.codes]
+        if new.all():
+            return items
+        if self._log is None:
+            self.ctx.count("ignored", int((~new).sum()))
+        else:
+            self._note(self._log, items.take(~new))
+        return items.take(new)
+
+    def _note(self, log: TradeLog, items: Columns) -> None:
+        """Corrections and cancels, to be applied when the next bars come out."""
+        prices, volumes = self._mask.judge(items, self.ctx) or (np.ones(len(items), bool), np.ones(len(items), bool))
+        code, side, ts = (
+            self._symbols.intern(items.dictionary("symbol")),
+            sides_of(items),
+            items.array(self.convention.ts),
+        )
+        for at, item in enumerate(items.rows()):
+            ref = optional(item, "ref_trade_id")
+            if ref == "":
+                self.ctx.reject(item, "a correction without ref_trade_id")
+                continue
+            bucket = self._buckets.first_open(int(ts[at]) - self._shift)
+            values = Values(
+                float(field(item, "price")),
+                float(field(item, "size")),
+                int(side[at]),
+                bool(prices[at]),
+                bool(volumes[at]),
+            )
+            cancel = field(item, "action") == "cancel"
+            log.wait(
+                Correction(int(code[at]), ref, optional(item, "trade_id"), bucket, int(ts[at]), cancel, values, item)
+            )
+        self.expect(MIN_TIME)
+
+    def snapshot(self) -> dict[str, bytes | None]:
+        delta = super().snapshot()
+        return delta if self._log is None else {**delta, **self._log.snapshot()}
+
+    def restore(self, state: Mapping[str, bytes], watermark: int = NO_MARK) -> None:
+        own = self._log.restore(state) if self._log is not None else set()
+        super().restore({key: blob for key, blob in state.items() if key not in own}, watermark)
 
 
-def _sides(items: Columns) -> Array | None:
-    """The side of each trade by its code, ``None`` where none is known."""
+def sides_of(items: Columns) -> Array:
+    """The side of each trade by its code, int8; 0 where none is known."""
     sides = items.data.get("side")
     if isinstance(sides, Dictionary):
         return np.array([SIDE_CODES.get(name, 0) for name in sides.names] or [0], np.int8)[sides.codes]
-    return sides if isinstance(sides, np.ndarray) and sides.dtype == np.int8 else None
+    return sides if isinstance(sides, np.ndarray) and sides.dtype == np.int8 else np.zeros(len(items), np.int8)
+
+
+def optional(item: Any, name: str) -> Any:
+    """The field ``name`` of ``item``, ``""`` where it has none."""
+    return item.get(name, "") if isinstance(item, dict) else getattr(item, name, "")

@@ -51,12 +51,24 @@ class ConditionMask:
         self._errors: dict[int, Exception] = {}
 
     def select(self, items: Columns, ctx: OperatorContext) -> Selected:
-        """The trades of ``items`` that update anything.
+        """The trades of ``items`` that update anything."""
+        verdicts = self.judge(items, ctx)
+        if verdicts is None:
+            return Selected(items, None, None)
+        prices, volumes = verdicts
+        wanted = prices | volumes
+        if not wanted.all():
+            items, prices, volumes = items.take(wanted), prices[wanted], volumes[wanted]
+        return Selected(items, None if prices.all() else prices, None if volumes.all() else volumes)
 
-        The others are counted as ``ignored``; those at whose conditions a predicate raises go the way of the error policy.
+    def judge(self, items: Columns, ctx: OperatorContext) -> tuple[Array, Array] | None:
+        """Which of ``items`` make prices and which volume, bool of shape (n,); ``None`` where there are no predicates.
+
+        Those that make neither are counted as ``ignored``; those at whose conditions a predicate raises go the way of the error
+        policy, and make neither.
         """
         if self._predicates == (None, None):
-            return Selected(items, None, None)
+            return None
         if "conditions" in items.data:
             column = items.dictionary("conditions")
             names, codes = column.names, column.codes
@@ -64,16 +76,14 @@ class ConditionMask:
             names, codes = ("",), np.zeros(len(items), np.uint32)
         if names != self._names:
             self._judge(names)
+        prices, volumes = self._verdicts[0, codes], self._verdicts[1, codes]
+        n_broken = 0
         if self._errors and (broken := np.isin(codes, list(self._errors))).any():
             for item, code in zip(items.take(broken).rows(), codes[broken].tolist(), strict=True):
                 ctx.failed(item, self._errors[code])
-            items, codes = items.take(~broken), codes[~broken]
-        prices, volumes = self._verdicts[:, codes]
-        wanted = prices | volumes
-        if not wanted.all():
-            ctx.count("ignored", int(len(items) - wanted.sum()))
-            items, prices, volumes = items.take(wanted), prices[wanted], volumes[wanted]
-        return Selected(items, None if prices.all() else prices, None if volumes.all() else volumes)
+            prices, volumes, n_broken = prices & ~broken, volumes & ~broken, int(broken.sum())
+        ctx.count("ignored", int((~(prices | volumes)).sum()) - n_broken)
+        return prices, volumes
 
     def _judge(self, names: tuple[str, ...]) -> None:
         verdicts = np.ones((2, len(names)), bool)
