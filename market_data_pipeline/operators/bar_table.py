@@ -127,9 +127,10 @@ class Trades(NamedTuple):
 
 def join_trades(parts: Sequence[Trades]) -> Trades:
     """Several batches of trades as one."""
-    columns = [np.concatenate(column) for column in zip(*(part[:6] for part in parts), strict=True)]
+    bucket, code, ts, price, size, side = (np.concatenate(c) for c in zip(*(part[:6] for part in parts), strict=True))
     prices = _join_masks([(part.prices, len(part.ts)) for part in parts])
-    return Trades(*columns, prices, _join_masks([(part.volumes, len(part.ts)) for part in parts]))
+    volumes = _join_masks([(part.volumes, len(part.ts)) for part in parts])
+    return Trades(bucket, code, ts, price, size, side, prices, volumes)
 
 
 def _join_masks(masks: Sequence[tuple[Array | None, int]]) -> Array | None:

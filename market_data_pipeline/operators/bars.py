@@ -167,24 +167,15 @@ class TumblingBars(BarWindows):
     def _note(self, log: TradeLog, items: Columns) -> None:
         """Corrections and cancels, to be applied when the next bars come out."""
         prices, volumes = self._mask.judge(items, self.ctx) or (np.ones(len(items), bool), np.ones(len(items), bool))
-        code, side, ts = (
-            self._symbols.intern(items.dictionary("symbol")),
-            sides_of(items),
-            items.array(self.convention.ts),
-        )
+        code, side = self._symbols.intern(items.dictionary("symbol")), sides_of(items)
+        ts, price, size = items.array(self.convention.ts), items.array("price"), items.array("size")
         for at, item in enumerate(items.rows()):
             ref = optional(item, "ref_trade_id")
             if ref == "":
                 self.ctx.reject(item, "a correction without ref_trade_id")
                 continue
             bucket = self._buckets.first_open(int(ts[at]) - self._shift)
-            values = Values(
-                float(field(item, "price")),
-                float(field(item, "size")),
-                int(side[at]),
-                bool(prices[at]),
-                bool(volumes[at]),
-            )
+            values = Values(float(price[at]), float(size[at]), int(side[at]), bool(prices[at]), bool(volumes[at]))
             cancel = field(item, "action") == "cancel"
             log.wait(
                 Correction(int(code[at]), ref, optional(item, "trade_id"), bucket, int(ts[at]), cancel, values, item)

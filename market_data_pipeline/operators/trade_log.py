@@ -129,10 +129,8 @@ class TradeLog:
         if not trades:
             return no_trades(key)
         types = (np.float64, np.float64, np.int8, bool, bool)
-        values = [
-            np.array(column, kind)
-            for column, kind in zip(zip(*(t.values for t in trades), strict=True), types, strict=True)
-        ]
+        columns = zip(*(t.values for t in trades), strict=True)
+        values = [np.array(column, kind) for column, kind in zip(columns, types, strict=True)]
         times = np.array([t.ts for t in trades], np.int64)
         table = BarTable()
         for groups in grouped(Trades(np.full(len(trades), bucket), np.full(len(trades), code), times, *values)):
@@ -183,8 +181,8 @@ class TradeLog:
         self._changes = Changes()
         self._changes.restored(keys)
         if _WAITING in state:
-            for *head, values, item in unpack(state[_WAITING]):
-                self._waiting.append(Correction(*head, Values(*values), item))
+            for code, ref, name, bucket, ts, cancel, values, item in unpack(state[_WAITING]):
+                self._waiting.append(Correction(code, ref, name, bucket, ts, cancel, Values(*values), item))
             own.add(_WAITING)
         return own
 
