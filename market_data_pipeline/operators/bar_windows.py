@@ -338,7 +338,9 @@ class BarWindows(Operator):
         """Give bars without a price the close before them; where that is another than last time, they changed."""
         rows = self._table.rows.take(slice(0, self._table.count_below(fired)))  # views
         running = self._symbols.close.copy()
-        starts = np.flatnonzero(np.append(True, rows.bucket[1:] != rows.bucket[:-1])) if len(rows.key) else rows.key
+        if not len(rows.key):
+            return
+        starts = np.flatnonzero(np.append(True, rows.bucket[1:] != rows.bucket[:-1]))
         for start, stop in zip(starts, np.append(starts[1:], len(rows.key)), strict=True):
             code, close = rows.code[start:stop], rows.floats[start:stop, CLOSE]
             before, carried = running[code], rows.floats[start:stop, CARRIED]

@@ -36,7 +36,9 @@ class StepOutput:
     frames: dict[str, list[Items]] = field(default_factory=dict)
     """By channel (edge name), in order."""
     marks: dict[str, int] = field(default_factory=dict)
-    """By channel, the newest mark, where it advanced."""
+    """By channel, the newest mark before the end, where it advanced."""
+    ended: set[str] = field(default_factory=set)
+    """The channels that have ended."""
     idle: dict[str, bool] = field(default_factory=dict)
     """By channel, whether it is idle, where that changed."""
     sinks: dict[str, list[Frame]] = field(default_factory=dict)
@@ -138,7 +140,7 @@ class Chain:
     def untouched(self) -> bool:
         """Whether nothing was produced since the last :meth:`take`."""
         output = self._output
-        return not (output.marks or output.idle or output.sinks or any(output.frames.values()))
+        return not (output.marks or output.ended or output.idle or output.sinks or any(output.frames.values()))
 
     @property
     def absorbs(self) -> bool:
@@ -178,6 +180,7 @@ class Chain:
     def _push(self, stage: _Stage, key: str, items: Items, mark: int, born: int) -> None:
         results: list[Frame] = []
         merger = stage.merger
+        before = merger.watermark
         was_idle = bool(merger.idle) and merger.is_idle
         if len(items):
             if merger.idle:
@@ -185,6 +188,12 @@ class Chain:
             stage.ctx.counts["in"] += len(items)
             results += self._process(stage, key, items, born)
         advanced = mark != NO_MARK and merger.update(key, mark)
+        if advanced and merger.watermark == END and merger.last > before:
+            # so that what comes out does not depend on whether this mark was seen before the end
+            if stage.operator is not None:
+                results += stage.operator.advance(merger.last)
+            self._emit(stage, results, merger.last, born)
+            results = []
         if advanced and stage.operator is not None:
             results += stage.operator.advance(merger.watermark)
         idle = bool(merger.idle) and merger.is_idle
@@ -202,7 +211,9 @@ class Chain:
             self._output.frames.setdefault(edge, []).extend(batches.get(port, []))
             if mark != NO_MARK:
                 self._output.idle[edge] = mark == IDLE
-            if mark not in (NO_MARK, IDLE):
+            if mark == END:
+                self._output.ended.add(edge)
+            elif mark not in (NO_MARK, IDLE):
                 self._output.marks[edge] = mark
         for port, following in stage.next:
             parts = batches.get(port, [])

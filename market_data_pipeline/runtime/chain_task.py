@@ -258,7 +258,8 @@ class ChainTask(Task):
     ) -> None:
         letters = (dead_letters or []) + output.dead_letters
         fault_point("after-process")
-        unsent = self.outputs.add(output.frames, output.marks, output.born, self.clock.monotonic(), output.idle)
+        now = self.clock.monotonic()
+        unsent = self.outputs.add(output.frames, output.marks, output.born, now, output.idle, output.ended)
         for letter in unsent:
             self._chain.counts()[letter.node]["dead_letter"] += 1
         prepared = await self._write_sinks(output, seal or self._chain.ended)
@@ -266,7 +267,7 @@ class ChainTask(Task):
         state = self._chain.snapshot()
         await self.commit(self._meta_now(), state, consumed or [], letters + unsent + refused)
         self.observer.counted(self._chain.counts(), self._chain.watermark())
-        now = self.clock.time_ns()
+        done = self.clock.time_ns()
         for name in prepared:
             fault_point("before-publish")
             self.check_lease()
@@ -274,8 +275,8 @@ class ChainTask(Task):
             fault_point("after-publish")
             for frame in output.sinks.get(name, []):
                 if frame.born:
-                    self._latency.record(now - frame.born, len(frame.items))
-                    self.observer.latency(now - frame.born, len(frame.items))
+                    self._latency.record(done - frame.born, len(frame.items))
+                    self.observer.latency(done - frame.born, len(frame.items))
 
     async def _write_sinks(self, output: StepOutput, seal: bool) -> list[str]:
         """The sinks that have something in this commit."""

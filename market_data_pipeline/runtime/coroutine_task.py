@@ -304,13 +304,18 @@ class CoroutineTask(Task):
     def _queue_outputs(self) -> list[DeadLetter]:
         frames: dict[str, list[Items]] = {}
         marks: dict[str, int] = {}
+        ended: set[str] = set()
         for out in self._out.values():
             items, out.items = out.items, []
             if items:
                 frames[out.edge] = [items]
             mark = out.watermark_of.observe(items)
-            marks[out.edge] = out.watermark_of.end() if out.closed else mark
-        return self.outputs.add(frames, marks, self.clock.time_ns(), self.clock.monotonic())
+            if mark != END:
+                marks[out.edge] = mark
+            if out.closed:
+                out.watermark_of.end()
+                ended.add(out.edge)
+        return self.outputs.add(frames, marks, self.clock.time_ns(), self.clock.monotonic(), ended=ended)
 
     def _meta_now(self) -> Meta:
         return {

@@ -95,8 +95,9 @@ class Outputs:
         born: int,
         now: float,
         idle: Mapping[str, bool] = MappingProxyType({}),
+        ended: Collection[str] = (),
     ) -> list[DeadLetter]:
-        """Queue what the chain produced, by edge; returns items that cannot travel."""
+        """Queue what the chain produced, by edge; returns items that cannot travel. The last mark goes before the end."""
         for name, is_idle in idle.items():
             self._edges[name].idle = is_idle
         for name, mark in marks.items():
@@ -109,12 +110,19 @@ class Outputs:
             for partition in out.targets:
                 if partition in parts:
                     self._queue_items(out, partition, parts[partition], born, bad)
-                if out.behind(partition) and (only_marks or out.mark == END):
-                    self._queue.append(_Queued((name, partition), with_mark(self._origin, out.now)))
-                    out.sent[partition] = out.now
+                if out.behind(partition) and (only_marks or name in ended or out.mark == END):
+                    self._queue_mark(out, partition)
+            if name in ended and out.mark != END:
+                out.mark, out.idle = END, False
+                for partition in out.targets:
+                    self._queue_mark(out, partition)
         if only_marks:
             self._marks_sent_at = now
         return bad
+
+    def _queue_mark(self, out: _Edge, partition: int) -> None:
+        self._queue.append(_Queued((out.edge.name, partition), with_mark(self._origin, out.now)))
+        out.sent[partition] = out.now
 
     def _route(self, out: _Edge, batches: list[Items], bad: list[DeadLetter]) -> dict[int, list[Items]]:
         parts: dict[int, list[Items]] = {}

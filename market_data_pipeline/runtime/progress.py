@@ -28,6 +28,8 @@ class MarkMerger:
         self.marks = dict.fromkeys(inputs, NO_MARK)
         self.idle: set[str] = set()
         self.watermark = NO_MARK
+        self.last = NO_MARK
+        """The largest mark of any input before its end: when all have ended, event time has come this far."""
 
     def update(self, key: str, mark: int) -> bool:
         """Take ``mark`` (``IDLE`` too) for the input ``key``; whether the watermark advanced."""
@@ -40,6 +42,8 @@ class MarkMerger:
             if mark <= self.marks[key]:
                 return False
             self.marks[key] = mark
+            if mark != END:
+                self.last = max(self.last, mark)
         merged = self._merge() if self.idle else min(self.marks.values())
         if merged <= self.watermark:
             return False
@@ -61,7 +65,7 @@ class MarkMerger:
 
     def saved(self) -> dict[str, Any]:
         """What :meth:`restore` takes, plain data."""
-        return {"marks": dict(self.marks), "idle": sorted(self.idle), "watermark": self.watermark}
+        return {"marks": dict(self.marks), "idle": sorted(self.idle), "watermark": self.watermark, "last": self.last}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Continue with what was committed; inputs that are not mentioned have promised nothing."""
@@ -69,6 +73,7 @@ class MarkMerger:
             if key in self.marks:
                 self.marks[key] = max(mark, self.marks[key])
         self.idle = {key for key in saved.get("idle", ()) if key in self.marks}
+        self.last = saved.get("last", NO_MARK)
         heard = NO_MARK if self.idle else min(self.marks.values())
         self.watermark = max(self.watermark, heard, saved.get("watermark", NO_MARK))
 

@@ -215,3 +215,46 @@ def test_a_stream_input_merges_the_marks_of_all_its_writers() -> None:
     assert not chain.ended
     chain.feed("out", keys[1], Frame([], END))
     assert chain.ended
+
+
+class Heard(Operator):
+    """Writes down the watermarks it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def process(self, frame: Frame) -> Iterable[Frame]:
+        return (frame,)
+
+    def advance(self, watermark: int) -> Iterable[Frame]:
+        self.told.append(watermark)
+        return (Frame([watermark]),)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("order", [("a5", "b9", "aE", "bE"), ("b9", "bE", "a5", "aE"), ("b9", "a5", "bE", "aE")])
+def test_the_largest_mark_is_heard_before_the_end_whoever_ends_first(order: tuple[str, ...], restart: bool) -> None:
+    def made() -> Chain:
+        dag = Dag("two")
+        for name in ("a", "b"):
+            dag.add_node(Node(name, ListSource([])))
+        dag.add_node(Node("heard", Heard()))
+        dag.add_node(Node("out", CommittedRows()))
+        for name in ("a", "b"):
+            dag.add_edge(name, "heard", boundary=True)
+        dag.add_edge("heard", "out")
+        plan = compile_dag(dag, 1)
+        return Chain(plan, plan.subgraph_of["heard"], dag, 0)
+
+    chain, heard = made(), []
+    keys = dict(zip("ab", chain.marks()["heard"]["marks"], strict=True))
+    for who, mark in order:
+        chain.feed("heard", keys[who], Frame([], END if mark == "E" else int(mark)))
+        heard += sink_rows(chain)
+        if restart:
+            marks = chain.marks()
+            chain = made()
+            chain.restore({}, marks, {})
+    assert heard[-2:] == [9, END]
+    assert heard == sorted(set(heard))
+    assert chain.ended

@@ -66,7 +66,7 @@ def test_the_mark_is_on_the_last_frame_only_and_reaches_every_partition_at_the_e
     frames, _ = out.take()
     for blobs in frames.values():
         assert [decode(blob).frame.mark for blob in blobs] == [NO_MARK, NO_MARK, 42]
-    out.add({}, {"source.out": END}, 0, 0.0)
+    out.add({}, {}, 0, 0.0, ended=["source.out"])
     frames, _ = out.take()
     assert {p: [decode(b).frame.mark for b in blobs] for (_, p), blobs in frames.items()} == {
         p: [END] for p in range(PARTITIONS)
@@ -89,7 +89,7 @@ def test_marks_alone_are_sent_at_most_once_per_interval() -> None:
 
 def test_what_a_commit_cannot_take_is_kept_and_comes_once_in_order() -> None:
     out = outputs("broadcast")
-    out.add({"source.out": [list(range(20))]}, {"source.out": END}, 0, 0.0)
+    out.add({"source.out": [list(range(20))]}, {}, 0, 0.0, ended=["source.out"])
     stored: dict[str, bytes] = {}
     found: dict[int, list[Any]] = {p: [] for p in range(PARTITIONS)}
     commits = 0
@@ -139,3 +139,16 @@ def test_marks_that_are_restored_are_sent_again() -> None:
     assert out.marks_due(0.0) == 0.0
     out.add({}, {}, 0, 0.0)
     assert [decode(b).frame.mark for blobs in out.take()[0].values() for b in blobs] == [9] * PARTITIONS
+
+
+def test_the_last_mark_goes_before_the_end_to_every_partition() -> None:
+    out = outputs(limits=LIMITS._replace(commit_frames=100))
+    out.add({}, {"source.out": 3}, 0, 0.0)
+    out.take()
+    out.add({"source.out": [rows(1)]}, {"source.out": 7}, 0, 0.1, ended=["source.out"])
+    frames, _ = out.take()
+    assert {p: [decode(blob).frame.mark for blob in blobs] for (_, p), blobs in frames.items()} == {
+        p: [7, END] for p in range(PARTITIONS)
+    }
+    out.add({}, {}, 0, 5.0, ended=["source.out"])
+    assert out.take()[0] == {}, "once"

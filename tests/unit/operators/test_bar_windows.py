@@ -1,0 +1,447 @@
+"""Bars under every choice of convention, lateness, empty bars, early emission, conditions and corrections, against a plain
+oracle that keeps all trades and computes everything anew."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.frame import END, NO_MARK, Frame, columns_from_rows, to_rows
+from market_data_pipeline.operators.bars import BarConvention, TradeRules, TumblingBars
+from market_data_pipeline.operators.base import OperatorContext
+from market_data_pipeline.records import Bar, Gap, Trade
+
+SECOND = 10**9
+MS = 10**6
+
+
+def trade(ts: int, price: float, size: float = 1.0, symbol: str = "A", **more: Any) -> Trade:
+    return Trade(symbol, ts, more.pop("ts_recv", 0), price, size, **more)
+
+
+def rows(frames: Iterable[Frame], port: str = "") -> list[Any]:
+    return [row for frame in frames if frame.port == port for row in to_rows(frame.items)]
+
+
+def shown(bar: Bar) -> Bar:
+    """NaN as None, so that bars can be compared."""
+    return Bar(*(None if isinstance(value, float) and math.isnan(value) else value for value in bar))
+
+
+class Job:
+    """An operator with what its store would hold; restarted on demand."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+        self.state: dict[str, bytes] = {}
+        self.watermark = NO_MARK
+        self.operator = self._new()
+
+    def _new(self) -> TumblingBars:
+        operator = TumblingBars(**self.options)
+        operator.open(OperatorContext("bars"))
+        return operator
+
+    def feed(self, *items: Any, columns: bool = True) -> list[Any]:
+        """The late ones."""
+        made: Any = list(items)
+        if columns:
+            made, bad = columns_from_rows(made)
+            assert bad == []
+        return rows(self.operator.process(Frame(made)), "late")
+
+    def advance(self, watermark: int) -> list[Bar]:
+        self.watermark = max(self.watermark, watermark)
+        return [shown(bar) for bar in rows(self.operator.advance(watermark))]
+
+    def restart(self) -> None:
+        for key, blob in self.operator.snapshot().items():
+            if blob is None:
+                self.state.pop(key, None)
+            else:
+                self.state[key] = blob
+        counts = self.operator.ctx.counts
+        self.operator = self._new()
+        self.operator.ctx.counts.update(counts)
+        self.operator.restore(self.state, self.watermark)
+        assert self.operator.snapshot() == {}
+
+
+@dataclass
+class Row:
+    trades: list[Trade] = field(default_factory=list)
+    emitted: int = 0
+    fired: bool = False
+    changed: bool = True
+    partial: bool = False
+    carried: float | None = None
+
+
+class Oracle:
+    """All trades of all buckets for ever."""
+
+    def __init__(self, interval: int, lateness: int, empty: str, early: int | None, convention: BarConvention) -> None:
+        self.interval, self.lateness, self.empty, self.early, self.convention = (
+            interval, lateness, empty, early, convention,
+        )  # fmt: skip
+        self.shift = 1 if convention.closed == "right" else 0
+        self.rows: dict[tuple[int, str], Row] = {}
+        self.first: dict[str, int] = {}
+        self.started: set[str] = set()
+        self.watermark: float = -math.inf
+        self.closed: float = -math.inf
+        self.late = 0
+
+    def end_of(self, bucket: int) -> int:
+        return (bucket + 1) * self.interval + self.shift
+
+    def add(self, item: Trade) -> None:
+        bucket = (getattr(item, self.convention.ts) - self.shift) // self.interval
+        if self.end_of(bucket) + self.lateness <= self.watermark:
+            self.late += 1
+            return
+        row = self.rows.setdefault((bucket, item.symbol), Row())
+        row.trades.append(item)
+        row.changed = True
+
+    def advance(self, watermark: float) -> list[Bar]:
+        before = self.watermark
+        if watermark <= before:
+            return []
+        self.watermark = watermark
+        self._fill()
+        out: list[Bar] = []
+        closes: dict[str, float | None] = {}
+        for (bucket, symbol), row in sorted(self.rows.items()):
+            end = self.end_of(bucket)
+            if end + self.lateness <= before:
+                closes[symbol] = self._close(row, closes.get(symbol))
+                continue
+            fired, final = end <= watermark, end + self.lateness <= watermark
+            if self.empty == "carry" and not row.trades and fired and row.carried != closes.get(symbol):
+                row.carried, row.changed = closes.get(symbol), True
+            closes[symbol] = self._close(row, closes.get(symbol))
+            due = final or (fired and (row.changed or not row.fired)) or self._early(bucket, row, before)
+            row.fired = row.fired or fired
+            if due:
+                if symbol not in self.started:
+                    row.partial = True
+                    self.started.add(symbol)
+                out.append(self._bar(bucket, symbol, row, final))
+                row.emitted, row.changed = row.emitted + 1, False
+        return out
+
+    def _close(self, row: Row, before: float | None) -> float | None:
+        prices = self._in_time(row)
+        return prices[-1].price if prices else before
+
+    def _in_time(self, row: Row) -> list[Trade]:
+        return sorted(row.trades, key=lambda item: getattr(item, self.convention.ts))
+
+    def _early(self, bucket: int, row: Row, before: float) -> bool:
+        if self.early is None or self.watermark >= self.end_of(bucket) or not row.changed:
+            return False
+        start = bucket * self.interval
+        steps = (self.watermark - start) // self.early
+        return steps > (max((before - start) // self.early, 0) if before > -math.inf else 0)
+
+    def _fill(self) -> None:
+        if self.empty == "skip":
+            return
+        for bucket, symbol in sorted(self.rows):
+            if self.end_of(bucket) <= self.watermark:
+                self.first.setdefault(symbol, bucket)
+                self.first[symbol] = min(self.first[symbol], bucket)
+        for symbol, first in self.first.items():
+            if self.watermark == math.inf:
+                stop = max(b for b, s in self.rows if s == symbol)
+            else:
+                stop = (int(self.watermark) - self.shift) // self.interval
+            for bucket in range(first, stop):
+                self.rows.setdefault((bucket, symbol), Row())
+
+    def _bar(self, bucket: int, symbol: str, row: Row, final: bool) -> Bar:
+        start, end = bucket * self.interval, (bucket + 1) * self.interval
+        label = start if self.convention.label == "left" else end
+        marks = (label, *self._sides(row), row.emitted, final, row.partial)
+        if not row.trades:
+            price: Any = row.carried
+            return Bar(symbol, start, end, price, price, price, price, 0.0, price, 0, *marks)
+        in_time = self._in_time(row)
+        prices = [item.price for item in in_time]
+        volume = sum(item.size for item in in_time)
+        vwap = sum(item.price * item.size for item in in_time) / volume if volume else prices[-1]
+        ohlc = prices[0], max(prices), min(prices), prices[-1]
+        return Bar(symbol, start, end, *ohlc, volume, vwap, len(prices), *marks)
+
+    @staticmethod
+    def _sides(row: Row) -> tuple[float, float]:
+        return tuple(sum((t.size for t in row.trades if t.side == side), 0.0) for side in ("buy", "sell"))  # type: ignore[return-value]
+
+
+# multiples of 1/4: their sums and products are exact, so that bars may be compared with ==
+TRADES = st.builds(
+    lambda symbol, ts, delay, price, size, side: Trade(symbol, ts * MS, (ts + delay) * MS, price / 4, size / 4, side),
+    st.sampled_from("ABC"),
+    st.integers(-4_000, 4_000),
+    st.integers(0, 700),
+    st.integers(1, 400),
+    st.integers(0, 40),
+    st.sampled_from(["", "buy", "sell"]),
+)
+STEPS = st.lists(
+    st.one_of(
+        st.lists(TRADES, min_size=1, max_size=10),
+        st.integers(-4_500, 5_500).map(lambda ms: ms * MS),
+        st.just("restart"),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=250, deadline=None, derandomize=True)
+@given(
+    steps=STEPS,
+    interval=st.sampled_from([7 * MS, 500 * MS, SECOND, 3 * SECOND]),
+    lateness=st.sampled_from([0, 0, 700 * MS, 2 * SECOND]),
+    empty=st.sampled_from(["skip", "null", "carry"]),
+    early=st.sampled_from([None, None, 250 * MS, SECOND]),
+    convention=st.builds(
+        BarConvention, *[st.sampled_from(["left", "right"])] * 2, st.sampled_from(["ts_event", "ts_recv"])
+    ),
+)
+def test_any_options_frames_watermarks_and_restarts_give_the_bars_of_the_oracle(
+    steps: list[Any], interval: int, lateness: int, empty: str, early: int | None, convention: BarConvention
+) -> None:
+    late = {"late": "revise", "allowed_lateness": lateness} if lateness else {}
+    job = Job(interval=interval, empty=empty, early_every=early, convention=convention, **late)
+    oracle = Oracle(interval, lateness, empty, early, convention)
+    for step in [*steps, END]:
+        if isinstance(step, list):
+            for item in step:
+                oracle.add(item)
+            job.feed(*step)
+        elif step == "restart":
+            job.restart()
+        else:
+            assert sorted(job.advance(step)) == sorted(oracle.advance(math.inf if step == END else step))
+        assert job.operator.ctx.counts["late"] == oracle.late
+    job.restart()
+    assert [key for key in job.state if not key.startswith(("names:", "symbols:", "facts"))] == []
+
+
+@dataclass
+class CorrectingOracle:
+    """Trades by id; corrections applied at the end, in order of their time, a cancel over all."""
+
+    trades: dict[Any, Trade] = field(default_factory=dict)
+    corrections: list[Trade] = field(default_factory=list)
+
+    def bars(self, interval: int) -> dict[tuple[str, int], tuple[Any, ...]]:
+        names = {id_: id_ for id_ in self.trades}
+        changes: dict[Any, list[Trade]] = {}
+        waiting = list(self.corrections)
+        while waiting:
+            ready = [c for c in waiting if (c.symbol, c.ref_trade_id) in names]
+            if not ready:
+                break
+            for correction in ready:
+                waiting.remove(correction)
+                origin = names[correction.symbol, correction.ref_trade_id]
+                names.setdefault((correction.symbol, correction.trade_id), origin)
+                changes.setdefault(origin, []).append(correction)
+        groups: dict[tuple[str, int], list[Trade]] = {}
+        for id_, item in self.trades.items():
+            made = changes.get(id_, [])
+            if any(c.action == "cancel" for c in made):
+                continue
+            last = max(made, key=lambda c: c.ts_event, default=item)
+            now = item._replace(price=last.price, size=last.size, side=last.side)
+            groups.setdefault((item.symbol, item.ts_event // interval * interval), []).append(now)
+        return {key: self._bar(trades) for key, trades in groups.items()}
+
+    @staticmethod
+    def _bar(trades: list[Trade]) -> tuple[Any, ...]:
+        in_time = sorted(trades, key=lambda item: item.ts_event)
+        prices = [item.price for item in in_time]
+        buys = sum((t.size for t in trades if t.side == "buy"), 0.0)
+        return prices[0], max(prices), min(prices), prices[-1], sum(t.size for t in trades), len(trades), buys
+
+
+CHANGES = st.tuples(
+    st.integers(0, 40),
+    st.integers(0, 40),
+    st.sampled_from(["correct", "correct", "cancel"]),
+    st.integers(1, 400),
+    st.integers(1, 40),
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    times=st.lists(st.tuples(st.sampled_from("AB"), st.integers(0, 3_000)), min_size=1, max_size=25),
+    changes=st.lists(CHANGES, max_size=12),
+    order=st.randoms(use_true_random=False),
+    restarts=st.booleans(),
+    frame=st.integers(1, 9),
+)
+def test_corrections_and_cancels_in_any_order_give_the_bars_of_the_oracle(
+    times: list[tuple[str, int]], changes: list[Any], order: Any, restarts: bool, frame: int
+) -> None:
+    oracle = CorrectingOracle()
+    items: list[Trade] = []
+    for at, (symbol, ms) in enumerate(times):
+        items.append(trade(ms * MS, 1.0 + at, 1.0, symbol, side="buy", trade_id=at))
+        oracle.trades[symbol, at] = items[-1]
+    for at, (target, other, action, price, size) in enumerate(changes):
+        ref = target if other % 3 else 100 + other % 12  # some correct a correction, some nothing
+        symbol = times[target % len(times)][0]
+        ref = ref if ref >= 100 else ref % len(times)
+        change = trade(
+            3_000 * MS + at, price / 4, size / 4, symbol, side="sell", trade_id=100 + at, action=action, ref_trade_id=ref
+        )  # fmt: skip
+        items.append(change)
+        oracle.corrections.append(change)
+    arrivals = items[:]
+    order.shuffle(arrivals)
+    oracle.trades = {(t.symbol, t.trade_id): t for t in arrivals if t.action == "new"}
+    job = Job(interval="1s", late="revise", allowed_lateness="1h", rules=TradeRules(corrections=True))
+    for start in range(0, len(arrivals), frame):
+        job.feed(*arrivals[start : start + frame])
+        job.advance(arrivals[start].ts_event)
+        if restarts:
+            job.restart()
+    final = {(b.symbol, b.ts_open): b for b in job.advance(END) if b.is_final}
+    expected = oracle.bars(SECOND)
+    got = {
+        key: (b.open, b.high, b.low, b.close, b.volume, b.trade_count, b.buy_volume)
+        for key, b in final.items()
+        if b.trade_count
+    }
+    assert got == expected
+    lost = job.operator.ctx.counts["dead_letter"]
+    assert lost == len([c for c in oracle.corrections if not _refers(c, oracle)])
+
+
+def _refers(correction: Trade, oracle: CorrectingOracle) -> bool:
+    known = set(oracle.trades)
+    while True:
+        more = {(c.symbol, c.trade_id) for c in oracle.corrections if (c.symbol, c.ref_trade_id) in known} - known
+        if not more:
+            return (correction.symbol, correction.ref_trade_id) in known
+        known |= more
+
+
+def test_a_correction_emits_its_bar_again_until_the_lateness_is_over() -> None:
+    job = Job(interval="1s", late="revise", allowed_lateness="5s", rules=TradeRules(corrections=True))
+    job.feed(trade(1, 10.0, 2.0, trade_id="a"), trade(2, 11.0, 3.0, trade_id="b"))
+    (bar,) = job.advance(SECOND)
+    assert (bar.high, bar.volume, bar.revision, bar.is_final) == (11.0, 5.0, 0, False)
+    job.feed(trade(2 * SECOND, 9.0, 1.0, trade_id="c", action="correct", ref_trade_id="b"))
+    (bar,) = job.advance(2 * SECOND)
+    assert (bar.close, bar.high, bar.volume, bar.trade_count, bar.revision) == (9.0, 10.0, 3.0, 2, 1)
+    job.feed(trade(3 * SECOND, 0.0, 0.0, action="cancel", ref_trade_id="a"))
+    (bar,) = job.advance(3 * SECOND)
+    assert (bar.open, bar.volume, bar.trade_count, bar.revision, bar.is_final) == (9.0, 1.0, 1, 2, False)
+    (bar,) = job.advance(6 * SECOND)
+    assert (bar.volume, bar.revision, bar.is_final) == (1.0, 3, True)
+    job.feed(trade(6 * SECOND, 0.0, 0.0, action="cancel", ref_trade_id="c"))
+    assert job.advance(12 * SECOND) == []
+    assert [letter.reason for letter in job.operator.ctx.dead_letters] == [
+        "no open bar has the trade 'c' that it refers to"
+    ]
+
+
+def test_a_correction_that_comes_before_its_trade_waits_for_it() -> None:
+    job = Job(interval="1s", rules=TradeRules(corrections=True))
+    job.feed(trade(5, 7.0, 7.0, action="correct", ref_trade_id="a", trade_id="x"))
+    job.restart()
+    job.feed(trade(1, 10.0, 2.0, trade_id="a"))
+    (bar,) = job.advance(SECOND)
+    assert (bar.close, bar.volume, bar.trade_count) == (7.0, 7.0, 1)
+
+
+def test_a_bar_whose_trades_were_all_cancelled_before_it_came_out_does_not_come_out() -> None:
+    job = Job(interval="1s", rules=TradeRules(corrections=True))
+    job.feed(trade(1, 10.0, trade_id="a"), trade(2, 0.0, action="cancel", ref_trade_id="a"))
+    assert job.advance(END) == []
+
+
+def test_without_corrections_such_items_are_counted_and_left_out() -> None:
+    job = Job(interval="1s")
+    job.feed(trade(1, 10.0, trade_id="a"), trade(2, 99.0, action="cancel", ref_trade_id="a"))
+    assert [bar.high for bar in job.advance(END)] == [10.0]
+    assert job.operator.ctx.counts["ignored"] == 1
+
+
+def test_an_action_nobody_knows_is_a_dead_letter() -> None:
+    job = Job(interval="1s")
+    job.feed(trade(1, 10.0), trade(2, 99.0, action="bust"))
+    assert [bar.high for bar in job.advance(END)] == [10.0]
+    assert [letter.reason for letter in job.operator.ctx.dead_letters] == ["action: none of new, correct, cancel"]
+
+
+def test_conditions_say_what_a_trade_updates() -> None:
+    rules = TradeRules(updates_ohlc=lambda c: "I" not in c, updates_volume=lambda c: "Q" not in c)
+    job = Job(interval="1s", rules=rules)
+    job.feed(
+        trade(1, 99.0, 1.0, conditions="I"),
+        trade(2, 10.0, 2.0),
+        trade(3, 12.0, 4.0, conditions="Q"),
+        trade(4, 50.0, 8.0, conditions="IQ"),
+        trade(1_500_000_000, 99.0, 1.0, conditions="I"),
+    )
+    first, second = job.advance(END)
+    assert (first.open, first.high, first.close, first.volume, first.trade_count) == (10.0, 12.0, 12.0, 3.0, 3)
+    assert first.vwap == (99.0 + 20.0) / 3
+    assert (second.open, second.close, second.volume, second.vwap) == (None, None, 1.0, 99.0)
+    assert job.operator.ctx.counts["ignored"] == 1
+
+
+def test_a_gap_makes_the_bars_around_it_partial() -> None:
+    job = Job(interval="1s")
+    job.feed(trade(0, 1.0), trade(SECOND, 1.0), trade(4 * SECOND, 1.0), trade(5 * SECOND, 1.0, symbol="B"))
+    job.advance(SECOND)
+    job.feed(Gap("A", 1, 5, 5, 3 * SECOND), trade(3 * SECOND, 2.0), columns=False)
+    job.restart()
+    bars = job.advance(END)
+    assert [(b.symbol, b.ts_open // SECOND, b.partial) for b in bars] == [
+        ("A", 1, True), ("A", 3, True), ("A", 4, False), ("B", 5, True),
+    ]  # fmt: skip
+
+
+def test_empty_bars_stop_for_a_symbol_that_stays_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("market_data_pipeline.operators.bar_windows.MAX_EMPTY", 5)
+    job = Job(interval="1s", empty="carry")
+    job.feed(trade(0, 3.0))
+    assert len(job.advance(10**6 * SECOND)) == 1 + 5
+    job.feed(trade(2 * 10**6 * SECOND, 4.0))
+    job.restart()
+    bars = job.advance(2 * 10**6 * SECOND + 3 * SECOND)
+    assert [(b.close, b.volume) for b in bars] == [(4.0, 1.0), (4.0, 0.0), (4.0, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"late": "revise"}, "late='revise' needs an allowed_lateness above zero"),
+        ({"allowed_lateness": "1s"}, "allowed_lateness='1s' with late='drop'"),
+        ({"late": "later"}, "late: 'later' is not allowed; one of: drop, side_output, revise"),
+        ({"empty": "zero"}, "empty: 'zero' is not allowed; one of: skip, null, carry"),
+        ({"early_every": 0}, "early_every: 0 must be greater than zero"),
+    ],
+)
+def test_mistakes_in_the_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        TumblingBars("1s", **options)
+    assert message in str(raised.value)
+
+
+def test_mistakes_in_the_convention_are_named() -> None:
+    with pytest.raises(ConfigError, match="closed: 'middle' is not allowed; one of: left, right"):
+        BarConvention(closed="middle")  # type: ignore[arg-type]
