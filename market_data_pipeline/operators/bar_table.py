@@ -176,6 +176,41 @@ def _group(trades: Trades) -> Groups:
     return Groups(key[first], ints, floats)
 
 
+def group_bars(key: Array, bars: Columns) -> list[Groups]:
+    """Bars as groups of coarser bars, whose ``key`` they have each, to be merged one after another."""
+    if not len(key):
+        return []
+    order = np.lexsort((bars.array("ts_open"), key))
+    key, bars = key[order], bars.take(order)
+    priced = ~np.isnan(bars.array("close"))
+    parts = [(key[priced], bars.take(priced), True), (key[~priced], bars.take(~priced), False)]
+    return [_group_bars(part, items, prices) for part, items, prices in parts if len(part)]
+
+
+def _group_bars(key: Array, bars: Columns, priced: bool) -> Groups:
+    first = np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1])))
+    last = np.append(first[1:], len(key)) - 1
+    ints, floats = _blank(len(first))
+    ints[:, COUNT] = np.add.reduceat(bars.array("trade_count"), first)
+    partial = bars.data.get("partial")
+    if isinstance(partial, np.ndarray):
+        ints[:, FLAGS] |= np.where(np.logical_or.reduceat(partial, first), PARTIAL, 0)
+    volume, ts = bars.array("volume"), bars.array("ts_open")
+    floats[:, VOLUME] = np.add.reduceat(volume, first)
+    floats[:, NOTIONAL] = np.add.reduceat(np.where(volume > 0, bars.array("vwap") * volume, 0.0), first)
+    for at, name in ((BUY, "buy_volume"), (SELL, "sell_volume")):
+        if name in bars.data:
+            floats[:, at] = np.add.reduceat(bars.array(name), first)
+    if not priced:
+        floats[:, OPEN:VOLUME] = np.nan
+        return Groups(key[first], ints, floats)
+    ints[:, FIRST], ints[:, LAST] = ts[first], ts[last]
+    floats[:, OPEN], floats[:, CLOSE] = bars.array("open")[first], bars.array("close")[last]
+    floats[:, HIGH] = np.maximum.reduceat(bars.array("high"), first)
+    floats[:, LOW] = np.minimum.reduceat(bars.array("low"), first)
+    return Groups(key[first], ints, floats)
+
+
 class BarTable:
     """Groups under merge. Sums of a bar are taken in the order in which its groups came."""
 
@@ -220,6 +255,10 @@ class BarTable:
         self.ints[at], self.floats[at] = groups.ints, groups.floats
         self.ints[at, REVISION:] = kept
         self.ints[at, FLAGS] |= CHANGED
+
+    def has(self, key: Array) -> bool:
+        """Whether all of ``key`` are there."""
+        return bool(np.isin(key, self.key).all())
 
     def rows_of(self, bucket: int) -> Groups:
         """The rows of one bucket, not copied."""

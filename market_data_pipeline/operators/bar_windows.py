@@ -64,12 +64,17 @@ class BarConvention:
 
     def __post_init__(self) -> None:
         for name, allowed in (("closed", Side), ("label", Side), ("ts", TimeField)):
-            _check_choice(name, getattr(self, name), get_args(allowed))
+            check_choice(name, getattr(self, name), get_args(allowed))
 
 
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raises ``ConfigError`` unless ``value`` is one of ``allowed``."""
     if value not in allowed:
         raise ConfigError(f"{name}: {value!r} is not allowed; one of: {', '.join(allowed)}")
+
+
+LEFT = BarConvention()
+"""The convention of the field: closed left, labelled left, by ``ts_event``."""
 
 
 def make_buckets(interval: Duration | Buckets, align_to: Duration) -> Buckets:
@@ -108,7 +113,7 @@ class BarWindows(Operator):
         early_every: Duration | None,
         convention: BarConvention,
     ) -> None:
-        _check_choice("empty", empty, get_args(Empty))
+        check_choice("empty", empty, get_args(Empty))
         self.interval: int | Buckets = buckets.size if isinstance(buckets, Tumbling) else buckets
         self.align_to = buckets.align_to if isinstance(buckets, Tumbling) else 0
         self.late, self.allowed_lateness = lateness.policy, lateness.allowed
@@ -134,13 +139,17 @@ class BarWindows(Operator):
 
     # What comes in
 
+    def times(self, items: Columns) -> Array:
+        """The time by which each item is put into a bucket, ns."""
+        return items.array(self.convention.ts)
+
     def place(self, items: Columns, late: list[Frame]) -> tuple[Columns, Array]:
         """The usable ones of ``items`` and their buckets. The others are rejected, counted, or added to ``late``."""
-        ts = items.array(self.convention.ts)
+        ts = self.times(items)
         near = np.abs(ts) < _FARTHEST
         if not near.all():
             items = self.only(items, near, "its time is more than 146 years from 1970, in ns")
-            ts = items.array(self.convention.ts)
+            ts = ts[near]
         bucket = self._buckets.indices(ts - self._shift if self._shift else ts)
         if isinstance(self._buckets, Tumbling):
             return self._on_time(items, bucket, late)
@@ -186,10 +195,22 @@ class BarWindows(Operator):
         if self._filled is not None and int(groups.key[0] >> CODE_BITS) < self._filled:
             self._fill_behind(groups)
 
-    def replace(self, groups: Groups) -> None:
+    def put(self, groups: Groups) -> None:
         """Put ``groups`` in the place of the same open bars."""
-        self._table.replace(groups)
-        self._changes.touch(groups.bucket.tolist())
+        if self._table.has(groups.key):
+            self._table.replace(groups)
+            self._changes.touch(groups.bucket.tolist())
+        else:
+            self.merge(groups)
+
+    def row(self, key: int) -> Groups | None:
+        """A copy of the open bar of ``key``, as it would be if it had never come out; ``None`` where there is none."""
+        at = int(np.searchsorted(self._table.key, key))
+        if at == len(self._table.key) or self._table.key[at] != key:
+            return None
+        row = self._table.rows.take(np.array([at]))
+        row.ints[:, REVISION], row.ints[:, FLAGS] = 0, row.ints[:, FLAGS] & PARTIAL
+        return row
 
     def mark_partial(self, symbol: str, ts: int) -> None:
         """Trades of ``symbol`` before ``ts`` are missing: the bar of ``ts`` and the open one before it are partial."""
@@ -291,6 +312,10 @@ class BarWindows(Operator):
         self._changes.touch(np.unique(gone.bucket).tolist())
         self._partial = {key for key in self._partial if key >> CODE_BITS > last}
         self._table.drop(n)
+        self.closed(last)
+
+    def closed(self, last: int) -> None:
+        """The buckets up to ``last`` are closed for good."""
 
     # Buckets without a trade
 

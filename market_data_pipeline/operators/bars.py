@@ -22,7 +22,7 @@ import numpy as np
 from market_data_pipeline.durations import Duration
 from market_data_pipeline.frame import NO_MARK, Array, Columns, Dictionary, Frame, columns_from_rows, to_rows
 from market_data_pipeline.operators.bar_table import Trades, grouped, join_trades
-from market_data_pipeline.operators.bar_windows import BarConvention, BarWindows, Empty, make_buckets
+from market_data_pipeline.operators.bar_windows import LEFT, BarConvention, BarWindows, Empty, make_buckets
 from market_data_pipeline.operators.buckets import Buckets
 from market_data_pipeline.operators.conditions import ConditionMask, Predicate
 from market_data_pipeline.operators.lateness import Lateness, LatePolicy
@@ -31,8 +31,6 @@ from market_data_pipeline.records import ACTIONS, MIN_TIME, SIDE_CODES, Gap, fie
 
 _GROUP_AT = 65_536
 """Trades are grouped when so many wait, a bar comes out, or a commit is made: larger groups are cheaper by the trade."""
-LEFT = BarConvention()
-"""The convention of the field: closed left, labelled left, by ``ts_event``."""
 
 
 _OPTIONAL = ("side", "trade_id", "conditions", "action", "ref_trade_id")
@@ -106,9 +104,7 @@ class TumblingBars(BarWindows):
         for item in rows:
             if type(item) is Gap:
                 self.mark_partial(item.symbol, item.ts_event)
-        trades = [item for item in rows if type(item) is not Gap]
-        also = [name for name in _OPTIONAL if all(isinstance(item, dict) and name in item for item in trades)]
-        items, bad = columns_from_rows(trades, (*self._needs, *also))
+        items, bad = columns_from_rows([item for item in rows if type(item) is not Gap], self._needs, _OPTIONAL)
         for item, reason in bad:
             self.ctx.reject(item, reason)
         return items
@@ -140,7 +136,7 @@ class TumblingBars(BarWindows):
                 self.merge(groups)
         if self._log is not None:
             for groups in self._log.corrected():
-                self.replace(groups)
+                self.put(groups)
 
     def advance(self, watermark: int) -> Iterable[Frame]:
         frames = super().advance(watermark)

@@ -114,7 +114,7 @@ class Oracle:
         if watermark <= before:
             return []
         self.watermark = watermark
-        self._fill()
+        self._fill(before)
         out: list[Bar] = []
         closes: dict[str, float | None] = {}
         for (bucket, symbol), row in sorted(self.rows.items()):
@@ -150,7 +150,7 @@ class Oracle:
         steps = (self.watermark - start) // self.early
         return steps > (max((before - start) // self.early, 0) if before > -math.inf else 0)
 
-    def _fill(self) -> None:
+    def _fill(self, before: float) -> None:
         if self.empty == "skip":
             return
         for bucket, symbol in sorted(self.rows):
@@ -159,7 +159,8 @@ class Oracle:
                 self.first[symbol] = min(self.first[symbol], bucket)
         for symbol, first in self.first.items():
             if self.watermark == math.inf:
-                stop = max(b for b, s in self.rows if s == symbol)
+                heard = first if before == -math.inf else (int(before) - self.shift) // self.interval
+                stop = max(heard, *(b for b, s in self.rows if s == symbol), first)
             else:
                 stop = (int(self.watermark) - self.shift) // self.interval
             for bucket in range(first, stop):

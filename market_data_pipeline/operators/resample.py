@@ -1,0 +1,215 @@
+"""Bars to coarser bars, and the labels of bars that come with one time only.
+
+=========================================================== ===============================================================
+Resample("5m"): bars of A (open, high, low, close, volume)  when W >= 5 min
+=========================================================== ===============================================================
+[0, 1 min) 10 12 9 11 5; [1, 2 min) 11 15 11 14 1           A [0, 5 min) 10 15 9 14 6, vwap by volume, counts added
+the bar of 1 min again, revision 1: 11 13 11 12 1           when W next advances, with ``late="revise"``: 10 13 9 12 6
+a bar [4, 6 min)                                            a dead letter: it lies in two of the coarser bars
+=========================================================== ===============================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+
+from market_data_pipeline.codec import pack, unpack
+from market_data_pipeline.durations import Duration, positive_duration
+from market_data_pipeline.frame import NO_MARK, Array, Columns, Frame, columns_from_rows
+from market_data_pipeline.operators.bar_table import CODE_BITS, BarTable, Groups, group_bars, groups_of
+from market_data_pipeline.operators.bar_windows import (
+    LEFT,
+    BarConvention,
+    BarWindows,
+    Empty,
+    Side,
+    check_choice,
+    make_buckets,
+)
+from market_data_pipeline.operators.base import Operator
+from market_data_pipeline.operators.buckets import OUTSIDE, Buckets
+from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.operators.lateness import Lateness, LatePolicy
+from market_data_pipeline.records import COLUMN_TYPES, OPTIONAL, Bar
+
+_FIELDS = Bar._fields[: len(Bar._fields) - OPTIONAL["bar"]]
+_SHADOW = "shadow:"
+
+
+class Resample(BarWindows):
+    """:class:`Bar` -> coarser :class:`Bar`: 1m -> 5m -> 1h.
+
+    A bar belongs to the coarser one that holds all of it; one that does not fit is a dead letter. Open is that of the first
+    bar, close that of the last; volumes and counts are added; vwap is weighted by volume. Bars without a price add their
+    volume only. A bar that comes again in a later revision takes the place of the former one: bars that are not final are
+    kept until they are. Behind bars with ``late="revise"`` give the same ``allowed_lateness`` here. The other arguments as
+    for :class:`TumblingBars`; a coarser bar is ``partial`` if one of its bars is.
+    """
+
+    accepts: ClassVar[Literal["any"]] = "any"
+
+    def __init__(
+        self,
+        interval: Duration | Buckets,
+        align_to: Duration = 0,
+        late: LatePolicy = "drop",
+        allowed_lateness: Duration = 0,
+        empty: Empty = "skip",
+        early_every: Duration | None = None,
+        convention: BarConvention = LEFT,
+    ) -> None:
+        buckets = make_buckets(interval, align_to)
+        super().__init__(buckets, Lateness.of(late, allowed_lateness), empty, early_every, convention)
+        self._finals: dict[int, Groups | None] = {}
+        """By key of a coarser bar that has bars which are not final: what the final ones amount to."""
+        self._provisional: dict[int, dict[int, tuple[int, Groups]]] = {}
+        """By the same key and ``ts_open``: the bars that are not final, with their revision."""
+        self._shadows = Changes()
+
+    def process(self, frame: Frame) -> Iterable[Frame]:
+        items = frame.items
+        if not isinstance(items, Columns):
+            items, bad = columns_from_rows(items, _FIELDS, Bar._fields[len(_FIELDS) :])
+            for item, reason in bad:
+                self.ctx.reject(item, reason)
+        late: list[Frame] = []
+        if len(items):
+            items, bucket = self.place(self._fitting(items), late)
+            if len(items):
+                self._add(items, bucket)
+        return late
+
+    def times(self, items: Columns) -> Array:
+        """The last moment of each bar: it decides to which bucket a bar belongs, in both conventions."""
+        last: Array = np.maximum(items.array("ts_close") - 1, items.array("ts_open")) + self._shift
+        return last
+
+    def _fitting(self, items: Columns) -> Columns:
+        first = self._buckets.indices(items.array("ts_open"))
+        fits = (first == self._buckets.indices(self.times(items) - self._shift)) | (first == OUTSIDE)
+        return self.only(items, fits, "the bar lies in two of the coarser bars")
+
+    def _add(self, items: Columns, bucket: Array) -> None:
+        key = (bucket << CODE_BITS) | self._symbols.intern(items.dictionary("symbol"))
+        final = items.data.get("is_final")
+        single = np.zeros(len(key), bool) if not isinstance(final, np.ndarray) else ~final
+        if self._finals:
+            single |= np.isin(key, list(self._finals))
+        if not single.all():
+            for groups in group_bars(key[~single], items.take(~single)):
+                self.merge(groups)
+        if single.any():
+            self._replace(key[single], items.take(single))
+
+    def _replace(self, keys: Array, items: Columns) -> None:
+        """Bars that are not final, or of a coarser bar that has such."""
+        revisions, finals = items.data.get("revision"), items.data.get("is_final")
+        for at, (key, ts) in enumerate(zip(keys.tolist(), items.array("ts_open").tolist(), strict=True)):
+            one = BarTable()
+            for groups in group_bars(keys[at : at + 1], items.take(slice(at, at + 1))):
+                one.merge(groups)
+            if key not in self._finals:
+                self._finals[key], self._provisional[key] = self.row(key), {}
+            provisional = self._provisional[key]
+            revision = 0 if revisions is None else int(revisions[at])  # type: ignore[index]
+            if finals is None or finals[at]:  # type: ignore[index]
+                provisional.pop(ts, None)
+                self._finals[key] = _merged([self._finals[key], one.rows])
+            elif ts not in provisional or provisional[ts][0] <= revision:
+                provisional[ts] = (revision, one.rows)
+            self._shadows.touch((key >> CODE_BITS,))
+        for key in set(keys.tolist()):
+            parts = [groups for _, (_, groups) in sorted(self._provisional[key].items(), key=lambda item: item[0])]
+            now = _merged([self._finals[key], *parts])
+            assert now is not None
+            self.put(now)
+
+    def closed(self, last: int) -> None:
+        gone = [key for key in self._finals if key >> CODE_BITS <= last]
+        for key in gone:
+            del self._finals[key], self._provisional[key]
+        self._shadows.touch({key >> CODE_BITS for key in gone})
+
+    def snapshot(self) -> dict[str, bytes | None]:
+        delta = super().snapshot()
+        delta.update({f"{_SHADOW}{bucket}": blob for bucket, blob in self._shadows.take(self._shadow).items()})
+        return delta
+
+    def _shadow(self, bucket: int) -> bytes | None:
+        keys = [key for key in self._finals if key >> CODE_BITS == bucket]
+        kept = []
+        for key in keys:
+            final = self._finals[key]
+            bars = [[ts, revision, _packed(groups)] for ts, (revision, groups) in self._provisional[key].items()]
+            kept.append([key, None if final is None else _packed(final), bars])
+        return pack(kept) if kept else None
+
+    def restore(self, state: Mapping[str, bytes], watermark: int = NO_MARK) -> None:
+        own = {key for key in state if key.startswith(_SHADOW)}
+        for name in own:
+            for key, final, bars in unpack(state[name]):
+                self._finals[key] = None if final is None else groups_of(*final)
+                self._provisional[key] = {ts: (revision, groups_of(*groups)) for ts, revision, groups in bars}
+        self._shadows.restored(int(name.removeprefix(_SHADOW)) for name in own)
+        super().restore({key: blob for key, blob in state.items() if key not in own}, watermark)
+
+
+def _merged(parts: Iterable[Groups | None]) -> Groups | None:
+    """Groups of one key as one."""
+    table = BarTable()
+    for part in parts:
+        if part is not None:
+            table.merge(part)
+    return table.rows if len(table.key) else None
+
+
+def _packed(groups: Groups) -> list[bytes]:
+    return [array.tobytes() for array in groups]
+
+
+class LabelBars(Operator):
+    """Bars that come with one time -> :class:`Bar` with ``ts_open``, ``ts_close`` and ``ts_event``.
+
+    ``ts`` names the field with that time, which is the start (``label="left"``) or the end (``"right"``) of the bar's
+    ``interval``. Items are bars, or dicts with symbol, that time, open, high, low, close (volume, vwap, trade_count, and the
+    other fields of a bar where all items have them). ``label_out``: which end is the result's ``ts_event``.
+
+    ============================================== ================================================
+    LabelBars("1m", label="right"), ts 10:01       ts_open 10:00, ts_close 10:01, ts_event 10:00
+    ============================================== ================================================
+    """
+
+    accepts: ClassVar[Literal["any"]] = "any"
+
+    def __init__(
+        self, interval: Duration, label: Side = "left", ts: str = "ts_event", label_out: Side = "left"
+    ) -> None:
+        self.interval = positive_duration(interval, "interval")
+        check_choice("label", label, get_args(Side))
+        check_choice("label_out", label_out, get_args(Side))
+        check_choice("ts", ts, tuple(name for name in COLUMN_TYPES if name.startswith("ts_")))
+        self.label, self.ts, self.label_out = label, ts, label_out
+
+    def process(self, frame: Frame) -> Iterable[Frame]:
+        items = frame.items
+        if not isinstance(items, Columns):
+            items, bad = columns_from_rows(items, ("symbol", self.ts, "open", "high", "low", "close"), Bar._fields[7:])
+            for item, reason in bad:
+                self.ctx.reject(item, reason)
+        if not len(items):
+            return ()
+        label = items.array(self.ts)
+        ts_open = label if self.label == "left" else label - self.interval
+        ts_close = ts_open + self.interval
+        none = {"volume": np.zeros(len(label)), "trade_count": np.zeros(len(label), np.int64)}
+        given: dict[str, Any] = {name: column for name, column in items.data.items() if name in Bar._fields}
+        data = {"vwap": items.array("close"), **none, **given}
+        data |= {
+            "ts_open": ts_open,
+            "ts_close": ts_close,
+            "ts_event": ts_open if self.label_out == "left" else ts_close,
+        }
+        return (Frame(Columns("bar", {name: data[name] for name in Bar._fields if name in data})),)
