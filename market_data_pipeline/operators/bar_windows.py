@@ -132,7 +132,7 @@ class BarWindows(Operator):
         """Keys of bars that lie where trades are missing."""
         self._facts = pack([None, []])
         self._filled: int | None = None
-        """Buckets below have all their empty bars; ``None`` before the first bar fired."""
+        """Buckets below have all their empty bars; ``None`` before the first watermark."""
 
     def required_outputs(self) -> tuple[str, ...]:
         return self._lateness.required_outputs
@@ -322,6 +322,7 @@ class BarWindows(Operator):
     def _fill(self, fired: int | None) -> None:
         """Put empty bars into the buckets below ``fired``; at the end of input only before each symbol's last bar."""
         if self._filled is None and not self._table.count_below(fired):
+            self._filled = fired
             return
         rows = self._table.rows
         last = np.full(len(self._symbols.names), -(2**62))

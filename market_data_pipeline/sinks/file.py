@@ -14,6 +14,7 @@ import asyncio
 import csv
 import io
 import logging
+import math
 import os
 import shutil
 import time
@@ -257,7 +258,13 @@ class CsvFiles(FileSink):
 
     def _line(self, item: Any, fields: list[str] | None) -> bytes:
         values = list(item.values()) if isinstance(item, dict) else [item]
-        return _csv_row([orjson.dumps(v).decode() if isinstance(v, list | dict) else v for v in values])
+        return _csv_row([_csv_value(value) for value in values])
+
+
+def _csv_value(value: Any) -> Any:
+    if isinstance(value, float) and math.isnan(value):
+        return ""  # as JSON has null
+    return orjson.dumps(value).decode() if isinstance(value, list | dict) else value
 
 
 def _csv_row(values: list[Any]) -> bytes:
