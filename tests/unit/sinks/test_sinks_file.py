@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -332,11 +333,16 @@ async def csv_sink(folder: Path, epoch: int = 1, state: Any = None) -> CsvFiles:
 
 async def test_csv_has_a_header_once_also_after_a_takeover(tmp_path: Path) -> None:
     first = await csv_sink(tmp_path)
+    rest = ["", "new", ""]
     state = await step(first, frame(Trade("A", 1, 2, 3.5, 4.0, "buy", "x")))
     second = await csv_sink(tmp_path, 2, state)
     await step(second, frame(Trade("B", 5, 6, 7.0, 8.0)), ended=True)
     assert csv_files(tmp_path) == [
-        [list(Trade._fields), ["A", "1", "2", "3.5", "4.0", "buy", "x"], ["B", "5", "6", "7.0", "8.0", "", ""]]
+        [
+            list(Trade._fields),
+            ["A", "1", "2", "3.5", "4.0", "buy", "x", *rest],
+            ["B", "5", "6", "7.0", "8.0", "", "", *rest],
+        ]
     ]
 
 
@@ -441,3 +447,9 @@ async def test_a_disk_that_refuses_is_a_sink_error(tmp_path: Path) -> None:
     await sink.write([numbers(0, 2)])
     with pytest.raises(SinkError, match=str(tmp_path)):
         await sink.prepare(False)
+
+
+async def test_no_price_is_an_empty_csv_value(tmp_path: Path) -> None:
+    sink = await csv_sink(tmp_path)
+    await step(sink, frame({"a": math.nan, "b": 1.5}), ended=True)
+    assert [path.read_text() for path in tmp_path.glob("*.csv")] == ["a,b\n,1.5\n"]

@@ -17,7 +17,8 @@ from market_data_pipeline.sinks.stdout import Stdout
 
 BAR = {
     "symbol": "A", "ts_open": 0, "ts_close": 1, "open": 1.0, "high": 2.0, "low": 0.5, "close": 1.5, "volume": 3.0,
-    "vwap": 1.2, "trade_count": 4,
+    "vwap": 1.2, "trade_count": 4, "ts_event": 0, "buy_volume": 1.0, "sell_volume": 2.0, "revision": 1, "is_final": False,
+    "partial": True,
 }  # fmt: skip
 TRADE = Trade("A", 1, 2, 3.0, 4.0, "buy", "x")
 
@@ -78,7 +79,7 @@ async def test_discard_takes_anything() -> None:
         ([TRADE], [TRADE._asdict()]),
         (
             Window("A", 0, 5, [TRADE]),
-            {"key": "A", "ts_open": 0, "ts_close": 5, "items": [TRADE._asdict()]},
+            {"key": "A", "ts_open": 0, "ts_close": 5, "items": [TRADE._asdict()], "revision": 0, "is_final": True},
         ),
         (Bar(*BAR.values()), BAR),
     ],
