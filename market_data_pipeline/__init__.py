@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from market_data_pipeline.dag.graph import Dag, Edge, Node
     from market_data_pipeline.dag.pipeline import Pipeline
     from market_data_pipeline.frame import Columns, Frame
-    from market_data_pipeline.operators.bars import TumblingBars
+    from market_data_pipeline.operators.bar_windows import BarConvention
+    from market_data_pipeline.operators.bars import TradeRules, TumblingBars
     from market_data_pipeline.operators.base import Operator
     from market_data_pipeline.operators.batch import Batcher
     from market_data_pipeline.operators.conflate import Conflate
     from market_data_pipeline.operators.dedupe import Dedupe
     from market_data_pipeline.operators.gaps import GapDetector
+    from market_data_pipeline.operators.resample import LabelBars, Resample
     from market_data_pipeline.operators.router import Router, TableRouter
     from market_data_pipeline.operators.stateless import Filter, FlatMap, Map, MapColumns
     from market_data_pipeline.operators.window import TumblingWindow
@@ -55,12 +57,20 @@ _HOMES = {
         "Columns",
         "Frame",
     ),
-    "operators.bars": ("TumblingBars",),
+    "operators.bar_windows": ("BarConvention",),
+    "operators.bars": (
+        "TradeRules",
+        "TumblingBars",
+    ),
     "operators.base": ("Operator",),
     "operators.batch": ("Batcher",),
     "operators.conflate": ("Conflate",),
     "operators.dedupe": ("Dedupe",),
     "operators.gaps": ("GapDetector",),
+    "operators.resample": (
+        "LabelBars",
+        "Resample",
+    ),
     "operators.router": (
         "Router",
         "TableRouter",
@@ -114,6 +124,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Bar",
+    "BarConvention",
     "Batch",
     "Batcher",
     "Channel",
@@ -133,6 +144,7 @@ __all__ = [
     "Gap",
     "GapDetector",
     "JsonLines",
+    "LabelBars",
     "Map",
     "MapColumns",
     "Node",
@@ -140,6 +152,7 @@ __all__ = [
     "Pipeline",
     "Quote",
     "Replay",
+    "Resample",
     "Router",
     "RunConfig",
     "RunResult",
@@ -153,6 +166,7 @@ __all__ = [
     "Synthetic",
     "TableRouter",
     "Trade",
+    "TradeRules",
     "TumblingBars",
     "TumblingWindow",
     "Watermark",

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from test_main_job import APP, SECOND, expected
 from tools.jobs import APPS, ROOT, run_mdp, wait_until
@@ -224,3 +225,25 @@ def test_the_basic_example() -> None:
     assert numbers == [{"n": n, "n2": 2 * n} for n in range(25)]
     assert [len(json.loads(line.replace("'", '"'))) for line in batches] == [5] * 5
     assert result == "RunResult(started=4, completed=4, cancelled=0, failed=0)"
+
+
+@needs_data
+def test_recorded_minute_bars_become_hours(tmp_path: Path) -> None:
+    path = DATA / "bars_fxcm_gbpusd_m1_bid_2012.csv.gz"
+    done = run_mdp(
+        "run", "examples/resample.py", "--workers", "2", "--set", f"input={path}", "--set", "symbol=GBPUSD",
+        "--set", f"output={tmp_path}", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["dead_letters"] == 0
+    minutes = pl.read_csv(path, try_parse_dates=True).sort("timestamp")
+    for every, folder in (("5m", "5m"), ("1h", "1h")):
+        oracle = minutes.group_by_dynamic("timestamp", every=every).agg(
+            pl.col("open").first(), pl.col("high").max(), pl.col("low").min(), pl.col("close").last()
+        )
+        wanted = [(int(ts.timestamp()) * SECOND, *ohlc) for ts, *ohlc in oracle.iter_rows()]
+        bars = written_bars(tmp_path / folder).values()
+        found = [(b["ts_open"], b["open"], b["high"], b["low"], b["close"]) for b in bars]
+        assert sorted(found) == wanted
+        assert len(wanted) > 500
+        assert all(b["is_final"] and b["revision"] == 0 for b in bars)
