@@ -37,6 +37,12 @@ def parse_duration(value: Duration, name: str = "duration") -> int:
     return int(whole) * scale + (int(fraction) * scale // 10 ** len(fraction) if fraction else 0)
 
 
+def signed_duration(value: Duration, name: str) -> int:
+    """Like :func:`parse_duration`, and text may begin with a minus: ``"-15m"``. For offsets."""
+    text = value.lstrip() if isinstance(value, str) else ""
+    return -parse_duration(text[1:], name) if text.startswith("-") else parse_duration(value, name)
+
+
 def positive_duration(value: Duration, name: str) -> int:
     """Like :func:`parse_duration`, and greater than zero."""
     nanos = parse_duration(value, name)

@@ -38,6 +38,10 @@ class Buckets(Protocol):
 
 OUTSIDE = -(2**63)
 """The number of no bucket."""
+FARTHEST = 2**62
+"""Times (ns) beyond this, some 146 years from 1970, are no market data; they would overflow the arithmetic of windows."""
+LONGEST = 3660 * 86_400_000_000_000
+"""The longest window (ns)."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from market_data_pipeline.codec import unpack
-from market_data_pipeline.durations import Duration, parse_duration, positive_duration
+from market_data_pipeline.durations import Duration, positive_duration, signed_duration
 from market_data_pipeline.frame import END, NO_MARK, Columns, Dictionary, Frame, columns_from_rows, to_rows
 from market_data_pipeline.operators.base import Operator, pack_items
 from market_data_pipeline.operators.buckets import Tumbling
@@ -44,7 +44,7 @@ class Conflate(Operator):
     ) -> None:
         self.interval = None if interval is None else positive_duration(interval, "interval")
         self.key = key
-        self.align_to = parse_duration(align_to, "align_to")
+        self.align_to = signed_duration(align_to, "align_to")
         self.late = check_late_policy(late, ("drop", "side_output"))
         self.outputs = (LATE,)
         self.absorbs = self.interval is None
