@@ -16,9 +16,10 @@ import numpy as np
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.errors import CodecError, OperatorFailed
 from market_data_pipeline.frame import Array
-from market_data_pipeline.operators.aggregations import Aggregation, Fold, Pairs, State, fold
+from market_data_pipeline.operators.aggregations import Aggregation, Pairs, State
 from market_data_pipeline.operators.base import OperatorContext
 from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.operators.fold import Fold, fold
 from market_data_pipeline.operators.window_input import as_key
 from market_data_pipeline.records import MAX_TIME, MIN_TIME
 
@@ -102,9 +103,8 @@ class Accumulators:
         n = len(keys)
         if n > len(self._free):
             self._grow(max(16, 2 * len(self.keys), len(self.keys) - len(self._free) + n))
-        taken = self._free[-n:]
+        taken = self._free[len(self._free) - n :][::-1]
         del self._free[len(self._free) - n :]
-        taken.reverse()
         slots = np.array(taken, np.int64)
         self._rows[slots] = self._blank[0]
         self.col["seq"][slots] = np.arange(self._next, self._next + n)

@@ -30,8 +30,9 @@ from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import NO_MARK, Frame, Items
 from market_data_pipeline.operators.accumulators import Accumulators
-from market_data_pipeline.operators.aggregations import Aggregation, Collect, Fold
+from market_data_pipeline.operators.aggregations import Aggregation, Collect
 from market_data_pipeline.operators.base import Operator, OperatorContext
+from market_data_pipeline.operators.fold import Fold
 from market_data_pipeline.operators.lateness import LATE, Lateness, LatePolicy, check_late_policy
 from market_data_pipeline.operators.session import SessionBook
 from market_data_pipeline.operators.window_book import Book, CountBook, Emitting, TimeBook
