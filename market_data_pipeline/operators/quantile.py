@@ -17,6 +17,7 @@ order of the items of a key and on nothing else.
 from __future__ import annotations
 
 import importlib
+import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ class _Digest:
 
     def quantiles(self, qs: Sequence[float]) -> list[float]:
         if self.taken is None:
-            return [float(value) for value in np.quantile(self.recent, qs)] if self.recent else [np.nan] * len(qs)
+            ordered = sorted(self.recent)
+            return [_between(ordered, q) for q in qs]
         digest = self._all()
         return [digest.get_quantile(q) for q in qs]
 
@@ -123,6 +125,16 @@ class Quantile(Aggregation):
 
     def load(self, value: Any) -> Any:
         return _Digest(value[0], np.frombuffer(value[1], "<f8").tolist())
+
+
+def _between(ordered: Sequence[float], q: float) -> float:
+    """Hyndman and Fan's definition 7 (The American Statistician 50, 1996); NaN for no values."""
+    if not ordered:
+        return math.nan
+    place = q * (len(ordered) - 1)
+    at = min(int(place), len(ordered) - 2) if len(ordered) > 1 else 0
+    low, high = ordered[at], ordered[min(at + 1, len(ordered) - 1)]
+    return low + (high - low) * (place - at)
 
 
 def _load_sketch() -> Any:

@@ -47,7 +47,7 @@ class _Open:
 
     __slots__ = ("first", "items", "last", "slot")
 
-    def __init__(self, first: int, last: int, slot: int, items: int = 0) -> None:
+    def __init__(self, first: int, last: int, slot: int = -1, items: int = 0) -> None:
         self.first, self.last, self.slot, self.items = first, last, slot, items
 
 
@@ -103,7 +103,8 @@ class SessionBook(Book):
                 if not sessions:
                     del self._open[batch.keys[code]]
                 continue
-            placed.add(at, session.slot)
+            placed.at.append(at)
+            placed.sessions.append(session)
             session.items += 1
             if self.emitting.items is not None and session.items % self.emitting.items == 0:
                 self._flush(placed)
@@ -118,7 +119,8 @@ class SessionBook(Book):
         if not near:
             if ts + gap < closed:
                 return None
-            made = _Open(ts, ts, int(self.store.take([key])[0]))
+            made = _Open(ts, ts)
+            placed.new.append((key, made))
             sessions.append(made)
             sessions.sort(key=lambda session: session.first)
             self._next_end = min(self._next_end, ts + gap)
@@ -132,9 +134,15 @@ class SessionBook(Book):
         return session
 
     def _flush(self, placed: _Placed) -> None:
-        pairs = placed.taken()
-        if pairs is not None:
-            self.store.add(pairs)
+        """Take what was placed into its slots; new sessions get theirs here, all at once."""
+        if not placed.at:
+            return
+        made = self.store.take([key for key, _ in placed.new]).tolist()
+        for (_, session), slot in zip(placed.new, made, strict=True):
+            session.slot = slot
+        slots = np.fromiter((session.slot for session in placed.sessions), np.int64, len(placed.at))
+        self.store.add(Pairs(placed.batch, np.array(placed.at, np.int64), slots))
+        placed.clear()
 
     def _unite(self, session: _Open, other: _Open) -> None:
         """``other``, the later one, becomes part of ``session``."""
@@ -223,21 +231,13 @@ class SessionBook(Book):
 
 
 class _Placed:
-    """Items of a batch that have a slot and were not taken into it yet."""
+    """Items of a batch (by number) with their sessions, not taken into their slots yet; and sessions without a slot."""
 
     def __init__(self, batch: Batch) -> None:
-        self._batch = batch
-        self._at: list[int] = []
-        self._slots: list[int] = []
+        self.batch = batch
+        self.clear()
 
-    def add(self, at: int, slot: int) -> None:
-        self._at.append(at)
-        self._slots.append(slot)
-
-    def taken(self) -> Pairs | None:
-        """All of them; then none is left."""
-        if not self._at:
-            return None
-        pairs = Pairs(self._batch, np.array(self._at, np.int64), np.array(self._slots, np.int64))
-        self._at, self._slots = [], []
-        return pairs
+    def clear(self) -> None:
+        self.at: list[int] = []
+        self.sessions: list[_Open] = []
+        self.new: list[tuple[Any, _Open]] = []

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from market_data_pipeline.frame import Array, Columns, Dictionary, Items, to_row
 from market_data_pipeline.operators.base import OperatorContext
 from market_data_pipeline.operators.buckets import FARTHEST
 from market_data_pipeline.operators.stateless import apply
-from market_data_pipeline.records import field
+from market_data_pipeline.records import MAX_TIME, MIN_TIME, field
 
 Key = str | tuple[str, ...] | Callable[[Any], Any] | None
 """The name of the key's field, several names, a function of the item, or ``None``: one group."""
@@ -66,8 +67,10 @@ class WindowInput:
 
     def read(self, items: Items, ctx: OperatorContext) -> Batch:
         """The usable ones of ``items``; ``ctx`` is told of the others."""
-        columns = self._columns(items) if isinstance(items, Columns) else None
-        return self._from_rows(to_rows(items), ctx) if columns is None else self._from_columns(columns, ctx)
+        if isinstance(items, Columns) and self._plain(items):
+            return self._from_columns(items, ctx)
+        rows = to_rows(items)
+        return self._from_alike(rows) or self._from_rows(rows, ctx)
 
     def time_of(self, item: Any) -> int:
         """The event time of ``item``, ns."""
@@ -113,13 +116,44 @@ class WindowInput:
             return self._key(item)
         return None if self._key is None else tuple([field(item, name) for name in self._key])
 
-    def _columns(self, items: Columns) -> Columns | None:
-        """``items`` if they can be used without making rows of them."""
-        if callable(self._ts) or callable(self._key):
+    def _from_alike(self, items: list[Any]) -> Batch | None:
+        """The same for rows of one type without a flaw, several times as fast; ``None`` for others."""
+        names = (self._ts, *_names(self._key), *self._numbers, *self._scalars)
+        kinds = set(map(type, items))
+        if callable(self._ts) or callable(self._key) or len(names) < 2 or len(kinds) != 1:
             return None
+        get = itemgetter(*names) if dict in kinds else attrgetter(*map(str, names))
+        try:
+            ts, *columns = zip(*map(get, items), strict=True)
+            if set(map(type, ts)) != {int} or not -FARTHEST < min(ts) <= max(ts) < FARTHEST:
+                return None
+            split = len(_names(self._key))
+            parts, values = columns[:split], columns[split:]
+            numbers, scalars = values[: len(self._numbers)], values[len(self._numbers) :]
+            checked = [_clean(part, {int, str}) for part in parts]
+            keys: Sequence[Any] = list(zip(*checked, strict=True)) or [None] * len(items)
+            keys = checked[0] if isinstance(self._key, str) else keys
+            codes = {key: at for at, key in enumerate(dict.fromkeys(keys))}
+            return Batch(
+                items,
+                list(codes),
+                np.fromiter(map(codes.__getitem__, keys), np.int64, len(items)),
+                np.array(ts, np.int64),
+                dict(zip(self._numbers, (_floats(column) for column in numbers), strict=True)),
+                dict(
+                    zip(self._scalars, (_objects(_clean(column, {int, float, str})) for column in scalars), strict=True)
+                ),
+            )
+        except Exception:  # whatever it is, the slow way finds the item
+            return None
+
+    def _plain(self, items: Columns) -> bool:
+        """Whether ``items`` can be used without making rows of them."""
+        if callable(self._ts) or callable(self._key):
+            return False
         names = {self._ts, *self._numbers, *self._scalars, *_names(self._key)}
         if not names <= items.data.keys():
-            return None
+            return False
         kinds = {name: _kind(name, column) for name, column in items.data.items() if name in names}
         usable = (
             kinds[self._ts] == "i"
@@ -127,7 +161,7 @@ class WindowInput:
             and all(kinds[name] in "ifd" for name in self._scalars)
             and all(kinds[name] in "id" for name in _names(self._key))
         )
-        return items if usable and all(self._storable(items.data[name]) for name in names) else None
+        return usable and all(self._storable(items.data[name]) for name in names)
 
     def _storable(self, column: Array | Dictionary) -> bool:
         """Whether the texts of ``column``, if it has any, can be written."""
@@ -193,6 +227,24 @@ def _encode(columns: list[Array | Dictionary], n: int) -> tuple[list[tuple[Any, 
     return keys, codes
 
 
+def _clean(values: Sequence[Any], kinds: set[type]) -> Sequence[Any]:
+    """``values`` if all are of one of ``kinds``, finite, and can be stored. Raises where not."""
+    found = set(map(type, values))
+    if len(found) > 1 or not found <= kinds:
+        raise RecordError(f"values of types {found}")
+    if str in found:
+        pack(list(set(values)))
+    elif float in found and not all(map(math.isfinite, values)):
+        raise RecordError("not all are finite")
+    elif int in found and not MIN_TIME <= min(values) <= max(values) <= MAX_TIME:
+        raise RecordError("not all are ints of 64 bits")
+    return values
+
+
+def _floats(values: Sequence[Any]) -> Array:
+    return np.array(_clean(values, {int, float}), np.float64)
+
+
 def _objects(values: Sequence[Any]) -> Array:
     array = np.empty(len(values), object)
     array[:] = values
@@ -202,6 +254,8 @@ def _objects(values: Sequence[Any]) -> Array:
 def number(item: Any, name: str) -> float:
     """The field as a float. Raises ``RecordError`` unless it is a finite number."""
     value = field(item, name)
+    if type(value) is float and math.isfinite(value):
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise RecordError(f"{name}: {value!r:.100} is not a finite number")
     made = float(value)
