@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from market_data_pipeline.durations import Duration, parse_duration, positive_duration
+from market_data_pipeline.durations import Duration, parse_duration, positive_duration, signed_duration
 from market_data_pipeline.errors import ConfigError
 
 SECONDS: dict[str, Fraction | int] = {
@@ -67,3 +67,29 @@ def test_positive_duration_refuses_zero_and_less(value: Duration) -> None:
 
 def test_positive_duration_passes_the_smallest() -> None:
     assert positive_duration(1, "interval") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "nanos"),
+    [
+        ("-15m", -900 * 10**9),
+        (" - 1.5s", -1_500_000_000),
+        ("-0s", 0),
+        ("1s", 10**9),
+        (-5, -5),
+        (timedelta(seconds=-1), -(10**9)),
+    ],
+)
+def test_signed_duration(value: Duration, nanos: int) -> None:
+    assert signed_duration(value, "align_to") == nanos
+
+
+@pytest.mark.parametrize("value", ["--1s", "-", "1-s", "+1s"])
+def test_signed_duration_refuses_what_is_none(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"^align_to: .*is not a duration"):
+        signed_duration(value, "align_to")
+
+
+def test_positive_duration_refuses_a_minus() -> None:
+    with pytest.raises(ConfigError, match=r"^interval: '-1s' is not a duration"):
+        positive_duration("-1s", "interval")

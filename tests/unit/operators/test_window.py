@@ -1,21 +1,20 @@
-"""Tumbling windows: the arithmetic, and TumblingWindow against plain lists."""
+"""TumblingWindow against plain lists, and how a WindowAggregate is configured."""
 
 import math
 from collections.abc import Iterable
-from fractions import Fraction
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market_data_pipeline.errors import ConfigError, OperatorFailed
-from market_data_pipeline.frame import END, NO_MARK, Frame, columns_from_rows, to_rows
+from market_data_pipeline.frame import END, NO_MARK, Columns, Frame, columns_from_rows, to_rows
+from market_data_pipeline.operators.aggregations import Count, Max, Std
 from market_data_pipeline.operators.base import OnError, OperatorContext
-from market_data_pipeline.operators.buckets import Tumbling
-from market_data_pipeline.operators.changes import Changes
-from market_data_pipeline.operators.window import TumblingWindow
+from market_data_pipeline.operators.fold import Fold
+from market_data_pipeline.operators.window import TumblingWindow, WindowAggregate
+from market_data_pipeline.operators.windows import CountWindow, Hop, Session, Tumble
 from market_data_pipeline.records import Trade, Window
 
 SECOND = 10**9
@@ -45,41 +44,6 @@ def commit(operator: TumblingWindow, state: dict[str, bytes]) -> None:
             del state[key]
         else:
             state[key] = blob
-
-
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(st.integers(-(2**60), 2**60), st.integers(1, 2**40), st.integers(-(2**40), 2**40))
-def test_every_time_is_in_its_window(ts: int, size: int, align_to: int) -> None:
-    windows = Tumbling(size, align_to)
-    index = windows.index(ts)
-    assert index == math.floor(Fraction(ts - align_to, size))
-    assert windows.start(index) <= ts < windows.end(index)
-    assert windows.end(index) - windows.start(index) == size
-    assert (windows.start(index) - align_to) % size == 0
-    assert windows.indices(np.array([ts], np.int64)).tolist() == [index]
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.integers(-(10**6), 10**6), st.integers(1, 1000))
-def test_first_open_is_the_first_window_whose_end_lies_ahead(watermark: int, size: int) -> None:
-    windows = Tumbling(size)
-    first = windows.first_open(watermark)
-    assert windows.end(first) > watermark >= windows.end(first - 1)
-
-
-def test_changes_tell_what_to_write_and_what_to_delete_once() -> None:
-    changes, blobs = Changes(), {1: b"a", 2: b"b"}
-    changes.touch([1, 2, 3])
-    assert changes.take(blobs.get) == {"1": b"a", "2": b"b"}
-    assert changes.take(blobs.get) == {}
-    del blobs[1]
-    changes.touch([1])
-    assert changes.take(blobs.get) == {"1": None}
-    changes.touch([1])
-    assert changes.take(blobs.get) == {}
-    changes.restored([9])
-    changes.touch([9])
-    assert changes.take(blobs.get) == {"9": None}
 
 
 def test_the_example_of_the_module() -> None:
@@ -229,3 +193,124 @@ def test_policies() -> None:
 def test_size_must_be_positive(size: Any) -> None:
     with pytest.raises(ConfigError, match=r"size: .* must be greater than zero"):
         TumblingWindow(size)
+
+
+def test_results_are_named_by_the_keys_fields() -> None:
+    cases: list[tuple[Any, dict[str, Any]]] = [
+        ("k", {"k": "a"}),
+        (("k", "n"), {"k": "a", "n": 7}),
+        (None, {}),
+        (lambda item: (item["k"], 1), {"key": ("a", 1)}),
+    ]
+    for key, named in cases:
+        operator, state = WindowAggregate(Tumble(5), {"count": Count()}, key=key), dict[str, bytes]()
+        operator.open(OperatorContext("w"))
+        list(operator.process(Frame([at(3, k="a", n=7)])))
+        state = {name: blob for name, blob in operator.snapshot().items() if blob is not None}
+        successor = WindowAggregate(Tumble(5), {"count": Count()}, key=key)
+        successor.open(OperatorContext("w"))
+        successor.restore(state)
+        expected = {**named, "ts_open": 0, "ts_close": 5, "revision": 0, "is_final": True, "count": 1}
+        assert rows(operator.advance(END)) == rows(successor.advance(END)) == [expected]
+
+
+def test_the_example_of_aggregates() -> None:
+    operator = WindowAggregate(Tumble("1s"), {"n": Count(), "high": Max("price")})
+    operator.open(OperatorContext("w"))
+    trades = [
+        Trade("A", ts, 0, price, 1.0) for ts, price in ((200_000_000, 10.0), (900_000_000, 12.0), (1_100_000_000, 9.0))
+    ]
+    list(operator.process(Frame(columns_from_rows(trades)[0])))
+    (frame,) = operator.advance(SECOND)
+    assert isinstance(frame.items, Columns)
+    assert [(w["symbol"], w["ts_open"], w["n"], w["high"]) for w in frame.items.rows()] == [("A", 0, 2, 12.0)]
+    list(operator.process(Frame([Trade("A", 500_000_000, 0, 99.0, 1.0)])))
+    assert operator.ctx.counts["late"] == 1
+    assert [(w["ts_open"], w["n"], w["high"]) for w in rows(operator.advance(END))] == [(SECOND, 1, 9.0)]
+
+
+def test_late_items_come_out_in_the_form_in_which_they_came() -> None:
+    operator = WindowAggregate(Tumble("1s"), {"n": Count()}, late="side_output")
+    operator.open(OperatorContext("w"))
+    assert operator.required_outputs() == ("late",)
+    list(operator.advance(SECOND))
+    trades = [Trade("A", 5, 0, 1.0, 1.0), Trade("A", SECOND, 0, 1.0, 1.0)]
+    for items in (trades, columns_from_rows(trades)[0]):
+        (frame,) = operator.process(Frame(items))
+        assert frame.port == "late"
+        assert isinstance(frame.items, type(items))
+        assert to_rows(frame.items) == trades[:1]
+    assert operator.ctx.counts["late"] == 2
+
+
+def test_behind_the_end_all_is_late() -> None:
+    operator = WindowAggregate(Hop(10, 5), {"n": Count()}, key=None)
+    operator.open(OperatorContext("w"))
+    list(operator.process(Frame([at(1)])))
+    assert len(rows(operator.advance(END))) == 2
+    list(operator.process(Frame([at(10**18)])))
+    assert operator.ctx.counts["late"] == 1
+    assert list(operator.advance(END)) == []
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (lambda: WindowAggregate("1s", {"n": Count()}), "windows: '1s' is not allowed; one of: Tumble, Hop, Session"),
+        (lambda: WindowAggregate(Tumble("1s"), {}), "aggregations: none given"),
+        (
+            lambda: WindowAggregate(Tumble("1s"), {"n": Count}),
+            "aggregations: 'n' is <class .*Count'>; write for example",
+        ),
+        (
+            lambda: WindowAggregate(Tumble("1s"), {"ts_open": Count()}),
+            "aggregations: 'ts_open' is not allowed as a name",
+        ),
+        (lambda: WindowAggregate(Tumble("1s"), {"symbol": Count()}), "aggregations: 'symbol' is not allowed as a name"),
+        (
+            lambda: WindowAggregate(Tumble("1s"), {"n": Count()}, key=["a"]),
+            r"key: \['a'\] is not allowed; a field's name",
+        ),
+        (
+            lambda: WindowAggregate(Tumble("1s"), {"n": Count()}, key=("a", "a")),
+            "key: .* has a name twice or one of: ts_open",
+        ),
+        (
+            lambda: WindowAggregate(Tumble("1s"), {"n": Count()}, key="revision"),
+            "key: 'revision' has a name twice or one of",
+        ),
+        (lambda: WindowAggregate(Tumble("1s"), {"n": Count()}, late="keep"), "late: 'keep' is not allowed"),
+        (lambda: WindowAggregate(Tumble("1s"), {"n": Count()}, late="revise"), "allowed_lateness=0 with late='revise'"),
+        (lambda: WindowAggregate(Tumble("1s"), {"n": Count()}, early_items=0), "early_items: 0 is not allowed; an int"),
+        (lambda: WindowAggregate(Tumble("1s"), {"n": Count()}, early_every="0s"), "early_every: '0s' must be greater"),
+        (
+            lambda: WindowAggregate(CountWindow(3), {"n": Count()}, late="side_output"),
+            "late: 'side_output' is not allowed with",
+        ),
+        (
+            lambda: WindowAggregate(CountWindow(3), {"n": Count()}, early_items=2),
+            "early_items and early_every are not allowed",
+        ),
+        (lambda: WindowAggregate(Session("1s"), {"f": Fold(0, max)}), "'f': a Fold needs merge= with Session"),
+    ],
+)
+def test_wrong_configurations_are_refused(made: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        made()
+
+
+def test_the_configuration_says_everything_that_matters() -> None:
+    def made(**changed: Any) -> Any:
+        options = {"windows": Tumble("1s"), "aggregations": {"n": Count(), "s": Std("price", 1)}, **changed}
+        return WindowAggregate(**options).config()
+
+    assert made() == made(windows=Tumble(SECOND))
+    different = [
+        {"windows": Hop("1s", "1s")},
+        {"windows": Tumble("1s", "1ms")},
+        {"aggregations": {"n": Count(), "s": Std("price", 0)}},
+        {"key": None},
+        {"early_items": 3},
+        {"late": "revise", "allowed_lateness": "1s"},
+    ]
+    assert [made(**one) == made() for one in different] == [False] * len(different)
