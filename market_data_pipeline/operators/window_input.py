@@ -63,7 +63,7 @@ class WindowInput:
     ) -> None:
         self._ts, self._key, self._numbers, self._scalars = ts, key, numbers, scalars
         self._codes: dict[Any, int] = {}
-        self._checked: tuple[str, ...] = ()
+        self._checked: dict[str, tuple[str, ...]] = {}
 
     def read(self, items: Items, ctx: OperatorContext) -> Batch:
         """The usable ones of ``items``; ``ctx`` is told of the others."""
@@ -161,17 +161,17 @@ class WindowInput:
             and all(kinds[name] in "ifd" for name in self._scalars)
             and all(kinds[name] in "id" for name in _names(self._key))
         )
-        return usable and all(self._storable(items.data[name]) for name in names)
+        return usable and all(self._storable(name, items.data[name]) for name in names)
 
-    def _storable(self, column: Array | Dictionary) -> bool:
+    def _storable(self, name: str, column: Array | Dictionary) -> bool:
         """Whether the texts of ``column``, if it has any, can be written."""
-        if not isinstance(column, Dictionary) or column.names is self._checked:
+        if not isinstance(column, Dictionary) or column.names is self._checked.get(name):
             return True
         try:
             pack(column.names)
         except CodecError:
             return False
-        self._checked = column.names
+        self._checked[name] = column.names
         return True
 
     def _from_columns(self, items: Columns, ctx: OperatorContext) -> Batch:
@@ -186,10 +186,15 @@ class WindowInput:
         if not good.all():
             apply(self._place, items.take(~good).rows(), ctx.failed)
             items = items.take(good)
-        keys, codes = _encode([items.data[name] for name in _names(self._key)], len(items))
+        keys: Sequence[Any] = [None]
+        codes = np.zeros(len(items), np.int64)
+        if isinstance(self._key, str):
+            keys, codes = _encode(items.data[self._key])
+        elif self._key is not None:
+            keys, codes = _encode_all([items.data[name] for name in self._key])
         return Batch(
             items,
-            [key for (key,) in keys] if isinstance(self._key, str) else [None] if self._key is None else keys,
+            keys,
             codes,
             items.array(self._ts).astype(np.int64, copy=False),
             {name: items.array(name).astype(np.float64, copy=False) for name in self._numbers},
@@ -209,19 +214,20 @@ def _kind(name: str, column: Array | Dictionary) -> str:
     return column.dtype.kind if column.dtype.kind in "if" and not coded_side else "?"
 
 
-def _encode(columns: list[Array | Dictionary], n: int) -> tuple[list[tuple[Any, ...]], Array]:
-    """The distinct rows of ``columns`` as tuples, and the number of each row's."""
+def _encode(column: Array | Dictionary) -> tuple[Sequence[Any], Array]:
+    """Distinct values (perhaps more than there are in it), and the number of each row's."""
+    if isinstance(column, Dictionary):
+        return column.names, column.codes.astype(np.int64)
+    distinct, codes = np.unique(column, return_inverse=True)
+    return distinct.tolist(), codes
+
+
+def _encode_all(columns: list[Array | Dictionary]) -> tuple[list[tuple[Any, ...]], Array]:
+    """The same of rows of several columns, as tuples."""
     keys: list[tuple[Any, ...]] = [()]
-    codes = np.zeros(n, np.int64)
+    codes = np.zeros(len(columns[0]), np.int64)
     for column in columns:
-        if isinstance(column, Dictionary):
-            parts: list[Any] = list(column.names)
-            own = column.codes.astype(np.int64)
-        else:
-            distinct, own = np.unique(column, return_inverse=True)
-            parts = distinct.tolist()
-        if len(columns) == 1:
-            return [(part,) for part in parts], own
+        parts, own = _encode(column)
         both, codes = np.unique(codes * len(parts) + own, return_inverse=True)
         keys = [(*keys[pair // len(parts)], parts[pair % len(parts)]) for pair in both.tolist()]
     return keys, codes

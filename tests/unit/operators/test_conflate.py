@@ -153,3 +153,11 @@ def test_recorded_quotes_keep_every_symbols_last_per_second() -> None:
     last = numbered.sort("ts", "n").group_by("symbol", polars.col("ts") // 1_000_000_000).agg(polars.col("n").last())
     assert len(quotes) > 19_000
     assert sorted(bench.out) == sorted(quotes[n] for n in last["n"])
+
+
+def test_align_to_may_be_negative() -> None:
+    bench = Bench("1h", align_to="-15m")
+    minute = 60 * 10**9
+    bench.feed([quote("A", 40 * minute, 1), quote("A", 50 * minute, 2)])
+    bench.advance(45 * minute)
+    assert bench.out == [quote("A", 40 * minute, 1)]
