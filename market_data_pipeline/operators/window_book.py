@@ -161,7 +161,8 @@ class TimeBook(Book):
         first, inverse = groups(number, code, len(batch.keys))
         windows, codes = number[first].tolist(), code[first].tolist()
         keys = [batch.keys[one] for one in codes]
-        slots = [self._open.setdefault(window, {}).get(key, -1) for window, key in zip(windows, keys, strict=True)]
+        get = {window: self._open.setdefault(window, {}).get for window in set(windows)}
+        slots = [get[window](key, -1) for window, key in zip(windows, keys, strict=True)]
         new = [at for at, slot in enumerate(slots) if slot < 0]
         if new:
             made = self.store.take([keys[at] for at in new], np.array([windows[at] for at in new], np.int64)).tolist()
@@ -245,28 +246,28 @@ class CountBook(Book):
         self._open = {self.store.keys[slot]: slot for slot in self.store.live().tolist()}
 
     def add(self, batch: Batch) -> tuple[list[Emission], Array | None]:
-        zero = np.zeros(len(batch), np.int64)
-        first, inverse = groups(zero, batch.codes, len(batch.keys))
+        first, key = groups(np.zeros(len(batch), np.int64), batch.codes, len(batch.keys))
         keys = [batch.keys[code] for code in batch.codes[first].tolist()]
-        slots = np.array([self._open.get(key, -1) for key in keys], np.int64)
-        items = np.where(slots >= 0, self.store.col["items"][slots], 0) if len(self._open) else np.zeros_like(slots)
-        ordinal = (items[inverse] + ranks(inverse)) // self._n
-        firsts, window = groups(ordinal, inverse, len(keys))
-        owners = inverse[firsts]
-        found = np.where(ordinal[firsts] == 0, slots[owners], -1)
-        new = np.flatnonzero(found < 0)
-        found[new] = self.store.take([keys[owner] for owner in owners[new].tolist()])
-        self.store.add(Pairs(batch, np.arange(len(batch)), found[window]))
-        full = self.store.col["items"][found] == self._n
-        for slot, owner, done in zip(found.tolist(), owners.tolist(), full.tolist(), strict=True):
-            if done:
-                self._open.pop(keys[owner], None)
+        opened = np.array([self._open.get(one, -1) for one in keys], np.int64)
+        items = np.zeros_like(opened)
+        items[opened >= 0] = self.store.col["items"][opened[opened >= 0]]
+        ordinal = (items[key] + ranks(key)) // self._n  # of each item's window among those of its key; 0: the open one
+        first, window = groups(ordinal, key, len(keys))
+        owner = key[first]
+        slots = np.where(ordinal[first] == 0, opened[owner], -1)
+        new = np.flatnonzero(slots < 0)
+        slots[new] = self.store.take([keys[one] for one in owner[new].tolist()])
+        self.store.add(Pairs(batch, np.arange(len(batch)), slots[window]))
+        full = self.store.col["items"][slots] == self._n
+        for slot, one, is_full in zip(slots.tolist(), owner.tolist(), full.tolist(), strict=True):
+            if is_full:
+                self._open.pop(keys[one], None)
             else:
-                self._open[keys[owner]] = slot
-        last = np.zeros(len(found), np.int64)
-        last[window] = np.arange(len(batch))
-        done = np.flatnonzero(full)
-        return self._close(found[done[np.argsort(last[done])]]), None
+                self._open[keys[one]] = slot
+        filled_by = np.zeros(len(slots), np.int64)
+        filled_by[window] = np.arange(len(batch))  # of several items of a window the last stays
+        order = np.argsort(filled_by[full])
+        return self._close(slots[full][order]), None
 
     def advance(self, watermark: int) -> list[Emission]:
         self.watermark = max(watermark, self.watermark)

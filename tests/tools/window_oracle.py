@@ -179,7 +179,9 @@ class SessionOracle(Oracle):
                 self.take_back(other, self.last(other) + self.gap)
             group.items = [*group.items, *other.items]
             group.revision = max(group.revision, other.revision)
-            self.groups.remove(other)
+            place = min(self.groups.index(group), self.groups.index(other))  # as old as its oldest part
+            self.groups = [g for g in self.groups if g is not group and g is not other]
+            self.groups.insert(place, group)
         group.items = [*group.items, item]
         group.start = min(group.start, ts)
         group.dirty = True
