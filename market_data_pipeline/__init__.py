@@ -16,17 +16,21 @@ if TYPE_CHECKING:
     from market_data_pipeline.dag.graph import Dag, Edge, Node
     from market_data_pipeline.dag.pipeline import Pipeline
     from market_data_pipeline.frame import Columns, Frame
-    from market_data_pipeline.operators.bar_windows import BarConvention
+    from market_data_pipeline.operators.aggregations import Count, First, ItemList, Last, Max, Mean, Min, Std, Sum, Vwap
+    from market_data_pipeline.operators.bar_choices import BarConvention
     from market_data_pipeline.operators.bars import TradeRules, TumblingBars
     from market_data_pipeline.operators.base import Operator
     from market_data_pipeline.operators.batch import Batcher
     from market_data_pipeline.operators.conflate import Conflate
     from market_data_pipeline.operators.dedupe import Dedupe
+    from market_data_pipeline.operators.fold import Fold
     from market_data_pipeline.operators.gaps import GapDetector
+    from market_data_pipeline.operators.quantile import Quantile
     from market_data_pipeline.operators.resample import LabelBars, Resample
     from market_data_pipeline.operators.router import Router, TableRouter
     from market_data_pipeline.operators.stateless import Filter, FlatMap, Map, MapColumns
-    from market_data_pipeline.operators.window import TumblingWindow
+    from market_data_pipeline.operators.window import TumblingWindow, WindowAggregate
+    from market_data_pipeline.operators.windows import CountWindow, Hop, Session, Tumble
     from market_data_pipeline.records import Bar, Gap, Quote, Trade, Window
     from market_data_pipeline.runtime.coroutines import buffer_async, filter_async, map_async, tumbling_window
     from market_data_pipeline.runtime.local import DagRuntime, RunConfig, RunResult
@@ -57,7 +61,19 @@ _HOMES = {
         "Columns",
         "Frame",
     ),
-    "operators.bar_windows": ("BarConvention",),
+    "operators.aggregations": (
+        "ItemList",
+        "Count",
+        "First",
+        "Last",
+        "Max",
+        "Mean",
+        "Min",
+        "Std",
+        "Sum",
+        "Vwap",
+    ),
+    "operators.bar_choices": ("BarConvention",),
     "operators.bars": (
         "TradeRules",
         "TumblingBars",
@@ -66,7 +82,9 @@ _HOMES = {
     "operators.batch": ("Batcher",),
     "operators.conflate": ("Conflate",),
     "operators.dedupe": ("Dedupe",),
+    "operators.fold": ("Fold",),
     "operators.gaps": ("GapDetector",),
+    "operators.quantile": ("Quantile",),
     "operators.resample": (
         "LabelBars",
         "Resample",
@@ -81,7 +99,17 @@ _HOMES = {
         "Map",
         "MapColumns",
     ),
-    "operators.window": ("TumblingWindow",),
+    "operators.window": (
+        "TumblingWindow",
+        "WindowAggregate",
+    ),
+    "operators.windows": (
+        "CountWindow",
+        "Hop",
+        "ItemList",
+        "Session",
+        "Tumble",
+    ),
     "records": (
         "Bar",
         "Gap",
@@ -132,6 +160,8 @@ __all__ = [
     "Collect",
     "Columns",
     "Conflate",
+    "Count",
+    "CountWindow",
     "CsvFiles",
     "Dag",
     "DagRuntime",
@@ -139,38 +169,53 @@ __all__ = [
     "Discard",
     "Edge",
     "Filter",
+    "First",
     "FlatMap",
+    "Fold",
     "Frame",
     "Gap",
     "GapDetector",
+    "Hop",
+    "ItemList",
     "JsonLines",
     "LabelBars",
+    "Last",
     "Map",
     "MapColumns",
+    "Max",
+    "Mean",
+    "Min",
     "Node",
     "Operator",
     "Pipeline",
+    "Quantile",
     "Quote",
     "Replay",
     "Resample",
     "Router",
     "RunConfig",
     "RunResult",
+    "Session",
     "Sink",
     "SinkContext",
     "Source",
     "SourceContext",
     "SqliteTable",
+    "Std",
     "Stdout",
     "StreamChannel",
+    "Sum",
     "Synthetic",
     "TableRouter",
     "Trade",
     "TradeRules",
+    "Tumble",
     "TumblingBars",
     "TumblingWindow",
+    "Vwap",
     "Watermark",
     "Window",
+    "WindowAggregate",
     "buffer_async",
     "filter_async",
     "map_async",

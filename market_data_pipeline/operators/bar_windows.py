@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
 from market_data_pipeline.codec import pack, unpack
-from market_data_pipeline.durations import Duration, parse_duration, positive_duration
-from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame
+from market_data_pipeline.operators.bar_choices import BarConvention, Empty, check_choice
 from market_data_pipeline.operators.bar_symbols import BarSymbols
 from market_data_pipeline.operators.bar_table import (
     CARRIED,
@@ -33,62 +32,13 @@ from market_data_pipeline.operators.bar_table import (
     no_trades,
 )
 from market_data_pipeline.operators.base import Operator
-from market_data_pipeline.operators.buckets import OUTSIDE, Buckets, Tumbling
+from market_data_pipeline.operators.buckets import FARTHEST, OUTSIDE, Buckets, Tumbling
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.lateness import LATE, Lateness
 from market_data_pipeline.records import MAX_TIME
 
-Side = Literal["left", "right"]
-Empty = Literal["skip", "null", "carry"]
-TimeField = Literal["ts_event", "ts_recv"]
-
-_MIN_INTERVAL, _MAX_INTERVAL = 1_000_000, 3660 * 86_400_000_000_000
-_FARTHEST = 2**62
-"""Times (ns) beyond this, some 146 years from 1970, are no market data; they would overflow the arithmetic of buckets."""
 MAX_EMPTY = 100_000
 """Empty bars of one symbol in a row; behind them it is taken for dead until its next trade."""
-
-
-@dataclass(frozen=True)
-class BarConvention:
-    """How a bar is cut and named. The defaults are those of the field: pandas, polars, most vendors.
-
-    ``closed``: which end of its interval belongs to a bar: ``left`` is ``[start, end)``, ``right`` is ``(start, end]``.
-    ``label``: which end is the bar's ``ts_event``. ``ts``: the time that decides to which bar a trade belongs; with ``ts_recv``
-    bars still fire by event time, so each trade must have ``ts_recv >= ts_event``, or may come late.
-    """
-
-    closed: Side = "left"
-    label: Side = "left"
-    ts: TimeField = "ts_event"
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("closed", Side), ("label", Side), ("ts", TimeField)):
-            check_choice(name, getattr(self, name), get_args(allowed))
-
-
-def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raises ``ConfigError`` unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
-        raise ConfigError(f"{name}: {value!r} is not allowed; one of: {', '.join(allowed)}")
-
-
-LEFT = BarConvention()
-"""The convention of the field: closed left, labelled left, by ``ts_event``."""
-
-
-def make_buckets(interval: Duration | Buckets, align_to: Duration) -> Buckets:
-    """Tumbling buckets of a checked ``interval``, or ``interval`` itself where it is buckets already."""
-    if isinstance(interval, Buckets):
-        if align_to:
-            raise ConfigError(f"align_to: {align_to!r} has no meaning with {type(interval).__name__}")
-        return interval
-    size = positive_duration(interval, "interval")
-    if size < _MIN_INTERVAL:
-        raise ConfigError(f"interval: {interval!r} is too short; at least 1ms")
-    if size > _MAX_INTERVAL:
-        raise ConfigError(f"interval: {interval!r} is too long; at most 3660d")
-    return Tumbling(size, parse_duration(align_to, "align_to"))
 
 
 class BarWindows(Operator):
@@ -146,7 +96,7 @@ class BarWindows(Operator):
     def place(self, items: Columns, late: list[Frame]) -> tuple[Columns, Array]:
         """The usable ones of ``items`` and their buckets. The others are rejected, counted, or added to ``late``."""
         ts = self.times(items)
-        near = np.abs(ts) < _FARTHEST
+        near = np.abs(ts) < FARTHEST
         if not near.all():
             items = self.only(items, near, "its time is more than 146 years from 1970, in ns")
             ts = ts[near]
@@ -278,7 +228,7 @@ class BarWindows(Operator):
             return np.zeros(len(rows.key), bool)
         starts = self._buckets.starts(rows.bucket)
         steps = (self._watermark - starts) // self.early_every
-        steps_before = np.maximum((max(before, -_FARTHEST) - starts) // self.early_every, 0)
+        steps_before = np.maximum((max(before, -FARTHEST) - starts) // self.early_every, 0)
         due: Array = ((rows.ints[:, FLAGS] & CHANGED) != 0) & (steps > steps_before)
         return due
 

@@ -21,8 +21,9 @@ import numpy as np
 
 from market_data_pipeline.durations import Duration
 from market_data_pipeline.frame import NO_MARK, Array, Columns, Dictionary, Frame, columns_from_rows, to_rows
+from market_data_pipeline.operators.bar_choices import LEFT, BarConvention, Empty, make_buckets
 from market_data_pipeline.operators.bar_table import Trades, grouped, join_trades
-from market_data_pipeline.operators.bar_windows import LEFT, BarConvention, BarWindows, Empty, make_buckets
+from market_data_pipeline.operators.bar_windows import BarWindows
 from market_data_pipeline.operators.buckets import Buckets
 from market_data_pipeline.operators.conditions import ConditionMask, Predicate
 from market_data_pipeline.operators.lateness import Lateness, LatePolicy

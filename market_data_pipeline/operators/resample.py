@@ -19,16 +19,9 @@ import numpy as np
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.frame import NO_MARK, Array, Columns, Frame, columns_from_rows
+from market_data_pipeline.operators.bar_choices import LEFT, BarConvention, Empty, Side, check_choice, make_buckets
 from market_data_pipeline.operators.bar_table import CODE_BITS, BarTable, Groups, group_bars, groups_of
-from market_data_pipeline.operators.bar_windows import (
-    LEFT,
-    BarConvention,
-    BarWindows,
-    Empty,
-    Side,
-    check_choice,
-    make_buckets,
-)
+from market_data_pipeline.operators.bar_windows import BarWindows
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.buckets import OUTSIDE, Buckets
 from market_data_pipeline.operators.changes import Changes

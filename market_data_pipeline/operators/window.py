@@ -30,7 +30,7 @@ from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import NO_MARK, Frame, Items
 from market_data_pipeline.operators.accumulators import Accumulators
-from market_data_pipeline.operators.aggregations import Aggregation, Collect
+from market_data_pipeline.operators.aggregations import Aggregation, ItemList
 from market_data_pipeline.operators.base import Operator, OperatorContext
 from market_data_pipeline.operators.fold import Fold
 from market_data_pipeline.operators.lateness import LATE, Lateness, LatePolicy, check_late_policy
@@ -103,7 +103,7 @@ class WindowAggregate(_Windowed):
 
     Columns are used as they are if key, time and the fields of aggregations are names of plain columns. Items without key or
     time, or whose fields are no finite numbers, go the way of the error policy. State: some 33 bytes a window and key, and the
-    aggregations' own (8 to 24 bytes, but for ``Collect``, ``Fold`` and ``Quantile``), besides the key.
+    aggregations' own (8 to 24 bytes, but for ``ItemList``, ``Fold`` and ``Quantile``), besides the key.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class TumblingWindow(_Windowed):
         self.ts, self.key = ts, key
         self.late = check_late_policy(late, ("drop", "side_output"))
         lateness = Lateness(self.late)
-        self._start(_book(windows, [Collect()], Emitting(lateness)), WindowInput(ts, key), lateness, _whole)
+        self._start(_book(windows, [ItemList()], Emitting(lateness)), WindowInput(ts, key), lateness, _whole)
 
     def time_of(self, item: Any) -> int:
         """The event time of ``item``, ns."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from market_data_pipeline.frame import END, Columns, Dictionary, Frame, Items, to_rows
-from market_data_pipeline.operators.aggregations import Collect, Count, First, Last, Max, Mean, Min, Std, Sum, Vwap
+from market_data_pipeline.operators.aggregations import Count, First, ItemList, Last, Max, Mean, Min, Std, Sum, Vwap
 from market_data_pipeline.operators.base import OperatorContext
 from market_data_pipeline.operators.fold import Fold
 from market_data_pipeline.operators.quantile import Quantile
@@ -59,7 +59,7 @@ NUMERIC = {
     "vwap": Vwap(), "std": Std("price"), "first": First("n"), "last": Last("n"), "median": Quantile("price"),
 }  # fmt: skip
 PER_ITEM = {
-    "items": Collect(),
+    "items": ItemList(),
     "folded": Fold((0, []), lambda s, i: (s[0] + 1, [*s[1], i["n"]]), lambda a, b: (a[0] + b[0], a[1] + b[1])),
 }
 

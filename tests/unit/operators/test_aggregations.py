@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, Columns, Frame, to_rows
-from market_data_pipeline.operators.aggregations import Aggregation, Collect, First, Last, Mean, Min, Std, Sum, Vwap
+from market_data_pipeline.operators.aggregations import Aggregation, First, ItemList, Last, Mean, Min, Std, Sum, Vwap
 from market_data_pipeline.operators.base import OperatorContext
 from market_data_pipeline.operators.window import WindowAggregate
 from market_data_pipeline.operators.windows import Session, Tumble
@@ -106,11 +106,11 @@ def test_results_come_out_as_columns_where_they_can() -> None:
     assert form(Min("n")) is Columns
     assert form(First("venue")) is Columns
     assert form(First("n")) is list  # an int and a float
-    assert form(Collect()) is list
+    assert form(ItemList()) is list
 
 
 def test_items_that_cannot_be_written_are_rejected_at_the_commit() -> None:
-    operator = WindowAggregate(Tumble("1h"), {"items": Collect()}, key=None)
+    operator = WindowAggregate(Tumble("1h"), {"items": ItemList()}, key=None)
     operator.open(OperatorContext("w"))
     bad = {"ts_event": 0, "x": object()}
     list(operator.process(Frame([{"ts_event": 0, "x": 1}, bad, {"ts_event": 0, "x": 2}])))
