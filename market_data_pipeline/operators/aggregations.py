@@ -11,7 +11,7 @@ aggregation                      of 10 x 1, 13 x 2     result
 ``Vwap("price", "size")``        12.0                  float; NaN where the sizes sum up to 0
 ``Std("price")``                 1.5                   float; NaN where there are not more than ``ddof`` items
 ``Quantile("price", 0.5)``       11.5                  float (:mod:`~market_data_pipeline.operators.quantile`)
-``ItemList()``                    both items            list of the items in order of arrival
+``ItemList()``                   both items            list of the items in order of arrival
 ``Fold(0, lambda n, item: ...)`` the last state        whatever ``step`` returned (:mod:`~market_data_pipeline.operators.fold`)
 ================================ ===================== ==================================================================
 
