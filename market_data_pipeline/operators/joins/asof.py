@@ -21,7 +21,7 @@ import numpy as np
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, parse_duration
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.frame import END, NO_MARK, Array, Column, Columns, Frame, Items, to_rows
+from market_data_pipeline.frame import END, NO_MARK, Array, Column, Columns, Frame, Items, columns_from_rows, to_rows
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.joins.keyed import (
@@ -49,6 +49,7 @@ from market_data_pipeline.operators.joins.pairs import (
 )
 from market_data_pipeline.operators.lateness import LATE, Lateness, LatePolicy, check_late_policy
 from market_data_pipeline.operators.stateless import apply
+from market_data_pipeline.records import KINDS
 
 RIGHT: Final = "right"
 """The input of the items that are looked up."""
@@ -96,7 +97,7 @@ class LatestJoin(Operator):
         """Right items behind the watermark."""
 
     def process(self, frame: Frame) -> Iterable[Frame]:
-        chunk = place(frame.items, self.key, self._keys, self.ctx.failed)
+        chunk = self._place(frame.items if self.combine is not None else as_columns(frame.items))
         behind = chunk.ts < self._watermark
         late = chunk.take(behind) if behind.any() else None
         chunk = chunk if late is None else chunk.take(~behind)
@@ -244,6 +245,14 @@ class LatestJoin(Operator):
                 chunk = chunk.take(chunk.ts >= watermark)
                 if len(chunk.ts):
                     (self._right.add(self._payload(chunk)) if side else self._left.add(chunk))
+
+
+def as_columns(items: Items) -> Items:
+    """Records of one kind as columns, which is several times as fast; anything else as it is."""
+    if isinstance(items, Columns) or len(kinds := set(map(type, items))) != 1 or not kinds <= KINDS.keys():
+        return items
+    columns, bad = columns_from_rows(items)
+    return items if bad else columns
 
 
 def by_time(chunk: Chunk) -> Chunk:
