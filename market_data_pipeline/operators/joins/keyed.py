@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from market_data_pipeline.frame import Array, Columns, Dictionary, Items, join_items, same_shape, to_rows
+from market_data_pipeline.operators.keys import check_key
 from market_data_pipeline.operators.stateless import apply
 from market_data_pipeline.records import SIDES, field
 
 FARTHEST = 2**62
 """Times and spans (ns) are nearer to 0 than this, so that their sums are in the range of 64 bits."""
 _MERGED_ITEMS = 8192
-_KEY_TYPES = {bool, int, float, str, bytes}
 
 
 class Chunk(NamedTuple):
@@ -57,9 +57,7 @@ class Keys:
 
     def of(self, key: Any) -> int:
         """The code of ``key``, a new one if need be. Raises ``TypeError`` for what would not come back from a snapshot."""
-        if type(key) not in _KEY_TYPES:
-            raise TypeError(f"a key may be bool, int, float, str or bytes, not {key!r:.100}")
-        code = self._codes.get(key)
+        code = self._codes.get(check_key(key))
         if code is None:
             code = self._codes[key] = len(self.names)
             self.names.append(key)

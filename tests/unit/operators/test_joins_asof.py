@@ -9,7 +9,7 @@ import polars
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tools.join_bench import JoinBench, accepted, as_columns, play
+from tools.operator_bench import Bench, accepted, as_columns, play
 
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, Columns, Frame
@@ -78,7 +78,7 @@ def test_each_trade_with_the_latest_quote(
     exact: bool,
 ) -> None:
     join = AsofJoin(tolerance=tolerance, how=how, allow_exact=exact, late="side_output")  # type: ignore[arg-type]
-    bench = JoinBench(join)
+    bench = Bench(join)
     play(bench, history, forms, restarts, group)
     assert bench.out == expected(history, tolerance, how, exact)
     _, late = accepted(history)
@@ -99,7 +99,7 @@ def test_many_items_are_joined_as_polars_joins_them(columns: bool, exact: bool) 
     symbols = [f"S{n}" for n in range(40)]
     trades = [trade(rng.choice(symbols), rng.randrange(-5000, 5000), float(n)) for n in range(3000)]
     quotes = [quote(rng.choice(symbols), rng.randrange(-5000, 5000), float(n)) for n in range(3000)]
-    bench = JoinBench(AsofJoin(["bid"], tolerance=300, allow_exact=exact))
+    bench = Bench(AsofJoin(["bid"], tolerance=300, allow_exact=exact))
     for start in range(0, 3000, 700):
         for port, items in (("", trades[start : start + 700]), ("right", quotes[start : start + 700])):
             bench.feed(as_columns(items) if columns else items, port)
@@ -125,7 +125,7 @@ def test_many_items_are_joined_as_polars_joins_them(columns: bool, exact: bool) 
 
 
 def test_the_example_of_the_module() -> None:
-    bench = JoinBench(AsofJoin(["bid"], tolerance="5s"))
+    bench = Bench(AsofJoin(["bid"], tolerance="5s"))
     bench.feed([quote("A", S, 9), quote("A", 3 * S, 10)], "right")
     bench.feed([trade("A", 3 * S), trade("A", 2 * S)])
     assert bench.out == []
@@ -140,7 +140,7 @@ def test_the_example_of_the_module() -> None:
 
 
 def test_columns_stay_columns() -> None:
-    bench = JoinBench(AsofJoin(["ts_event", "bid"]))
+    bench = Bench(AsofJoin(["ts_event", "bid"]))
     bench.feed(as_columns([quote("A", 1, 9)]), "right")
     bench.feed(as_columns([trade("A", 2), trade("A", 3)]))
     bench.advance(3)
@@ -159,7 +159,7 @@ def test_columns_stay_columns() -> None:
 @pytest.mark.parametrize("columns", [True, False])
 def test_a_side_of_the_right_item_is_text(columns: bool) -> None:
     trades = [trade("A", 1), trade("A", 1)]
-    bench = JoinBench(AsofJoin(["side"], right_prefix="other_"))
+    bench = Bench(AsofJoin(["side"], right_prefix="other_"))
     bench.feed(as_columns(trades[:1]) if columns else trades[:1], "right")
     bench.feed(as_columns(trades[1:]) if columns else trades[1:])
     bench.end()
@@ -172,7 +172,7 @@ def test_a_function_makes_the_result_and_may_fail() -> None:
             raise LookupError("no quote")
         return left.price - right.bid, right
 
-    bench = JoinBench(AsofJoin(combine=combine))
+    bench = Bench(AsofJoin(combine=combine))
     bench.feed([quote("A", 1, 9)], "right")
     bench.advance(2)
     bench.restart()
@@ -185,7 +185,7 @@ def test_a_function_makes_the_result_and_may_fail() -> None:
 
 
 def test_items_that_cannot_be_joined_are_dead_letters_and_cost_nothing_else() -> None:
-    bench = JoinBench(AsofJoin(["bid"]))
+    bench = Bench(AsofJoin(["bid"]))
     bad = [
         {"symbol": "A"},
         {"ts_event": 1},
@@ -206,7 +206,7 @@ def test_items_that_cannot_be_joined_are_dead_letters_and_cost_nothing_else() ->
 
 
 def test_a_commit_writes_only_what_changed() -> None:
-    bench = JoinBench(AsofJoin(["bid"]))
+    bench = Bench(AsofJoin(["bid"]))
     for number in range(3):
         quotes = [quote(f"S{n}", 10 * number + 1, 1.0) for n in range(1024)]
         bench.feed(as_columns(quotes), "right")
@@ -220,7 +220,7 @@ def test_a_commit_writes_only_what_changed() -> None:
 
 
 def test_keys_that_are_not_seen_any_more_are_forgotten() -> None:
-    bench = JoinBench(AsofJoin(["bid"], tolerance=100))
+    bench = Bench(AsofJoin(["bid"], tolerance=100))
     for start in range(0, 100_000, 500):
         quotes = [quote(f"order-{start + n}", start, 1.0) for n in range(500)]
         bench.feed(as_columns(quotes), "right")
@@ -236,7 +236,7 @@ def test_keys_that_are_not_seen_any_more_are_forgotten() -> None:
 
 
 def test_what_is_held_of_a_key_is_found_again_after_keys_were_forgotten() -> None:
-    bench = JoinBench(AsofJoin(["bid"], tolerance=1000))
+    bench = Bench(AsofJoin(["bid"], tolerance=1000))
     bench.feed([quote("old", 0, 7.0)], "right")
     bench.feed([trade("future", 900)])
     for start in range(0, 5):
@@ -251,7 +251,7 @@ def test_what_is_held_of_a_key_is_found_again_after_keys_were_forgotten() -> Non
 
 def test_far_apart_times() -> None:
     far = 2**62 - 1
-    bench = JoinBench(AsofJoin(["bid"], tolerance=far))
+    bench = Bench(AsofJoin(["bid"], tolerance=far))
     bench.feed([quote("A", -far, 1.0), quote("B", far, 2.0)], "right")
     bench.feed([trade("A", 0), trade("A", far), trade("B", far)])
     bench.end()
@@ -260,7 +260,7 @@ def test_far_apart_times() -> None:
 
 def test_nothing_comes_of_nothing() -> None:
     join = AsofJoin()
-    bench = JoinBench(join)
+    bench = Bench(join)
     assert list(bench.operator.process(Frame([]))) == []
     assert list(bench.operator.advance(5)) == []
     assert list(bench.operator.advance(END)) == []

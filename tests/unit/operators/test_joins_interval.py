@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tools.join_bench import JoinBench, accepted, as_columns, play
+from tools.operator_bench import Bench, accepted, as_columns, play
 
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.operators.joins.interval import IntervalJoin
@@ -59,7 +59,7 @@ BOUNDS = st.tuples(st.integers(-15, 15), st.integers(-15, 15)).map(sorted)
 def test_all_pairs_in_order_and_each_once(
     history: list[Any], bounds: list[int], how: str, forms: list[str], restarts: list[bool], group: bool
 ) -> None:
-    bench = JoinBench(IntervalJoin(*bounds, ["price"], how=how, late="side_output"))  # type: ignore[arg-type]
+    bench = Bench(IntervalJoin(*bounds, ["price"], how=how, late="side_output"))  # type: ignore[arg-type]
     play(bench, history, forms, restarts, group)
     assert bench.out == expected(history, *bounds, how)
     _, late = accepted(history)
@@ -73,7 +73,7 @@ def test_all_pairs_in_order_and_each_once(
 
 
 def test_the_example_of_the_module() -> None:
-    inner, outer = (JoinBench(IntervalJoin("-1s", "2s", ["price"], how=how)) for how in ("inner", "left"))
+    inner, outer = (Bench(IntervalJoin("-1s", "2s", ["price"], how=how)) for how in ("inner", "left"))
     for bench in (inner, outer):
         bench.feed([trade("A", 10 * S), trade("B", 10 * S)])
         bench.feed([trade("A", ts * S, ts) for ts in (9, 12, 13)], "right")
@@ -90,7 +90,7 @@ def test_the_example_of_the_module() -> None:
 
 
 def test_what_nothing_can_match_any_more_is_forgotten() -> None:
-    bench = JoinBench(IntervalJoin(-50, 50, ["price"]))
+    bench = Bench(IntervalJoin(-50, 50, ["price"]))
     for start in range(0, 200_000, 100):
         items = [trade(f"order-{n}", n, 1) for n in range(start, start + 100)]
         bench.feed(as_columns(items))
@@ -105,7 +105,7 @@ def test_what_nothing_can_match_any_more_is_forgotten() -> None:
 
 
 def test_one_busy_key() -> None:
-    bench = JoinBench(IntervalJoin(0, 3, ["price"]))
+    bench = Bench(IntervalJoin(0, 3, ["price"]))
     bench.feed([trade("A", ts, ts) for ts in range(500)])
     bench.feed([trade("A", ts, ts) for ts in range(500)], "right")
     for watermark in range(0, 500, 9):
@@ -117,7 +117,7 @@ def test_one_busy_key() -> None:
 
 
 def test_a_function_makes_the_result() -> None:
-    bench = JoinBench(
+    bench = Bench(
         IntervalJoin(0, 5, how="left", combine=lambda left, right: (left["n"], right and right["n"]), late="drop")
     )
     bench.feed([{"symbol": 1, "ts_event": 1, "n": 1}, {"symbol": 2, "ts_event": 1, "n": 2}])
@@ -131,7 +131,7 @@ def test_a_function_makes_the_result() -> None:
 
 
 def test_items_that_cannot_be_joined_are_dead_letters() -> None:
-    bench = JoinBench(IntervalJoin(0, 0, ["n"]))
+    bench = Bench(IntervalJoin(0, 0, ["n"]))
     bad = [
         {"symbol": "A"},
         {"ts_event": 1},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tools.join_bench import JoinBench, as_columns, play
+from tools.operator_bench import Bench, as_columns, play
 
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import NO_MARK, Columns, Dictionary
@@ -72,7 +72,7 @@ MOVES = st.one_of(
 def test_each_item_with_the_version_of_its_time(
     history: list[Any], restarts: list[bool], group: bool, how: str
 ) -> None:
-    bench = JoinBench(ReferenceJoin(["tick"], how=how, late="side_output"))  # type: ignore[arg-type]
+    bench = Bench(ReferenceJoin(["tick"], how=how, late="side_output"))  # type: ignore[arg-type]
     play(bench, history, ["rows"], restarts, group)
     out, late, late_rows = expected(history)
     assert bench.out == [item for item in out if how == "left" or item["tick"] is not None]
@@ -82,7 +82,7 @@ def test_each_item_with_the_version_of_its_time(
 
 
 def test_the_example_of_the_module() -> None:
-    bench = JoinBench(ReferenceJoin(["tick"]))
+    bench = Bench(ReferenceJoin(["tick"]))
     bench.feed([row("A", 0, 1), row("A", 10 * S, 5)], "reference")
     bench.feed(as_columns([trade("A", 4 * S), trade("A", 10 * S), trade("A", 12 * S)]))
     bench.advance(11 * S)
@@ -99,7 +99,7 @@ def table(symbols: list[str], times: list[int], **fields: Any) -> Columns:
 
 
 def test_a_table_of_columns_gives_what_rows_give() -> None:
-    columns, rows = JoinBench(ReferenceJoin(["tick", "venue"])), JoinBench(ReferenceJoin(["tick", "venue"]))
+    columns, rows = Bench(ReferenceJoin(["tick", "venue"])), Bench(ReferenceJoin(["tick", "venue"]))
     made = table(
         ["A", "B", "A"],
         [1, 2, 8],
@@ -118,7 +118,7 @@ def test_a_table_of_columns_gives_what_rows_give() -> None:
 
 
 def test_a_deleted_key_is_not_brought_back_by_a_late_row() -> None:
-    bench = JoinBench(ReferenceJoin(["tick"], how="inner"))
+    bench = Bench(ReferenceJoin(["tick"], how="inner"))
     bench.feed([row("A", 5, deleted=True)], "reference")
     bench.advance(10)
     bench.restart()
@@ -129,7 +129,7 @@ def test_a_deleted_key_is_not_brought_back_by_a_late_row() -> None:
 
 
 def test_without_waiting_items_come_out_at_once_with_what_is_known() -> None:
-    bench = JoinBench(ReferenceJoin(["tick"], wait=False, late="side_output"))
+    bench = Bench(ReferenceJoin(["tick"], wait=False, late="side_output"))
     bench.feed([trade("A", 7)])
     bench.feed([row("A", 5, 1), row("A", 10, 2)], "reference")
     bench.feed(as_columns([trade("A", 12), trade("A", 9)]))
@@ -142,7 +142,7 @@ def test_without_waiting_items_come_out_at_once_with_what_is_known() -> None:
 
 
 def test_a_function_gets_the_row() -> None:
-    bench = JoinBench(ReferenceJoin(combine=lambda item, version: (item.symbol, version and version["tick"])))
+    bench = Bench(ReferenceJoin(combine=lambda item, version: (item.symbol, version and version["tick"])))
     bench.feed([row("A", 5, 1), row("B", 5, 1, deleted=1)], "reference")
     bench.advance(6)
     bench.restart()

@@ -1,4 +1,4 @@
-"""A join with a store behind it, driven by a history of items and watermarks in any form and with any restarts."""
+"""An operator with a store behind it, driven by a history of items and watermarks in any form and with any restarts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from market_data_pipeline.frame import END, NO_MARK, Columns, Frame, Items, colu
 from market_data_pipeline.operators.base import Operator, OperatorContext
 
 
-class JoinBench:
+class Bench:
     """Keeps what comes out (``out``, ``late``), the ``counts`` and the stored ``state``."""
 
     def __init__(self, template: Operator) -> None:
         self.template = template
         self.state: dict[str, bytes] = {}
-        self.ctx = OperatorContext("join")
+        self.ctx = OperatorContext("node")
         self.out: list[Any] = []
         self.late: list[Any] = []
         self.frames: list[Frame] = []
@@ -55,6 +55,9 @@ class JoinBench:
         self.watermark = watermark
         self._take(self.operator.advance(watermark))
 
+    def tick(self, now: int) -> None:
+        self._take(self.operator.tick(now))
+
     def end(self) -> None:
         """The end of input; nothing may be left behind."""
         self.advance(END)
@@ -73,7 +76,7 @@ def as_columns(items: list[Any]) -> Columns:
     return made
 
 
-def play(bench: JoinBench, history: list[Any], forms: list[str], restarts: list[bool], group: bool) -> None:
+def play(bench: Bench, history: list[Any], forms: list[str], restarts: list[bool], group: bool) -> None:
     """``history``: watermarks (int) and ``(port, record)``. ``forms`` and ``restarts`` are used in turn; with ``group`` all
     items of a port between two watermarks come in one frame."""
     steps: list[Any] = []
