@@ -99,9 +99,10 @@ async def test_frames_of_one_item_are_asked_side_by_side_and_a_stop_gives_them_u
     assert numbers(committed_rows(job.server, "sink")[0]) == list(range(200))
 
 
-async def test_in_one_process() -> None:
+@pytest.mark.parametrize("batch_items", [1, 10])
+async def test_in_one_process(batch_items: int) -> None:
     outside, sink = Outside(), Collect()
     outside.open.set()
-    await DagRuntime(asking(outside, sink, concurrency=3)).start()
+    await DagRuntime(asking(outside, sink, batch_items, concurrency=3)).start()
     assert numbers(sink.items) == list(range(200))
     assert 1 < outside.most <= 3
