@@ -21,7 +21,7 @@ import numpy as np
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, parse_duration
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.frame import END, NO_MARK, Array, Column, Columns, Frame, Items, columns_from_rows, to_rows
+from market_data_pipeline.frame import END, NO_MARK, Array, Column, Columns, Frame, Items, to_rows
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.joins.keyed import (
@@ -30,6 +30,7 @@ from market_data_pipeline.operators.joins.keyed import (
     Keys,
     Latest,
     Pending,
+    as_columns,
     joined,
     object_array,
     place,
@@ -49,7 +50,6 @@ from market_data_pipeline.operators.joins.pairs import (
 )
 from market_data_pipeline.operators.lateness import LATE, Lateness, LatePolicy, check_late_policy
 from market_data_pipeline.operators.stateless import apply
-from market_data_pipeline.records import KINDS
 
 RIGHT: Final = "right"
 """The input of the items that are looked up."""
@@ -245,14 +245,6 @@ class LatestJoin(Operator):
                 chunk = chunk.take(chunk.ts >= watermark)
                 if len(chunk.ts):
                     (self._right.add(self._payload(chunk)) if side else self._left.add(chunk))
-
-
-def as_columns(items: Items) -> Items:
-    """Records of one kind as columns, which is several times as fast; anything else as it is."""
-    if isinstance(items, Columns) or len(kinds := set(map(type, items))) != 1 or not kinds <= KINDS.keys():
-        return items
-    columns, bad = columns_from_rows(items)
-    return items if bad else columns
 
 
 def by_time(chunk: Chunk) -> Chunk:

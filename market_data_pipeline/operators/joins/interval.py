@@ -21,7 +21,7 @@ from market_data_pipeline.durations import Duration, parse_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import NO_MARK, Frame, Items, to_rows
 from market_data_pipeline.operators.base import Operator
-from market_data_pipeline.operators.joins.keyed import FARTHEST, Keys, place
+from market_data_pipeline.operators.joins.keyed import FARTHEST, Keys, as_columns, place
 from market_data_pipeline.operators.joins.log import ItemLog
 from market_data_pipeline.operators.joins.pairs import (
     Combine,
@@ -95,19 +95,18 @@ class _Side:
         heappush(self._waiting, (ts, self._arrived, key, _Held(self._arrived, item)))
         self._arrived += 1
 
-    def next_time(self, watermark: int) -> int:
-        """The time of the first that waits; ``watermark`` when that is not before it."""
-        return min(self._waiting[0][0], watermark) if self._waiting else watermark
+    def due(self, watermark: int) -> Iterable[tuple[int, int, Any, _Held]]:
+        """Remove and give those that wait and are before ``watermark``, by time, then by arrival: time, number, key, item."""
+        while self._waiting and self._waiting[0][0] < watermark:
+            yield heappop(self._waiting)
 
-    def passed(self) -> tuple[int, Any, _Held]:
-        """The watermark has passed the first that waits."""
-        ts, _, key, held = heappop(self._waiting)
+    def passed(self, ts: int, key: Any, held: _Held) -> None:
+        """The watermark has passed ``held``, which is not before any that it has passed."""
         line = self.lines.get(key)
         if line is None:
             line = self.lines[key] = _Line()
         line.add(ts, held)
         self._passed.append((ts, key))
-        return ts, key, held
 
     def expire(self, watermark: int) -> Iterable[tuple[int, _Held]]:
         """Remove and give those that nothing can match any more, by time."""
@@ -175,7 +174,7 @@ class IntervalJoin(Operator):
     def process(self, frame: Frame) -> Iterable[Frame]:
         is_right = frame.port == RIGHT
         keys = Keys()
-        chunk = place(frame.items, self.key, keys, self.ctx.failed)
+        chunk = place(as_columns(frame.items), self.key, keys, self.ctx.failed)
         behind = chunk.ts < self._watermark
         late = chunk.take(behind) if behind.any() else None
         items = chunk.items if late is None else chunk.take(~behind).items
@@ -211,23 +210,21 @@ class IntervalJoin(Operator):
     def _pass(self, watermark: int) -> list[tuple[int, int, int, int, int, Any, Any]]:
         """The pairs whose later item ``watermark`` passes: the time of that, both times, both numbers, both items."""
         pairs: list[tuple[int, int, int, int, int, Any, Any]] = []
-        while (ts := min(self._left.next_time(watermark), self._right.next_time(watermark))) < watermark:
-            if self._left.next_time(watermark) == ts:
-                _, key, left = self._left.passed()
-                found = (
-                    self._right.lines[key].between(ts + self.lower, ts + self.upper) if key in self._right.lines else ()
-                )
-                for other, right in found:
+        due = [(ts, 0, number, key, held) for ts, number, key, held in self._left.due(watermark)]
+        due += [(ts, 1, number, key, held) for ts, number, key, held in self._right.due(watermark)]
+        due.sort(key=lambda event: event[:3])
+        lefts, rights = self._left.lines, self._right.lines
+        for ts, is_right, number, key, held in due:
+            if is_right:
+                self._right.passed(ts, key, held)
+                for other, left in lefts[key].between(ts - self.upper, ts - self.lower) if key in lefts else ():
                     left.matched = True
-                    pairs.append((ts, ts, other, left.number, right.number, left.item, right.item))
+                    pairs.append((ts, other, ts, left.number, number, left.item, held.item))
             else:
-                _, key, right = self._right.passed()
-                found = (
-                    self._left.lines[key].between(ts - self.upper, ts - self.lower) if key in self._left.lines else ()
-                )
-                for other, left in found:
-                    left.matched = True
-                    pairs.append((ts, other, ts, left.number, right.number, left.item, right.item))
+                self._left.passed(ts, key, held)
+                for other, right in rights[key].between(ts + self.lower, ts + self.upper) if key in rights else ():
+                    held.matched = True
+                    pairs.append((ts, ts, other, number, right.number, held.item, right.item))
         return pairs
 
     def _results(self, pairs: list[tuple[Any, Any]]) -> list[Any]:

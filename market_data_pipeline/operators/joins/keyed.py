@@ -7,10 +7,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from market_data_pipeline.frame import Array, Columns, Dictionary, Items, join_items, same_shape, to_rows
+from market_data_pipeline.frame import (
+    Array,
+    Columns,
+    Dictionary,
+    Items,
+    columns_from_rows,
+    join_items,
+    same_shape,
+    to_rows,
+)
 from market_data_pipeline.operators.keys import check_key
 from market_data_pipeline.operators.stateless import apply
-from market_data_pipeline.records import SIDES, field
+from market_data_pipeline.records import KINDS, SIDES, field
 
 FARTHEST = 2**62
 """Times and spans (ns) are nearer to 0 than this, so that their sums are in the range of 64 bits."""
@@ -88,6 +97,14 @@ class Keys:
         self._codes = {name: code for code, name in enumerate(self.names)}
         self._names = None
         return renumbered
+
+
+def as_columns(items: Items) -> Items:
+    """Records of one kind as columns, which is several times as fast; anything else as it is."""
+    if isinstance(items, Columns) or len(kinds := set(map(type, items))) != 1 or not kinds <= KINDS.keys():
+        return items
+    columns, bad = columns_from_rows(items)
+    return items if bad else columns
 
 
 def place(items: Items, key: str, keys: Keys, failed: Callable[[Any, Exception], None]) -> Chunk:

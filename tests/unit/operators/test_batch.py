@@ -113,7 +113,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(STEPS, st.none() | st.integers(1, 5), st.none() | st.integers(1, 40), st.none() | st.integers(1, 12))
 def test_whichever_limit_comes_first(
     steps: list[tuple[list[Any], int, bool, str]], max_items: int | None, max_bytes: int | None, max_time: int | None

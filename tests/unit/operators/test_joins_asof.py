@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import polars
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tools.operator_bench import Bench, accepted, as_columns, play
 
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.frame import END, Columns, Frame
+from market_data_pipeline.frame import END, Columns, Dictionary, Frame
 from market_data_pipeline.operators.joins.asof import AsofJoin
 from market_data_pipeline.records import Quote, Trade
 
@@ -285,3 +286,25 @@ def test_nothing_comes_of_nothing() -> None:
 def test_mistakes_in_the_arguments(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         AsofJoin(**options)
+
+
+def test_columns_of_a_type_that_cannot_travel_are_kept_as_rows() -> None:
+    bench = Bench(AsofJoin(["bid"]))
+    symbols, times = Dictionary.encode(["A"]), np.array([5])
+    bench.feed(Columns("", {"symbol": symbols, "ts_event": times, "bid": np.array([2**63], np.uint64)}), "right")
+    bench.feed(Columns("", {"symbol": symbols, "ts_event": times, "n": np.array([2**63 + 1], np.uint64)}))
+    bench.restart()
+    bench.end()
+    assert bench.out == [{"symbol": "A", "ts_event": 5, "n": 2**63 + 1, "bid": 2**63}]
+
+
+def test_symbols_of_many_frames_are_numbered_once() -> None:
+    bench = Bench(AsofJoin(["bid"]))
+    names = tuple(f"S{n}" for n in range(50))
+    for ts in range(10):
+        codes = np.array([ts, 49 - ts], np.uint32)
+        one = Columns("", {"symbol": Dictionary(codes, names), "ts_event": np.full(2, ts), "bid": np.full(2, ts + 0.5)})
+        bench.feed(one, "right")
+        bench.feed(as_columns([trade(f"S{ts}", ts), trade(f"S{(ts + 1) % 10}", ts)]))
+    bench.end()
+    assert [row["bid"] for row in bench.out] == [x for ts in range(10) for x in (ts + 0.5, 0.5 if ts == 9 else None)]
