@@ -12,6 +12,8 @@ import numpy as np
 from market_data_pipeline.frame import Array
 
 _LEAST = 1 << 11
+_FEW = 24
+"""So many are looked up one by one: a round over arrays takes as long for one as for these."""
 _HALF, _LOW = np.uint64(32), np.uint64(2**32 - 1)
 
 
@@ -98,7 +100,7 @@ class KeySet:
         known = np.full(n, -1, np.int64)
         slots = self._slots(keys)
         rows, at, mine = np.arange(n), slots, keys
-        while len(rows):
+        while len(rows) > _FEW:
             found = self._table.take(at)
             free = found < 0
             if self._start:
@@ -117,8 +119,22 @@ class KeySet:
             rows, at, mine = rows.take(other), at.take(other) + 1, mine.take(other)
             at[at == self._capacity] = 0
             slots[rows] = at
+        for row, place, key in zip(rows.tolist(), at.tolist(), mine.tolist(), strict=True):
+            slots[row], known[row] = self._insert_one(end + row, place, key)
         self._settle(keys, content, known, slots)
         return known
+
+    def _insert_one(self, position: int, place: int, key: int) -> tuple[int, int]:
+        """The same for one key, from ``place`` on: its place, and where it stands already, or -1."""
+        while True:
+            found = self._table.item(place)
+            same = found >= 0 and self._keys.item(found) == key
+            if found < 0 or (same and found < self._start):
+                self._table[place] = position
+                return place, -1
+            if same:
+                return place, found
+            place = (place + 1) % self._capacity
 
     def _free_stale(self, free: Array, found: Array, keys: Array) -> None:
         """A place is free, too, where the key itself was forgotten; another one that was is in the way."""
