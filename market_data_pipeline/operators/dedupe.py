@@ -1,22 +1,23 @@
 """Drop items whose key was seen before, with memory bounded by event time and by count.
 
-================================ =================
+================================ ==============================================================
 Dedupe("symbol", "trade_id")     output
-================================ =================
-(A, 1), (A, 2), (A, 1), (B, 1)   (A, 1), (A, 2), (B, 1)
+================================ ==============================================================
+(A, 1), (A, 2), (A, 1), (B, 1)   (A, 1), (A, 2), (B, 1); counted as ``duplicate``
+(A, 1) with another price        nothing; counted as ``duplicate`` and as ``conflict``
 (A, "") twice (no id)            both; counted as ``unkeyed``
-================================ =================
+================================ ==============================================================
 
-Keys are kept as 64-bit hashes in segments. A segment is forgotten as a whole: when every key in it is older than
-``within`` behind the watermark, or when newer segments alone hold ``max_keys``. So a key is remembered for at least
-``within`` of event time unless ``max_keys`` newer ones came, and a commit writes only the segment that grew.
+Keys are kept as 64-bit hashes, with 32 bits of their content, in segments of 4,096 in order of arrival. A segment is
+forgotten as a whole: when every key in it is older than ``within`` behind the watermark, or when newer segments alone hold
+``max_keys``. So a key is remembered for at least ``within`` of event time unless ``max_keys`` newer ones came, and a commit
+writes only the segments that grew.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,140 +25,166 @@ import numpy as np
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame
+from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame, Items, columns_from_rows
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.changes import Changes
-from market_data_pipeline.operators.hashing import hash_columns, hash_row
-from market_data_pipeline.records import MAX_TIME, MIN_TIME
+from market_data_pipeline.operators.hashing import hash_columns, hash_content, hash_content_columns, hash_row
+from market_data_pipeline.operators.keyset import KeySet
+from market_data_pipeline.records import KINDS, MAX_TIME, MIN_TIME
 from market_data_pipeline.records import field as field_of
 
 _SEGMENT_KEYS = 4096
-
-
-@dataclass
-class _Segment:
-    number: int
-    newest: int = NO_MARK
-    keys: list[int] = field(default_factory=list)
+_RECEIVED = "ts_recv"
 
 
 class Dedupe(Operator):
     """The first item of each key ``fields`` passes, later ones are dropped and counted (``duplicate``).
 
+    A dropped item whose content differs from the first one's is counted as ``conflict`` too. ``content`` names the fields that
+    are compared; ``None``: all but the key and ``ts_recv`` (in which two connections to one feed differ); ``()``: none.
+
     ``within``: how long (event time) a key is remembered, ``None`` for as long as the count allows. ``max_keys``: how many
-    keys a task remembers at least. About 90 bytes of memory per key; ``hashing`` says how unlikely a collision is.
+    keys a task remembers at least. 25 to 50 bytes of memory per key, 12 stored; ``hashing`` says how unlikely a collision is.
     """
 
-    def __init__(self, *fields: str, within: Duration | None = "1h", max_keys: int = 1_000_000) -> None:
+    def __init__(
+        self,
+        *fields: str,
+        within: Duration | None = "1h",
+        max_keys: int = 1_000_000,
+        content: tuple[str, ...] | None = None,
+    ) -> None:
         if not fields or not all(isinstance(name, str) for name in fields):
             raise ConfigError("dedupe: name at least one key field, for example dedupe('symbol', 'trade_id')")
         if max_keys < 1:
             raise ConfigError(f"dedupe: max_keys={max_keys} must be at least 1")
+        if isinstance(content, str) or not all(isinstance(name, str) for name in content or ()):
+            raise ConfigError(f"dedupe: content={content!r} is not a tuple of field names")
         self.fields = fields
         self.within = None if within is None else positive_duration(within, "within")
         self.max_keys = max_keys
-        self._seen: set[int] = set()
-        self._segments: deque[_Segment] = deque([_Segment(0)])
+        self.content = None if content is None else tuple(content)
+        self._seen = KeySet()
+        self._oldest = 0  # the number of the first segment
+        self._newest: deque[int] = deque()  # of each segment from there on, the largest event time
         self._changes = Changes()
         self._watermark = NO_MARK
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         items = frame.items
-        if isinstance(items, Columns):
-            keep, newest = self._columns(items)
-            return (Frame(items if keep is None else items.take(keep)),) if newest is not None else (frame,)
-        return (Frame(self._rows(items)),)
-
-    def _columns(self, items: Columns) -> tuple[Array | None, int | None]:
-        """Which rows to keep (``None``: all), and the newest event time (``None`` where no row has a key)."""
-        hashes, keyed = hash_columns(items, self.fields)
+        keys, content, times, keyed = self._hashed(items)
         unkeyed = len(items) - int(keyed.sum())
         self.ctx.count("unkeyed", unkeyed)
         if unkeyed == len(items):
-            return None, None
-        times = items.data.get("ts_event")
-        newest = int(times.max()) if isinstance(times, np.ndarray) else self._watermark
-        keys = hashes[keyed] if unkeyed else hashes
-        fresh = set(keys.tolist())
-        again = self._seen & fresh
-        fresh -= again
-        duplicates = len(keys) - len(fresh)
-        self._remember(fresh, newest)
-        if not duplicates:
-            return None, newest
-        self.ctx.count("duplicate", duplicates)
-        first = np.zeros(len(keys), bool)
-        first[np.unique(keys, return_index=True)[1]] = True
-        if again:
-            first &= ~np.isin(keys, np.fromiter(again, np.uint64, len(again)))
+            return (frame,)
+        if unkeyed:
+            keys, content, times = keys[keyed], content[keyed], times[keyed]
+        fresh = self._add(keys, content, times)
+        if fresh.all():
+            return (frame,)
         keep = ~keyed
-        keep[keyed] = first
-        return keep, newest
+        keep[keyed] = fresh
+        if isinstance(items, Columns):
+            return (Frame(items.take(keep)),)
+        return (Frame([items[at] for at in np.flatnonzero(keep).tolist()]),)
 
-    def _rows(self, items: list[Any]) -> list[Any]:
-        kept: list[Any] = []
-        fresh: set[int] = set()
-        newest = self._watermark
-        for item in items:
-            key = hash_row(item, self.fields)
-            if key is None:
-                self.ctx.count("unkeyed")
-            elif key in self._seen or key in fresh:
-                self.ctx.count("duplicate")
-                continue
-            else:
-                fresh.add(key)
-                newest = max(newest, _time(item, newest))
-            kept.append(item)
-        self._remember(fresh, newest)
-        return kept
+    def _hashed(self, items: Items) -> tuple[Array, Array, Array, Array]:
+        """Of each item the key's hash, the content's, its event time (the watermark where it has none) and whether it has a
+        key."""
+        if not isinstance(items, Columns) and len(kinds := set(map(type, items))) == 1 and kinds <= KINDS.keys():
+            columns, bad = columns_from_rows(items)
+            items = items if bad else columns
+        but = {*self.fields, _RECEIVED} if self.content is None else ()
+        if isinstance(items, Columns):
+            keys, keyed = hash_columns(items, self.fields)
+            content = hash_content_columns(items, self.content, but)
+            found = items.data.get("ts_event")
+            plain = isinstance(found, np.ndarray) and found.dtype.kind == "i"
+            return keys, content, found if plain else np.full(len(items), self._watermark), keyed  # type: ignore[return-value]
+        hashes = [hash_row(item, self.fields) for item in items]
+        return (
+            np.array([key or 0 for key in hashes], np.uint64),
+            np.array([hash_content(item, self.content, but) for item in items], np.uint32),
+            np.array([_time(item, self._watermark) for item in items], np.int64),
+            np.array([key is not None for key in hashes], bool),
+        )
 
-    def _remember(self, keys: set[int], newest: int) -> None:
-        if not keys:
-            return
-        self._seen |= keys
-        segment = self._segments[-1]
-        segment.keys.extend(keys)
-        segment.newest = max(segment.newest, newest)
-        self._changes.touch((segment.number,))
-        if len(segment.keys) >= _SEGMENT_KEYS:
-            self._segments.append(_Segment(segment.number + 1))
-            while len(self._seen) - len(self._segments[0].keys) >= self.max_keys:
-                self._forget()
+    def _add(self, keys: Array, content: Array, times: Array) -> Array:
+        """Which rows are the first of their key. Rows are added up to the end of a segment at a time where the oldest may
+        have to go then: what is forgotten must not depend on how items were batched."""
+        if len(self._seen) + len(keys) < self.max_keys:
+            return self._add_some(keys, content, times)
+        parts: list[Array] = []
+        begin = 0
+        while begin < len(keys):
+            end = begin + _SEGMENT_KEYS - self._seen.numbers.stop % _SEGMENT_KEYS
+            parts.append(self._add_some(keys[begin:end], content[begin:end], times[begin:end]))
+            begin = end
+            if self._seen.numbers.stop % _SEGMENT_KEYS == 0:  # a segment is full: the only time when others go
+                while len(self._seen) - _SEGMENT_KEYS >= self.max_keys:
+                    self._forget()
+        return np.concatenate(parts)
+
+    def _add_some(self, keys: Array, content: Array, times: Array) -> Array:
+        begin = self._seen.numbers.stop
+        fresh, other = self._seen.add(keys, content)
+        end = self._seen.numbers.stop
+        self.ctx.count("duplicate", len(keys) - (end - begin))
+        self.ctx.count("conflict", int(other.sum()))
+        if end > begin:
+            added = times if end - begin == len(times) else times[fresh]
+            for number in range(begin // _SEGMENT_KEYS, (end - 1) // _SEGMENT_KEYS + 1):
+                low, high = max(number * _SEGMENT_KEYS, begin) - begin, min((number + 1) * _SEGMENT_KEYS, end) - begin
+                self._note(number, int(added[low:high].max()))
+        return fresh
+
+    def _note(self, number: int, newest: int) -> None:
+        at = number - self._oldest
+        if at == len(self._newest):
+            self._newest.append(newest)
+        else:
+            self._newest[at] = max(self._newest[at], newest)
+        self._changes.touch((number,))
 
     def _forget(self) -> None:
-        segment = self._segments.popleft()
-        self._seen.difference_update(segment.keys)
-        self._changes.touch((segment.number,))
+        self._newest.popleft()
+        self._changes.touch((self._oldest,))
+        self._oldest += 1
+        self._seen.forget(self._oldest * _SEGMENT_KEYS)
 
     def advance(self, watermark: int) -> Iterable[Frame]:
         self._watermark = max(watermark, self._watermark)
         if self.within is not None and watermark != END:
-            while len(self._segments) > 1 and self._segments[0].newest + self.within <= watermark:
+            while self._is_full() and self._newest[0] + self.within <= watermark:
                 self._forget()
         return ()
+
+    def _is_full(self) -> bool:
+        """Whether the first segment does not grow any more."""
+        return self._seen.numbers.stop >= (self._oldest + 1) * _SEGMENT_KEYS
 
     def snapshot(self) -> dict[str, bytes | None]:
         return self._changes.take(self._blob)
 
     def _blob(self, number: int) -> bytes | None:
-        index = number - self._segments[0].number
-        if index < 0:
+        if number < self._oldest:
             return None
-        segment = self._segments[index]
-        return pack([segment.newest, np.array(segment.keys, np.uint64).tobytes()])
+        keys, content = self._seen.take(
+            number * _SEGMENT_KEYS, min((number + 1) * _SEGMENT_KEYS, self._seen.numbers.stop)
+        )
+        return pack([self._newest[number - self._oldest], keys.tobytes(), content.tobytes()])
 
     def restore(self, state: Mapping[str, bytes], watermark: int = NO_MARK) -> None:
         self._watermark = watermark
-        for number in sorted(map(int, state)):
-            newest, keys = unpack(state[str(number)])
-            self._segments.append(_Segment(number, newest, np.frombuffer(keys, np.uint64).tolist()))
-            self._seen.update(self._segments[-1].keys)
-        if state:
-            self._segments.popleft()
-            if len(self._segments[-1].keys) >= _SEGMENT_KEYS:
-                self._segments.append(_Segment(self._segments[-1].number + 1))
-        self._changes.restored(map(int, state))
+        numbers = sorted(map(int, state))
+        if numbers:
+            self._oldest = numbers[0]
+            self._seen.begin_at(self._oldest * _SEGMENT_KEYS)
+        for number in numbers:
+            newest, keys, content = unpack(state[str(number)])
+            self._seen.add(np.frombuffer(keys, np.uint64), np.frombuffer(content, np.uint32))
+            self._newest.append(newest)
+        self._changes.restored(numbers)
 
 
 def _time(item: Any, default: int) -> int:

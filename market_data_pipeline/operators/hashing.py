@@ -3,19 +3,23 @@
 A string hashes by MurmurHash3 x64 (first 64 bits, seed 0), an int by splitmix64 (Steele, Lea, Flood 2014), a float by
 its bits; fields are combined in order by splitmix64 again. Two different keys among n collide with probability of about
 n**2 / 2**65: 3e-8 for a million keys.
+
+The content of an item is hashed over its fields by name, whatever their order, so that it too is the same for a row and for
+its columns; 32 bits of it are enough to compare two items of one key.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import mmh3
 import numpy as np
 
-from market_data_pipeline.frame import Array, Columns, Dictionary
-from market_data_pipeline.records import COLUMN_TYPES, FLOAT, SIDES, field
+from market_data_pipeline.frame import Array, Column, Columns, Dictionary
+from market_data_pipeline.records import COLUMN_TYPES, FLOAT, SIDE_CODES, SIDES, field
 
 _MASK = (1 << 64) - 1
 _GOLDEN, _M1, _M2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -58,10 +62,14 @@ def hash_row(item: Any, fields: Sequence[str]) -> int | None:
             return None
         if value is None or value == "":
             return None
-        if COLUMN_TYPES.get(name) == FLOAT and isinstance(value, int):
-            value = float(value)
-        result = _mix((result * _GOLDEN + hash_value(value)) & _MASK)
+        result = _mix((result * _GOLDEN + _hash_field(name, value)) & _MASK)
     return result
+
+
+def _hash_field(name: str, value: Any) -> int:
+    if COLUMN_TYPES.get(name) == FLOAT and isinstance(value, int):
+        value = float(value)
+    return hash_value(value)
 
 
 def hash_columns(items: Columns, fields: Sequence[str]) -> tuple[Array, Array]:
@@ -72,18 +80,60 @@ def hash_columns(items: Columns, fields: Sequence[str]) -> tuple[Array, Array]:
         column = items.data.get(name)
         if column is None:
             return result, np.zeros(len(items), bool)
-        if name == "side" and not isinstance(column, Dictionary):
-            column = Dictionary(column.astype(np.uint32), SIDES)
         if isinstance(column, Dictionary):
-            hashes = np.array([hash_value(v) for v in column.names], _U)[column.codes]
             if "" in column.names:
                 keyed &= column.codes != column.names.index("")
+        elif name == "side" and column.dtype == np.int8:
+            keyed &= column != SIDE_CODES[""]
         elif column.dtype == object:
-            hashes = np.array([hash_value(v) for v in column.tolist()], _U)
             keyed &= np.array([v is not None and v != "" for v in column.tolist()], bool)
-        elif column.dtype.kind == "f":
-            hashes = _mix_array(column.astype(np.float64).view(_U))
-        else:
-            hashes = _mix_array(column.astype(np.int64).view(_U))
-        result = _mix_array(result * _U(_GOLDEN) + hashes)
+        result = _mix_array(result * _U(_GOLDEN) + _hash_column(name, column))
     return result, keyed
+
+
+def _hash_column(name: str, column: Column) -> Array:
+    """:func:`hash_value` of each row."""
+    if name == "side" and not isinstance(column, Dictionary) and column.dtype == np.int8:
+        column = Dictionary(column, SIDES)
+    if isinstance(column, Dictionary):
+        return _hash_names(column.names)[column.codes]
+    if column.dtype == object:
+        return np.array([_hash_field(name, value) for value in column.tolist()], _U)
+    if column.dtype.kind == "f":
+        return _mix_array(column.astype(np.float64, copy=False).view(_U))
+    return _mix_array(column.astype(np.int64, copy=False).view(_U))
+
+
+@lru_cache(maxsize=64)
+def _hash_names(names: tuple[str, ...]) -> Array:
+    hashes = np.array([hash_value(name) for name in names], _U)
+    hashes.flags.writeable = False
+    return hashes
+
+
+def content_fields(item: Any) -> Iterable[str]:
+    """The names of an item's fields; none for what is neither a record nor a dict."""
+    if isinstance(item, dict):
+        return item
+    names: Iterable[str] = getattr(item, "_fields", ())
+    return names
+
+
+def hash_content(item: Any, only: Collection[str] | None, but: Collection[str] = ()) -> int:
+    """32 bits over the fields ``only`` (``None``: all that it has) without ``but``; a field that is absent counts for nothing.
+    An item that is neither a record nor a dict counts as a whole."""
+    names = sorted({str(name) for name in content_fields(item)}.difference(but))
+    result = 0 if names or only is not None else hash_value(item)
+    for name in names:
+        if only is None or name in only:
+            result = _mix((result * _GOLDEN + hash_value(name) + _hash_field(name, field(item, name))) & _MASK)
+    return result >> 32
+
+
+def hash_content_columns(items: Columns, only: Collection[str] | None, but: Collection[str] = ()) -> Array:
+    """:func:`hash_content` of each row: uint32 of shape (n,)."""
+    result = np.zeros(len(items), _U)
+    for name in sorted(items.data.keys() - set(but)):
+        if only is None or name in only:
+            result = _mix_array(result * _U(_GOLDEN) + _U(hash_value(name)) + _hash_column(name, items.data[name]))
+    return (result >> _U(32)).astype(np.uint32)

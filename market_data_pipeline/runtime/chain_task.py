@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.codec import decode
 from market_data_pipeline.dag.graph import Dag
-from market_data_pipeline.dag.plan import Plan, TaskId
+from market_data_pipeline.dag.plan import Plan, PlanEdge, TaskId
 from market_data_pipeline.errors import CodecError
 from market_data_pipeline.faults import fault_point
 from market_data_pipeline.frame import END, NO_MARK, Columns, Frame, join_items, slice_items, to_rows
+from market_data_pipeline.operators.async_map import all_of
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
 from market_data_pipeline.runtime.contract import Consumed, Entry, Limits, Meta, Stream, TaskStore, entry_name
@@ -22,7 +24,7 @@ from market_data_pipeline.runtime.observe import TaskObserver
 from market_data_pipeline.runtime.outputs import OUTBOX
 from market_data_pipeline.runtime.progress import SourceWatermark
 from market_data_pipeline.runtime.suspicion import POISON, place_of
-from market_data_pipeline.runtime.task import Task, consumed_of, counts_of
+from market_data_pipeline.runtime.task import GivenUp, Task, consumed_of, counts_of
 from market_data_pipeline.sinks.base import Sink, SinkContext
 from market_data_pipeline.sources.base import Batch, Source, SourceContext
 
@@ -30,6 +32,15 @@ log = logging.getLogger(__name__)
 
 _ROW_WEIGHT = 4
 """How many times more bytes a row takes than a row of columns; keeps commits of rows as small as those of columns."""
+
+
+class _Incoming(NamedTuple):
+    """A frame that was read: along which edge, the entry's name, the task that wrote it."""
+
+    edge: PlanEdge
+    unit: str
+    origin: str
+    frame: Frame
 
 
 class ChainTask(Task):
@@ -60,6 +71,7 @@ class ChainTask(Task):
         outbox = {name: blob for name, blob in self._state.items() if name.startswith(OUTBOX)}
         state = {name: blob for name, blob in self._state.items() if name not in outbox}
         self.absorbs = self._chain.absorbs and bool(self.outputs.streams)
+        self._waits = any(self._chain.waiting(edge.dst) is not None for edge in self.inputs.values())
         self._chain.restore(state, meta.get("marks", {}), meta.get("counts", {}))
         self.observer.restored(self._chain.counts())
         self.outputs.restore(outbox)
@@ -131,9 +143,9 @@ class ChainTask(Task):
         found = {} if due == 0.0 else await self.read(timeout=1.0 if due is None else due)
         letters: list[DeadLetter] = []
         await self._set_now()
-        for stream, entries in found.items():
-            for entry in entries:
-                await self._feed(stream, entry, letters)
+        frames = self._decoded(found, letters)
+        for edge, unit, origin, frame in await self._prepared(list(frames)) if self._waits else frames:
+            await self._feed(edge, unit, origin, frame, letters)
         self._chain.tick(self.clock.time_ns())
         if found or marks is not None or not self._chain.untouched or any(sink.due() for sink in self._sinks.values()):
             await self._commit_step(self._chain.take(), consumed_of(found), letters)
@@ -154,22 +166,42 @@ class ChainTask(Task):
         self._chain.set_now(self.clock.time_ns(), pressed)
         self.outputs.hold_marks = pressed
 
-    async def _feed(self, stream: Stream, entry: Entry, letters: list[DeadLetter]) -> None:
-        edge = self.inputs[stream]
-        try:
-            origin, frame = decode(entry.blob, 2 * self.limits.frame_bytes)
-            if origin not in self._origins[stream]:
-                raise CodecError(f"origin {origin!r} does not write to this stream")
-        except CodecError as error:
-            letters.append(DeadLetter(edge.dst, f"bad frame: {error}", entry.blob[:10_000], entry_name(stream, entry)))
-            self._chain.counts()[edge.dst]["dead_letter"] += 1
-            return
+    def _decoded(self, found: dict[Stream, list[Entry]], letters: list[DeadLetter]) -> Iterator[_Incoming]:
+        """What the entries hold, one after another; those that hold nothing good become ``letters``."""
+        for stream, entries in found.items():
+            edge = self.inputs[stream]
+            for entry in entries:
+                try:
+                    origin, frame = decode(entry.blob, 2 * self.limits.frame_bytes)
+                    if origin not in self._origins[stream]:
+                        raise CodecError(f"origin {origin!r} does not write to this stream")
+                except CodecError as error:
+                    where = entry_name(stream, entry)
+                    letters.append(DeadLetter(edge.dst, f"bad frame: {error}", entry.blob[:10_000], where))
+                    self._chain.counts()[edge.dst]["dead_letter"] += 1
+                    continue
+                yield _Incoming(edge, entry_name(stream, entry), origin, frame)
+
+    async def _prepared(self, frames: list[_Incoming]) -> list[_Incoming]:
+        """``frames`` as the operators that wait for the outside have prepared them, all of a step side by side. When the task
+        is to stop meanwhile, the step is given up: the next owner does it again."""
+
+        async def prepare(incoming: _Incoming) -> _Incoming:
+            waiting = self._chain.waiting(incoming.edge.dst)
+            if waiting is None or not len(incoming.frame.items):
+                return incoming
+            return incoming._replace(frame=await waiting.prepare(incoming.frame._replace(port=incoming.edge.input)))
+
+        prepared = await self.interruptible(all_of(map(prepare, frames)))
+        if prepared is None:
+            self.check_reload()
+            raise GivenUp
+        return prepared
+
+    async def _feed(self, edge: PlanEdge, unit: str, origin: str, frame: Frame, letters: list[DeadLetter]) -> None:
         key = input_key(edge, origin)
-        waiting = self._chain.waiting(edge.dst)
-        if waiting is not None and len(frame.items):
-            frame = await waiting.prepare(frame._replace(port=edge.input))
         if self.suspicion.marking:
-            await self._feed_marked(edge.dst, key, entry_name(stream, entry), frame, letters)
+            await self._feed_marked(edge.dst, key, unit, frame, letters)
         else:
             self._chain.feed(edge.dst, key, frame)
 

@@ -23,7 +23,8 @@ from market_data_pipeline.dag.plan import PlanEdge, Subgraph
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ChannelClosed, ConfigError
 from market_data_pipeline.frame import END, IDLE, NO_MARK, Frame, Items, to_rows
-from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.operators.async_map import all_of
+from market_data_pipeline.operators.base import AsyncOperator, DeadLetter
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
 from market_data_pipeline.runtime.progress import SourceWatermark
 from market_data_pipeline.sinks.base import Sink, SinkContext
@@ -257,12 +258,12 @@ class _LocalTask:
             except ChannelClosed:
                 await self._step(edge.dst, key, Frame([], END))
                 return
-            for frame in _as_frames(taken, watermark, self.runtime.clock):
-                waiting = self.chain.waiting(edge.dst)
-                ready = (
-                    await waiting.prepare(frame._replace(port=edge.input)) if waiting and len(frame.items) else frame
-                )
-                await self._step(edge.dst, key, ready)
+            frames = _as_frames(taken, watermark, self.runtime.clock)
+            waiting = self.chain.waiting(edge.dst)
+            if waiting is not None:
+                frames = await all_of(_prepared(waiting, frame._replace(port=edge.input)) for frame in frames)
+            for frame in frames:
+                await self._step(edge.dst, key, frame)
 
     async def _step(self, node: str, key: str, frame: Frame) -> None:
         async with self.lock:
@@ -305,3 +306,7 @@ def _as_frames(taken: list[Any], watermark: SourceWatermark, clock: Clock) -> li
     if isinstance(taken[0], Frame):
         return taken
     return [Frame(taken, watermark.observe(taken), clock.time_ns())]
+
+
+async def _prepared(waiting: AsyncOperator, frame: Frame) -> Frame:
+    return await waiting.prepare(frame) if len(frame.items) else frame

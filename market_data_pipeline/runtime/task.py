@@ -126,7 +126,7 @@ class Task:
             try:
                 await self._open(self._meta)
                 return self.ended or await self._work()
-            except _GivenUp:
+            except GivenUp:
                 return False
             except StaleTask as error:
                 log.warning("%s; loading again", error)
@@ -245,7 +245,7 @@ class Task:
                 return await self.store.commit(request)
             except StreamsFull as full:
                 if self.stopping:
-                    raise _GivenUp from None
+                    raise GivenUp from None
                 obstacle = _LETTERS_FULL if None in full.streams else "" if full.streams else _MEMORY_FULL
                 if obstacle and not told:
                     log.warning("task %s waits: %s", self.id, obstacle)
@@ -260,7 +260,7 @@ class Task:
             await self.commit(meta, {}, ended=True)
 
 
-class _GivenUp(Exception):
+class GivenUp(Exception):
     """A step was given up because the task is to stop."""
 
 

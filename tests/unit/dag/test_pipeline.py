@@ -60,10 +60,10 @@ def test_arguments_reach_the_operators() -> None:
     dag = start().dedupe("a", "b", within="5s", max_keys=9).dedupe().bars("2s").batch(3).build()
     configs = [node.fn.config() for node in list(dag.nodes.values())[1:]]  # type: ignore[union-attr]
     assert configs == [
-        {"fields": ["a", "b"], "within": 5 * 10**9, "max_keys": 9},
-        {"fields": ["symbol", "trade_id"], "within": 3600 * 10**9, "max_keys": 1_000_000},
+        {"fields": ["a", "b"], "within": 5 * 10**9, "max_keys": 9, "content": None},
+        {"fields": ["symbol", "trade_id"], "within": 3600 * 10**9, "max_keys": 1_000_000, "content": None},
         {"interval": 2 * 10**9, "align_to": 0, "late": "drop"},
-        {"max_items": 3},
+        {"max_items": 3, "max_bytes": None, "max_time": None},
     ]
 
 

@@ -57,9 +57,10 @@ def commit(operator: Dedupe, state: dict[str, bytes]) -> None:
 
 IDS = st.one_of(st.integers(-3, 12), st.sampled_from(["", "1", "x", "é"]))
 TRADES = st.builds(
-    lambda symbol, ts, identity: Trade(symbol, ts, 0, 1.0, 1.0, "", identity),
+    lambda symbol, ts, recv, identity: Trade(symbol, ts, recv, 1.0, 1.0, "", identity),
     st.sampled_from(["A", "B", ""]),
-    st.integers(-50, 50),
+    st.integers(-2, 2),
+    st.integers(0, 9),
     IDS,
 )
 FRAMES = st.lists(
@@ -74,8 +75,8 @@ FRAMES = st.lists(
 @given(FRAMES)
 def test_only_the_first_of_each_key_passes(frames: list[tuple[list[Trade], str, str]]) -> None:
     operator, state = started(within=None), dict[str, bytes]()
-    seen: set[tuple[str, int | str]] = set()
-    duplicates = unkeyed = 0
+    seen: dict[tuple[str, int | str], Trade] = {}
+    duplicates = unkeyed = conflicts = 0
     for items, form, then in frames:
         expected = []
         for item in items:
@@ -84,11 +85,14 @@ def test_only_the_first_of_each_key_passes(frames: list[tuple[list[Trade], str, 
                 unkeyed += 1
             elif key in seen:
                 duplicates += 1
+                conflicts += seen[key] != item._replace(ts_recv=seen[key].ts_recv)
                 continue
-            seen.add(key)
+            else:
+                seen[key] = item
             expected.append(item)
         assert passed(operator, columns(items) if form == "columns" else items) == expected
         assert (operator.ctx.counts["duplicate"], operator.ctx.counts["unkeyed"]) == (duplicates, unkeyed)
+        assert operator.ctx.counts["conflict"] == conflicts
         if then == "c":
             commit(operator, state)
         elif then == "r":
@@ -116,6 +120,68 @@ def test_the_example_of_the_module() -> None:
     nameless = Trade("A", 0, 0, 1.0, 1.0)
     assert passed(operator, [nameless, nameless]) == [nameless, nameless]
     assert operator.ctx.counts == {"duplicate": 1, "unkeyed": 2}
+
+
+def test_another_content_is_a_conflict_in_rows_and_in_columns() -> None:
+    first = Trade("A", 1, 5, 1.0, 2.0, "buy", 7)
+    others = [
+        first._replace(ts_recv=6),
+        first._replace(price=1.5),
+        first._replace(size=3.0),
+        first._replace(side="sell"),
+        first._replace(ts_event=2),
+    ]
+    for items in (others, columns(others), [trade._asdict() for trade in others]):
+        for before in ([first], columns([first]), [{**first._asdict(), "price": 1, "size": 2}]):
+            operator = started()
+            assert len(passed(operator, before)) == 1
+            assert passed(operator, items) == []
+            assert operator.ctx.counts == {"duplicate": 5, "conflict": 4}
+
+
+@pytest.mark.parametrize(("content", "conflicts"), [(("price", "size"), 2), (("venue",), 0), ((), 0), (None, 3)])
+def test_the_fields_of_the_content_can_be_named(content: tuple[str, ...] | None, conflicts: int) -> None:
+    operator = started(content=content)
+    first = Trade("A", 1, 5, 1.0, 2.0, "buy", 7)
+    others = [first._replace(price=1.5), first._replace(size=3.0), first._replace(ts_event=2)]
+    assert passed(operator, [first, *others]) == [first]
+    assert operator.ctx.counts["duplicate"] == 3
+    assert operator.ctx.counts["conflict"] == conflicts
+
+
+def test_a_conflict_is_found_after_a_restart_and_within_a_frame() -> None:
+    operator, state = started("id"), dict[str, bytes]()
+    items = [{"id": 1, "x": 1}, {"id": 1, "x": 2}, {"x": 1, "id": 1}, {"id": 1}, {"id": 1, "x": None}]
+    assert passed(operator, items) == items[:1]
+    assert operator.ctx.counts == {"duplicate": 4, "conflict": 3}
+    operator = restarted(operator, state)
+    assert passed(operator, items) == []
+    assert operator.ctx.counts == {"duplicate": 9, "conflict": 6}
+
+
+@pytest.mark.parametrize("size", [1, 700, 100_000])
+@pytest.mark.parametrize("as_columns", [False, True])
+def test_what_is_forgotten_does_not_depend_on_frames(size: int, as_columns: bool) -> None:
+    ids = [*range(9000), *range(0, 9000, 3), *range(20_000), 0, 5, *range(11_000, 20_000)]
+    if size == 1:
+        ids = [*ids[:4200], 0, 5]
+    operator = started("trade_id", within=None, max_keys=5000)
+    got: list[int] = []
+    for begin in range(0, len(ids), size):
+        items = [Trade("A", 0, 0, 1.0, 1.0, "", i) for i in ids[begin : begin + size]]
+        got += [item.trade_id for item in passed(operator, columns(items) if as_columns else items)]
+    segments: list[set[int]] = [set()]
+    expected = []
+    for identity in ids:
+        if any(identity in segment for segment in segments):
+            continue
+        expected.append(identity)
+        segments[-1].add(identity)
+        if len(segments[-1]) == SEGMENT:
+            while sum(map(len, segments[1:])) >= 5000:
+                segments.pop(0)
+            segments.append(set())
+    assert got == expected
 
 
 def test_rows_and_columns_share_one_memory() -> None:
@@ -203,7 +269,7 @@ def test_the_newest_max_keys_are_always_remembered_and_memory_is_bounded(restart
         if restart and begin % 7000 == 0:
             operator = restarted(operator, state, within=None, max_keys=5000)
     commit(operator, state)
-    assert 5000 <= sum(len(blob) // 8 for blob in state.values()) <= 5000 + 3 * SEGMENT
+    assert 5000 <= sum(len(blob) // 12 for blob in state.values()) <= 5000 + 3 * SEGMENT
     assert passed(operator, [{"id": i} for i in range(55_000, 60_000)]) == []
     assert passed(operator, [{"id": 0}]) == [{"id": 0}]
 
@@ -230,5 +296,7 @@ def test_mistakes_in_the_arguments() -> None:
         Dedupe()
     with pytest.raises(ConfigError, match="max_keys=0 must be at least 1"):
         Dedupe("id", max_keys=0)
+    with pytest.raises(ConfigError, match="content='price' is not a tuple of field names"):
+        Dedupe("id", content="price")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="within: '0s' must be greater than zero"):
         Dedupe("id", within="0s")
