@@ -17,18 +17,23 @@ if TYPE_CHECKING:
     from market_data_pipeline.dag.pipeline import Pipeline
     from market_data_pipeline.frame import Columns, Frame
     from market_data_pipeline.operators.aggregations import Count, First, ItemList, Last, Max, Mean, Min, Std, Sum, Vwap
+    from market_data_pipeline.operators.async_map import AsyncMap
     from market_data_pipeline.operators.bar_choices import BarConvention
     from market_data_pipeline.operators.bars import TradeRules, TumblingBars
-    from market_data_pipeline.operators.base import Operator
+    from market_data_pipeline.operators.base import AsyncOperator, Operator
     from market_data_pipeline.operators.batch import Batcher
     from market_data_pipeline.operators.conflate import Conflate
     from market_data_pipeline.operators.dedupe import Dedupe
     from market_data_pipeline.operators.fold import Fold
     from market_data_pipeline.operators.gaps import GapDetector
+    from market_data_pipeline.operators.joins.asof import AsofJoin
+    from market_data_pipeline.operators.joins.interval import IntervalJoin
+    from market_data_pipeline.operators.joins.reference import ReferenceJoin
     from market_data_pipeline.operators.quantile import Quantile
     from market_data_pipeline.operators.resample import LabelBars, Resample
     from market_data_pipeline.operators.router import Router, TableRouter
     from market_data_pipeline.operators.stateless import Filter, FlatMap, Map, MapColumns
+    from market_data_pipeline.operators.throttle import Throttle
     from market_data_pipeline.operators.window import TumblingWindow, WindowAggregate
     from market_data_pipeline.operators.windows import CountWindow, Hop, Session, Tumble
     from market_data_pipeline.records import Bar, Gap, Quote, Trade, Window
@@ -62,9 +67,9 @@ _HOMES = {
         "Frame",
     ),
     "operators.aggregations": (
-        "ItemList",
         "Count",
         "First",
+        "ItemList",
         "Last",
         "Max",
         "Mean",
@@ -73,17 +78,24 @@ _HOMES = {
         "Sum",
         "Vwap",
     ),
+    "operators.async_map": ("AsyncMap",),
     "operators.bar_choices": ("BarConvention",),
     "operators.bars": (
         "TradeRules",
         "TumblingBars",
     ),
-    "operators.base": ("Operator",),
+    "operators.base": (
+        "AsyncOperator",
+        "Operator",
+    ),
     "operators.batch": ("Batcher",),
     "operators.conflate": ("Conflate",),
     "operators.dedupe": ("Dedupe",),
     "operators.fold": ("Fold",),
     "operators.gaps": ("GapDetector",),
+    "operators.joins.asof": ("AsofJoin",),
+    "operators.joins.interval": ("IntervalJoin",),
+    "operators.joins.reference": ("ReferenceJoin",),
     "operators.quantile": ("Quantile",),
     "operators.resample": (
         "LabelBars",
@@ -99,6 +111,7 @@ _HOMES = {
         "Map",
         "MapColumns",
     ),
+    "operators.throttle": ("Throttle",),
     "operators.window": (
         "TumblingWindow",
         "WindowAggregate",
@@ -106,7 +119,6 @@ _HOMES = {
     "operators.windows": (
         "CountWindow",
         "Hop",
-        "ItemList",
         "Session",
         "Tumble",
     ),
@@ -151,6 +163,9 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AsofJoin",
+    "AsyncMap",
+    "AsyncOperator",
     "Bar",
     "BarConvention",
     "Batch",
@@ -176,6 +191,7 @@ __all__ = [
     "Gap",
     "GapDetector",
     "Hop",
+    "IntervalJoin",
     "ItemList",
     "JsonLines",
     "LabelBars",
@@ -190,6 +206,7 @@ __all__ = [
     "Pipeline",
     "Quantile",
     "Quote",
+    "ReferenceJoin",
     "Replay",
     "Resample",
     "Router",
@@ -207,6 +224,7 @@ __all__ = [
     "Sum",
     "Synthetic",
     "TableRouter",
+    "Throttle",
     "Trade",
     "TradeRules",
     "Tumble",

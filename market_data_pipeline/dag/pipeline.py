@@ -5,18 +5,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Self
 
 from market_data_pipeline.dag.graph import Dag, Node
 from market_data_pipeline.durations import Duration
 from market_data_pipeline.errors import DagValidationError
 from market_data_pipeline.frame import Columns
-from market_data_pipeline.operators.bars import TumblingBars
+from market_data_pipeline.operators.aggregations import Aggregation
+from market_data_pipeline.operators.async_map import AsyncMap
+from market_data_pipeline.operators.bar_choices import LEFT, BarConvention, Empty
+from market_data_pipeline.operators.bars import ALL_TRADES, TradeRules, TumblingBars
 from market_data_pipeline.operators.base import OnError, Operator
 from market_data_pipeline.operators.batch import Batcher
+from market_data_pipeline.operators.buckets import Buckets
+from market_data_pipeline.operators.conflate import Conflate
 from market_data_pipeline.operators.dedupe import Dedupe
+from market_data_pipeline.operators.lateness import LatePolicy
+from market_data_pipeline.operators.resample import Resample
 from market_data_pipeline.operators.stateless import Filter, FlatMap, Map, MapColumns
+from market_data_pipeline.operators.throttle import Over, Throttle
+from market_data_pipeline.operators.window import WindowAggregate
+from market_data_pipeline.operators.windows import Windows
 from market_data_pipeline.sinks.base import Sink
 from market_data_pipeline.sources.base import Source
 
@@ -72,19 +82,79 @@ class Pipeline:
         """``fn(columns)`` for each frame."""
         return self.operator(MapColumns(fn), name)
 
+    def map_async(
+        self,
+        fn: Callable[[Any], Awaitable[Any]],
+        concurrency: int = 16,
+        ordered: bool = True,
+        timeout: Duration = "5s",
+        retries: int = 2,
+        name: str | None = None,
+    ) -> Self:
+        """``await fn(item)`` for each item, up to ``concurrency`` at once; see :class:`AsyncMap`."""
+        return self.operator(AsyncMap(fn, concurrency, ordered, timeout, retries), name)
+
     def dedupe(
         self, *fields: str, within: Duration | None = "1h", max_keys: int = 1_000_000, name: str | None = None
     ) -> Self:
         """Only the first item of each key; see :class:`Dedupe`."""
         return self.operator(Dedupe(*(fields or ("symbol", "trade_id")), within=within, max_keys=max_keys), name)
 
-    def bars(self, interval: Duration = "1s", name: str | None = None) -> Self:
-        """Trades -> OHLCV bars of ``interval`` on event time; see :class:`TumblingBars`."""
-        return self.operator(TumblingBars(interval), name)
+    def throttle(self, rate: float, burst: int = 1, over: Over = "drop", name: str | None = None) -> Self:
+        """At most ``rate`` items a second of each symbol; see :class:`Throttle`."""
+        return self.operator(Throttle(rate, burst, over=over), name)
 
-    def batch(self, max_items: int, name: str | None = None) -> Self:
-        """Lists of up to ``max_items`` items."""
-        return self.operator(Batcher(max_items), name)
+    def conflate(self, interval: Duration | None = None, name: str | None = None) -> Self:
+        """Only the last item of each symbol per interval, or while the output is full; see :class:`Conflate`."""
+        return self.operator(Conflate(interval), name)
+
+    def bars(
+        self,
+        interval: Duration | Buckets = "1s",
+        name: str | None = None,
+        late: LatePolicy = "drop",
+        allowed_lateness: Duration = 0,
+        empty: Empty = "skip",
+        convention: BarConvention = LEFT,
+        rules: TradeRules = ALL_TRADES,
+    ) -> Self:
+        """Trades -> OHLCV bars of ``interval`` on event time; see :class:`TumblingBars`."""
+        return self.operator(TumblingBars(interval, 0, late, allowed_lateness, empty, None, convention, rules), name)
+
+    def resample(
+        self,
+        interval: Duration | Buckets,
+        name: str | None = None,
+        late: LatePolicy = "drop",
+        allowed_lateness: Duration = 0,
+        empty: Empty = "skip",
+        convention: BarConvention = LEFT,
+    ) -> Self:
+        """Bars -> bars of a longer ``interval``; see :class:`Resample`."""
+        return self.operator(Resample(interval, 0, late, allowed_lateness, empty, None, convention), name)
+
+    def window(
+        self,
+        windows: Windows,
+        aggregations: Mapping[str, Aggregation],
+        key: str | tuple[str, ...] | None = "symbol",
+        late: LatePolicy = "drop",
+        allowed_lateness: Duration = 0,
+        name: str | None = None,
+    ) -> Self:
+        """One item per window and key with the values of ``aggregations``; see :class:`WindowAggregate`."""
+        made = WindowAggregate(windows, aggregations, key, late=late, allowed_lateness=allowed_lateness)
+        return self.operator(made, name)
+
+    def batch(
+        self,
+        max_items: int | None = None,
+        name: str | None = None,
+        max_bytes: int | None = None,
+        max_time: Duration | None = None,
+    ) -> Self:
+        """Lists of items, by whichever limit comes first; see :class:`Batcher`."""
+        return self.operator(Batcher(max_items, max_bytes, max_time), name)
 
     def sink(self, sink: Sink, name: str | None = None) -> Self:
         """Write to ``sink``; may be called again to write the same items elsewhere too."""
