@@ -9,10 +9,18 @@ from market_data_pipeline.dag.graph import Edge
 from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.errors import DagValidationError
 from market_data_pipeline.frame import Columns
-from market_data_pipeline.operators.bars import TumblingBars
+from market_data_pipeline.operators.aggregations import Count
+from market_data_pipeline.operators.async_map import AsyncMap
+from market_data_pipeline.operators.bar_choices import BarConvention
+from market_data_pipeline.operators.bars import TradeRules, TumblingBars
 from market_data_pipeline.operators.batch import Batcher
+from market_data_pipeline.operators.conflate import Conflate
 from market_data_pipeline.operators.dedupe import Dedupe
+from market_data_pipeline.operators.resample import Resample
 from market_data_pipeline.operators.stateless import Filter, FlatMap, Map, MapColumns
+from market_data_pipeline.operators.throttle import Throttle
+from market_data_pipeline.operators.window import WindowAggregate
+from market_data_pipeline.operators.windows import Tumble
 from market_data_pipeline.sinks.collect import Collect
 from market_data_pipeline.sources.synthetic import Synthetic
 
@@ -57,14 +65,40 @@ def test_every_step_adds_a_node_and_an_edge() -> None:
 
 
 def test_arguments_reach_the_operators() -> None:
-    dag = start().dedupe("a", "b", within="5s", max_keys=9).dedupe().bars("2s").batch(3).build()
+    right, rules, values = BarConvention(label="right"), TradeRules(corrections=True), {"n": Count()}
+
+    async def ask(item: Any) -> Any:
+        return item
+
+    late: dict[str, Any] = {"late": "revise", "allowed_lateness": "1s"}
+    dag = (
+        start()
+        .dedupe("a", "b", within="5s", max_keys=9)
+        .dedupe()
+        .bars("2s", empty="carry", convention=right, rules=rules, **late)
+        .resample("1m", empty="null", convention=right, **late)
+        .window(Tumble("1h"), values, key=None, **late)
+        .throttle(5, 2, "delay")
+        .conflate("3s")
+        .map_async(ask, 3, False, "1s", 0)
+        .batch(3, max_bytes=9, max_time="1s")
+        .build()
+    )
     configs = [node.fn.config() for node in list(dag.nodes.values())[1:]]  # type: ignore[union-attr]
-    assert configs == [
-        {"fields": ["a", "b"], "within": 5 * 10**9, "max_keys": 9, "content": None},
-        {"fields": ["symbol", "trade_id"], "within": 3600 * 10**9, "max_keys": 1_000_000, "content": None},
-        {"interval": 2 * 10**9, "align_to": 0, "late": "drop"},
-        {"max_items": 3, "max_bytes": None, "max_time": None},
+    expected = [
+        Dedupe("a", "b", within="5s", max_keys=9),
+        Dedupe("symbol", "trade_id", within="1h", max_keys=1_000_000),
+        TumblingBars("2s", empty="carry", convention=right, rules=rules, **late),
+        Resample("1m", empty="null", convention=right, **late),
+        WindowAggregate(Tumble("1h"), values, key=None, **late),
+        Throttle(5, 2, over="delay"),
+        Conflate("3s"),
+        AsyncMap(ask, concurrency=3, ordered=False, timeout="1s", retries=0),
+        Batcher(3, 9, "1s"),
     ]
+    assert configs == [operator.config() for operator in expected]
+    assert configs[2]["allowed_lateness"] == 10**9
+    assert configs[8] == {"max_items": 3, "max_bytes": 9, "max_time": 10**9}
 
 
 def test_key_by_and_boundary_hold_for_the_next_edge_only() -> None:
