@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,10 +14,10 @@ from tools.memory_job import CommittedRows, ListSource, MemoryJob, committed_row
 from tools.memory_store import MemoryServer
 from tools.oracle import plain_bars
 
-from market_data_pipeline import Dag, Filter, FlatMap, Map, Node, Trade, TumblingBars, TumblingWindow
+from market_data_pipeline import Dag, Filter, Map, Node, Operator, Trade, TumblingBars, TumblingWindow
 from market_data_pipeline.codec import unpack
 from market_data_pipeline.dag.planner import compile_dag
-from market_data_pipeline.frame import END, IDLE, NO_MARK, Frame, to_rows
+from market_data_pipeline.frame import END, IDLE, NO_MARK, Columns, Dictionary, Frame, to_rows
 from market_data_pipeline.runtime.chain import Chain, input_key
 from market_data_pipeline.runtime.contract import Limits
 from market_data_pipeline.runtime.progress import MarkMerger, SourceWatermark
@@ -30,8 +31,17 @@ SIZE = 10
 # --- a chain, fed in any order -----------------------------------------------------------------------------------
 
 
+class Twice(Operator):
+    """Every item twice, in a frame of rows and one of columns, which stay apart."""
+
+    def process(self, frame: Frame) -> Iterable[Frame]:
+        rows = to_rows(frame.items)
+        data: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in ("ts_event", "n")}
+        return Frame(rows), Frame(Columns("", {"symbol": Dictionary.encode([row["symbol"] for row in rows]), **data}))
+
+
 class Fan:
-    """Three streams into a diamond (one branch drops half, one doubles), and into windows; killed and restored at will."""
+    """Three streams into a diamond (one branch drops half, one doubles, then windows); killed and restored at will."""
 
     def __init__(self) -> None:
         self.dag = Dag("fan")
@@ -39,14 +49,20 @@ class Fan:
             self.dag.add_node(Node(f"source-{name}", ListSource([])))
         self.dag.add_node(Node("pass", Map(lambda item: item)))
         self.dag.add_node(Node("half", Filter(lambda item: item["n"] % 2)))
-        self.dag.add_node(Node("twice", FlatMap(lambda item: [item, item])))
+        self.dag.add_node(Node("twice", Twice()))
         self.dag.add_node(Node("join", Map(lambda item: item)))
         self.dag.add_node(Node("windows", TumblingWindow(SIZE, late="side_output")))
         for name in ("passed", "windowed", "late"):
             self.dag.add_node(Node(name, CommittedRows()))
         for name in INPUTS:
             self.dag.add_edge(f"source-{name}", "pass", key="symbol")
-        for src, dst in (("pass", "half"), ("pass", "twice"), ("half", "join"), ("twice", "join"), ("pass", "windows")):
+        for src, dst in (
+            ("pass", "half"),
+            ("pass", "twice"),
+            ("half", "join"),
+            ("twice", "join"),
+            ("twice", "windows"),
+        ):
             self.dag.add_edge(src, dst)
         self.dag.add_edge("join", "passed", boundary=True)
         self.dag.add_edge("windows", "windowed", boundary=True)
@@ -136,7 +152,7 @@ def test_no_item_comes_out_behind_a_mark_that_it_precedes(history: list[Any]) ->
             out[port] = mark
         passed += [item["n"] for item in items["passed"]]
         assert fan.chain.watermark() >= before
-    assert sorted(n for numbers in windows.values() for n in numbers) == fed
+    assert sorted(n for numbers in windows.values() for n in numbers) == sorted([*fed, *fed])
     assert sorted(passed) == sorted([*fed, *fed, *(n for n in fed if n % 2)])
     assert set(out.values()) == {END}
     assert fan.chain.ended
