@@ -17,7 +17,7 @@ from market_data_pipeline.records import KINDS, Bar, Quote, Trade
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER = r"(-?\d+(?:\.\d+)?(?:e-?\d+)?|nan|-?inf)"
-_TRADE = re.compile(rf"(\S+) (\S+) {_NUMBER} x {_NUMBER}(?: (buy|sell))?(?: id=(\S+))?")
+_TRADE = re.compile(rf"(\S+) (\S+) {_NUMBER} x {_NUMBER}(?: (buy|sell))?((?: \w+=\S+)*)")
 _QUOTE = re.compile(rf"(\S+) (\S+) {_NUMBER} x {_NUMBER} / {_NUMBER} x {_NUMBER}")
 _EVENT = re.compile(r"(\S+) (\S+)((?: \w+=\S+)*)")
 _BAR = re.compile(rf"(\S+) \[(\S+), (\S+)\) {' '.join([_NUMBER] * 6)} (\d+)((?: \w+=\S+)*)")
@@ -43,9 +43,9 @@ def _trade(text: str, epoch: int) -> Trade | None:
     found = _TRADE.fullmatch(text)
     if found is None:
         return None
-    symbol, ts, price, size, side, number = found.groups()
-    trade_id = "" if number is None else int(number) if number.isdigit() else number
-    return Trade(symbol, time_of(ts, epoch), 0, float(price), float(size), side or "", trade_id)
+    symbol, ts, price, size, side, rest = found.groups()
+    named = {"trade_id" if name == "id" else name: value for name, value in _named(rest, epoch).items()}
+    return Trade(symbol, time_of(ts, epoch), named.pop("ts_recv", 0), float(price), float(size), side or "", **named)
 
 
 def _quote(text: str, epoch: int) -> Quote | None:
