@@ -98,6 +98,7 @@ class Fan:
             for dst, edge in self.exits.items()
         }
         marks = {dst: output.marks[edge] for dst, edge in self.exits.items() if edge in output.marks}
+        marks |= {dst: END for dst, edge in self.exits.items() if edge in output.ended}
         return items, marks, {dst: output.idle[edge] for dst, edge in self.exits.items() if edge in output.idle}
 
 
