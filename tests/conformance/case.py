@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 
-import market_data_pipeline
 from market_data_pipeline import operators
 from market_data_pipeline.durations import parse_duration
 from market_data_pipeline.frame import END, IDLE, NO_MARK
@@ -90,12 +89,11 @@ class Case:
 
 
 def operator_names() -> dict[str, Any]:
-    """What the text of an operator may use: the package's public names, and every class in ``operators``."""
+    """What the text of an operator may use: every class in ``operators``, and what Python has."""
     names: dict[str, Any] = {}
     for module in pkgutil.walk_packages(operators.__path__, f"{operators.__name__}."):
         found = vars(importlib.import_module(module.name))
         names |= {name: value for name, value in found.items() if isinstance(value, type) and name[0] != "_"}
-    names |= {name: getattr(market_data_pipeline, name) for name in market_data_pipeline.__all__}
     return names | {"__builtins__": builtins}
 
 

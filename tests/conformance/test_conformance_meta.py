@@ -245,7 +245,7 @@ def test_a_lost_column_is_seen() -> None:
     [
         ("operator: TumblingBars", "operator: TumblingBar", r"'bars': operator: NameError: .*'TumblingBar'"),
         ('("1s", late="side_output")', '("1y")', r"'bars': operator: ConfigError: interval: '1y'"),
-        ('TumblingBars("1s", late="side_output")', "Trade", r"'bars': operator: .* is no operator"),
+        ('TumblingBars("1s", late="side_output")', "Lateness()", r"'bars': operator: .* is no operator"),
         ("operator:", "operater:", r"'bars': operater: unknown; there are: .*operator"),
         (
             "A 0.5s 10 x 1",
