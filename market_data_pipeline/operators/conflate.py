@@ -25,6 +25,30 @@ from market_data_pipeline.records import KINDS, field
 
 _LOOK_EVERY = 50_000_000
 """Nanoseconds between two looks whether there is room again."""
+_BLOCK = 256
+_BLOCK_BITS = 24
+"""State is stored in blocks of so many keys, by ``interval << 24 | block``: a commit writes those that changed."""
+
+
+class _Interval:
+    """The last item of each key so far, in order of the keys' arrival."""
+
+    def __init__(self) -> None:
+        self.number: dict[Any, int] = {}
+        self.last: list[tuple[int, Any]] = []  # by number: ts_event, item
+
+    def put(self, key: Any, ts: int, item: Any) -> tuple[int, bool]:
+        """Keep ``item`` unless a newer one is there. Returns the key's number, and whether one of the two was replaced."""
+        at = self.number.setdefault(key, len(self.last))
+        if at == len(self.last):
+            self.last.append((ts, item))
+            return at, False
+        if ts >= self.last[at][0]:
+            self.last[at] = (ts, item)
+        return at, True
+
+    def items(self, numbers: slice = slice(None)) -> list[Any]:
+        return [item for _, item in self.last[numbers]]
 
 
 class Conflate(Operator):
@@ -34,7 +58,8 @@ class Conflate(Operator):
     interval, then by key in order of arrival. Items behind are counted (``late``) and dropped, or with ``late="side_output"``
     sent to the output ``late``. Without ``interval`` everything passes while the outputs have room; while one is above its
     high level its task reads on, and only the last item of each key waits. What was replaced is counted (``replaced``).
-    Items without key or ``ts_event`` go the way of the error policy. State: one item per key and open interval.
+    Items without key or ``ts_event`` go the way of the error policy. State: one item per key and open interval; a commit
+    writes the blocks of 256 keys that changed.
     """
 
     accepts: ClassVar[Literal["any"]] = "any"
@@ -49,7 +74,7 @@ class Conflate(Operator):
         self.outputs = (LATE,)
         self.absorbs = self.interval is None
         self._windows = Tumbling(self.interval or 1, self.align_to)
-        self._open: dict[int, dict[Any, tuple[int, Any]]] = {}
+        self._open: dict[int, _Interval] = {}
         self._changes = Changes()
         self._watermark = NO_MARK
         self._look_at = 0
@@ -106,17 +131,19 @@ class Conflate(Operator):
     def _keep(self, items: list[Any], late: list[Frame]) -> None:
         first_open = self._first_open()
         behind: list[Any] = []
+        changed: set[int] = set()
+        n_replaced = 0
         for item, (window, ts, key) in apply(self._place, items, self.ctx.failed):
             if first_open is not None and window < first_open:
                 behind.append(item)
                 continue
-            group = self._open.setdefault(window, {})
-            before = group.get(key)
-            if before is not None:
-                self.ctx.count("replaced")
-            if before is None or ts >= before[0]:
-                group[key] = (ts, item)
-            self._changes.touch((window,))
+            if window not in self._open:
+                self._open[window] = _Interval()
+            number, replaced = self._open[window].put(key, ts, item)
+            n_replaced += replaced
+            changed.add(window << _BLOCK_BITS | number // _BLOCK)
+        self.ctx.count("replaced", n_replaced)
+        self._changes.touch(changed)
         if behind:
             self.ctx.count("late", len(behind))
             late.append(Frame(behind, port=LATE))
@@ -137,9 +164,12 @@ class Conflate(Operator):
         return () if self.ctx.pressed else self._pop([0])
 
     def _pop(self, windows: list[int]) -> tuple[Frame, ...]:
-        groups = [self._open.pop(window) for window in windows if window in self._open]
-        self._changes.touch(windows)
-        items = [item for group in groups for _, item in group.values()]
+        items: list[Any] = []
+        for window in windows:
+            interval = self._open.pop(window, None)
+            if interval is not None:
+                items += interval.items()
+                self._changes.touch(window << _BLOCK_BITS | n for n in range(-(-len(interval.last) // _BLOCK)))
         if items and all(type(item) is type(items[0]) for item in items) and type(items[0]) in KINDS:
             columns, bad = columns_from_rows(items)
             if not bad:
@@ -149,13 +179,21 @@ class Conflate(Operator):
     def snapshot(self) -> dict[str, bytes | None]:
         return self._changes.take(self._blob)
 
-    def _blob(self, window: int) -> bytes | None:
-        group = self._open.get(window)
-        return None if not group else pack_items([item for _, item in group.values()], self.ctx)
+    def _blob(self, block: int) -> bytes | None:
+        interval = self._open.get(block >> _BLOCK_BITS)
+        start = (block & ((1 << _BLOCK_BITS) - 1)) * _BLOCK
+        items = [] if interval is None else interval.items(slice(start, start + _BLOCK))
+        return pack_items(items, self.ctx) if items else None
 
     def restore(self, state: Mapping[str, bytes], watermark: int = NO_MARK) -> None:
         self._watermark = watermark
-        for name, blob in state.items():
-            items = unpack(blob)
-            self._open[int(name)] = {field(item, self.key): (field(item, "ts_event"), item) for item in items}
-        self._changes.restored(self._open)
+        blocks = sorted(map(int, state))
+        for block in blocks:
+            interval = self._open.setdefault(block >> _BLOCK_BITS, _Interval())
+            if (
+                len(interval.last) % _BLOCK
+            ):  # something before it could not be stored, so its keys have other numbers now
+                self._changes.touch(blocks)
+            for item in unpack(state[str(block)]):
+                interval.put(field(item, self.key), field(item, "ts_event"), item)
+        self._changes.restored(blocks)

@@ -14,7 +14,8 @@ An item on which the function raises goes where the node's ``on_error`` says; it
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from operator import length_hint
 from typing import Any, ClassVar, Literal
 
 from market_data_pipeline.errors import ConfigError
@@ -22,21 +23,27 @@ from market_data_pipeline.frame import Columns, Frame, to_rows
 from market_data_pipeline.operators.base import Operator
 
 
+def _each(items: list[Any], work: Callable[[Iterator[Any]], None], failed: Callable[[Any, Exception], None]) -> None:
+    """``work`` goes through ``items``. Where it raises, ``failed`` is told the item, and it goes on with those behind."""
+    rest = iter(items)
+    while True:
+        try:
+            return work(rest)
+        except Exception as error:  # a user's function may raise anything
+            failed(items[len(items) - length_hint(rest) - 1], error)
+
+
 def apply(
     fn: Callable[[Any], Any], items: list[Any], failed: Callable[[Any, Exception], None]
 ) -> list[tuple[Any, Any]]:
     """``(item, fn(item))`` for each item that did not raise; ``failed`` is told of the others."""
     done: list[tuple[Any, Any]] = []
-    start = 0
-    while start < len(items):
-        try:
-            for start in range(start, len(items)):  # noqa: B020 - goes on behind the item that raised
-                item = items[start]
-                done.append((item, fn(item)))
-            break
-        except Exception as error:  # a user's function may raise anything
-            failed(items[start], error)
-            start += 1
+
+    def work(rest: Iterator[Any]) -> None:
+        for item in rest:
+            done.append((item, fn(item)))
+
+    _each(items, work, failed)
     return done
 
 
@@ -58,8 +65,15 @@ class Map(Operator):
         self.fn = fn
 
     def process(self, frame: Frame) -> Iterable[Frame]:
-        items = to_rows(frame.items)
-        return (Frame([result for _, result in apply(self.fn, items, self.ctx.failed)]),)
+        fn = self.fn
+        done: list[Any] = []
+
+        def work(rest: Iterator[Any]) -> None:
+            for item in rest:
+                done.append(fn(item))
+
+        _each(to_rows(frame.items), work, self.ctx.failed)
+        return (Frame(done),)
 
 
 class FlatMap(Operator):
@@ -72,11 +86,15 @@ class FlatMap(Operator):
         self.fn = fn
 
     def process(self, frame: Frame) -> Iterable[Frame]:
-        expanded = apply(self._expand, to_rows(frame.items), self.ctx.failed)
-        return (Frame([element for _, elements in expanded for element in elements]),)
+        fn = self.fn
+        done: list[Any] = []
 
-    def _expand(self, item: Any) -> list[Any]:
-        return list(self.fn(item))
+        def work(rest: Iterator[Any]) -> None:
+            for item in rest:
+                done.extend(list(fn(item)))  # a list first: an iterable that raises half way gives nothing
+
+        _each(to_rows(frame.items), work, self.ctx.failed)
+        return (Frame(done),)
 
 
 class Filter(Operator):
@@ -89,8 +107,16 @@ class Filter(Operator):
         self.predicate = predicate
 
     def process(self, frame: Frame) -> Iterable[Frame]:
-        items = to_rows(frame.items)
-        return (Frame([item for item, keep in apply(self.predicate, items, self.ctx.failed) if keep]),)
+        predicate = self.predicate
+        done: list[Any] = []
+
+        def work(rest: Iterator[Any]) -> None:
+            for item in rest:
+                if predicate(item):
+                    done.append(item)
+
+        _each(to_rows(frame.items), work, self.ctx.failed)
+        return (Frame(done),)
 
 
 class MapColumns(Operator):

@@ -12,6 +12,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.component import Component
+from market_data_pipeline.durations import Duration, positive_duration
+from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Items
 from market_data_pipeline.operators.base import DeadLetter
 
@@ -60,3 +62,10 @@ class Source(Component):
 
     async def close(self) -> None:
         """Release what ``open`` took. Called once, also after an error."""
+
+
+def checked_idleness(idle_after: Duration | None, live: bool) -> int | None:
+    """``idle_after`` in ns. Raises ``ConfigError`` unless it is above zero, and for ``live`` without it."""
+    if idle_after is None and live:
+        raise ConfigError("live: True needs idle_after: a live source follows the clock once it was silent for so long")
+    return None if idle_after is None else positive_duration(idle_after, "idle_after")

@@ -21,7 +21,7 @@ from market_data_pipeline.errors import ConfigError, RecordError, SourceError
 from market_data_pipeline.frame import columns_from_rows
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.records import Bar
-from market_data_pipeline.sources.base import Batch, Source, SourceContext
+from market_data_pipeline.sources.base import Batch, Source, SourceContext, checked_idleness
 from market_data_pipeline.sources.rows import RowParser
 
 _GZIP_CHECK_BYTES = 64 * 1024 * 1024
@@ -30,13 +30,14 @@ _GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
 class _Lines:
-    """Text lines of an open file from a byte offset; knows the offset and number behind the last line given out, and
-    which lines were not UTF-8."""
+    """Text lines of an open file from a byte offset; knows the offset and number behind the last line given out (and before
+    it, in ``before``), and which lines were not UTF-8."""
 
     def __init__(self, file: BinaryIO, offset: int, number: int) -> None:
         self._file = file
         self.offset = offset
         self.number = number
+        self.before = offset, number
         self.undecodable: list[tuple[int, bytes]] = []
 
     def __iter__(self) -> Iterator[str]:
@@ -47,6 +48,7 @@ class _Lines:
             raw = self._file.readline()
             if not raw:
                 raise StopIteration
+            self.before = self.offset, self.number
             self.offset += len(raw)
             self.number += 1
             try:
@@ -63,10 +65,11 @@ class Replay(Source):
     ``time_unit``: ``ns`` (default), ``us``, ``ms``, ``s``, ``iso``. ``symbol``: for a file of one symbol without such a
     column. ``speed``: ``None`` as fast as possible, else real time x ``speed`` by ``ts_event``. ``max_delay``: how far
     out of order the rows may be (default 0); ``None``: any disorder, so that nothing is late and windows close at the end
-    of the file. Exactly once: the position is part of the commit.
+    of the file. ``idle_after``, ``live``: see :class:`Source`; they matter with a ``speed`` only, and ``live`` where the
+    recorded times are about the present ones. Exactly once: the position is part of the commit.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the file is like, and how it is played; all but the first by keyword
         self,
         path: Path | str,
         kind: str = "trade",
@@ -76,6 +79,9 @@ class Replay(Source):
         speed: float | None = None,
         max_delay: Duration | None = 0,
         batch_items: int = 8192,
+        *,
+        idle_after: Duration | None = None,
+        live: bool = False,
     ) -> None:
         self.path = Path(path)
         self.kind = kind
@@ -85,6 +91,7 @@ class Replay(Source):
         self.speed = speed
         self.max_delay = None if max_delay is None else parse_duration(max_delay, "max_delay")
         self.batch_items = batch_items
+        self.idle_after, self.live = checked_idleness(idle_after, live), live
         if speed is not None and (speed <= 0 or kind == "rows"):
             raise ConfigError(f"speed: {speed} must be greater than 0, and needs records (kind is {kind!r})")
         if batch_items < 1:
@@ -155,6 +162,7 @@ class Replay(Source):
         self._read_at(start["offset"])
         self._lines = _Lines(self._file, start["offset"], start["line"])
         self._pace: tuple[float, int] | None = None
+        self._held: Any = None
 
     def _read_at(self, offset: int) -> None:
         try:
@@ -172,7 +180,8 @@ class Replay(Source):
             return None
         if self.speed is not None and rows:
             await self._wait_for(rows)
-        position = {"offset": self._lines.offset, "line": self._lines.number}
+        offset, line = (self._lines.offset, self._lines.number) if self._held is None else self._lines.before
+        position = {"offset": offset, "line": line}
         if self.kind == "rows":
             return Batch(rows, position, tuple(bad))
         if not rows:
@@ -182,8 +191,11 @@ class Replay(Source):
         return Batch(columns, position, tuple(bad))
 
     def _fill(self, rows: list[Any], bad: list[DeadLetter]) -> None:
-        """Read up to a batch. With a speed, stop where a row is due later than the first by 10 ms of wall time."""
-        first: int | None = None
+        """Read up to a batch. With a speed, a row that is due 10 ms of wall time behind the first is held for the next one,
+        so that none waits for those behind it."""
+        if self._held is not None:
+            rows.append(self._held)
+            self._held = None
         while len(rows) + len(bad) < self.batch_items:
             try:
                 raw = self._next_row()
@@ -197,11 +209,10 @@ class Replay(Source):
                 if rows or bad:
                     return  # hand over what was read; the next call meets the error again
                 raise SourceError(f"{self.path}: line {self._lines.number + 1}: cannot be read on: {error}") from error
+            if self.speed is not None and rows and _when(record) - _when(rows[0]) >= 10_000_000 * self.speed:
+                self._held = record
+                return
             rows.append(record)
-            if self.speed is not None and self.kind != "rows":
-                first = _when(record) if first is None else first
-                if _when(record) - first >= 10_000_000 * self.speed:
-                    return
 
     def _next_row(self) -> Mapping[str, Any] | None:
         """The next row as a mapping, ``None`` at the end; keeps what it has in ``_row`` for a dead letter."""

@@ -10,7 +10,7 @@ from market_data_pipeline.clock import Clock
 from market_data_pipeline.durations import Duration, parse_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Array, Columns, Dictionary
-from market_data_pipeline.sources.base import Batch, Source, SourceContext
+from market_data_pipeline.sources.base import Batch, Source, SourceContext, checked_idleness
 
 _TABLE_BITS = 20
 _BATCH = 32768
@@ -25,7 +25,8 @@ class Synthetic(Source):
     ``items``: how many in all, duplicates included; ``None`` never ends. ``rate``: items per second of wall time, ``None``
     for as fast as possible. ``event_rate``: items per second of event time (default: ``rate``, or 10,000). ``duplicates``
     and ``disorder``: shares (0..1) of items that repeat an earlier one (same trade id), and that arrive up to
-    ``disorder_by`` after their time. ``zipf``: exponent of the popularity, 0 for equal. ``seed``: any int.
+    ``disorder_by`` after their time. ``zipf``: exponent of the popularity, 0 for equal. ``seed``: any int. ``start``: time of
+    the first item, ns. ``idle_after``, ``live``: see :class:`Source`; for ``live`` let ``start`` be about the present time.
     """
 
     def __init__(  # noqa: PLR0913 - every one an independent property of the data, all by keyword
@@ -41,12 +42,15 @@ class Synthetic(Source):
         zipf: float = 1.0,
         seed: int = 0,
         start: int = DEFAULT_START,
+        idle_after: Duration | None = None,
+        live: bool = False,
     ) -> None:
         self.symbols, self.items, self.rate, self.zipf = symbols, items, rate, zipf
         self.event_rate = event_rate
         self.duplicates, self.disorder = duplicates, disorder
         self.disorder_by = parse_duration(disorder_by, "disorder_by")
         self.seed, self.start = seed, start
+        self.idle_after, self.live = checked_idleness(idle_after, live), live
         self._check_arguments()
         self.max_delay = self.disorder_by if disorder else 0
         self._step = 1e9 / (event_rate or rate or 10_000)

@@ -129,6 +129,33 @@ def test_without_interval_only_what_cannot_go_out_is_conflated() -> None:
     assert bench.out[-1].bid == 9
 
 
+def test_a_commit_writes_the_blocks_of_keys_that_changed() -> None:
+    bench = Bench(10)
+    bench.feed([quote(f"S{n}", 1, n) for n in range(1000)])
+    assert len(bench.state) == 4
+    before = dict(bench.state)
+    bench.feed([quote("S300", 2, 7), quote("S999", 3, 8), quote("new", 1, 9)])
+    assert [key for key in bench.state if bench.state[key] != before[key]] == sorted(bench.state)[1:4:2]
+    bench.restart()
+    bench.feed([quote("S300", 1, 6), quote("S301", 2, 5)])
+    bench.restart()
+    bench.advance(END)
+    assert [int(q.bid) for q in bench.out] == [*range(300), 7, 5, *range(302, 999), 8, 9]
+    assert bench.state == {}
+
+
+def test_what_cannot_be_stored_does_not_disturb_the_others() -> None:
+    bench = Bench(10)
+    bench.feed([{"symbol": f"S{n}", "ts_event": n % 3, "n": object() if n == 5 else n} for n in range(600)])
+    assert [letter.item["symbol"] for letter in bench.ctx.dead_letters] == ["S5"]
+    bench.restart()
+    bench.feed([{"symbol": "S256", "ts_event": 9, "n": -1}, {"symbol": "S599", "ts_event": 9, "n": -2}])
+    bench.restart()
+    bench.advance(END)
+    assert [item["n"] for item in bench.out] == [n for n in [*range(256), -1, *range(257, 599), -2] if n != 5]
+    assert bench.state == {}
+
+
 def test_items_that_cannot_be_placed_are_dead_letters() -> None:
     bench = Bench("1s")
     bad = [{"symbol": "A"}, {"ts_event": 1}, {"symbol": [], "ts_event": 1}, {"symbol": "A", "ts_event": 1.5}]

@@ -317,11 +317,19 @@ async def test_a_truncated_gzip_gives_whole_rows_and_then_an_error(tmp_path: Pat
         ({"speed": 0}, "speed: 0 must be greater"),
         ({"speed": -1}, "speed: -1 must be greater"),
         ({"max_delay": "soon"}, "max_delay: 'soon'"),
+        ({"idle_after": "-1s"}, "idle_after: '-1s'"),
+        ({"live": True}, "live: True needs idle_after"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Replay("t.csv", **arguments)
+
+
+def test_idleness_is_off_unless_it_is_asked_for() -> None:
+    assert (Replay("t.csv").idle_after, Replay("t.csv").live) == (None, False)
+    source = Replay("t.csv", idle_after="1m", live=True)
+    assert (source.idle_after, source.live) == (60_000_000_000, True)
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "t", "t.gz", "t.csv.zip"])
@@ -371,9 +379,29 @@ async def test_speed_paces_by_event_time(tmp_path: Path, speed: float) -> None:
     await source.close()
     assert [ts for ts, _ in arrived] == times
     for ts, at in arrived:
-        # a batch holds at most 10 ms of wall time, so no row is early by more than a batch; none is late
-        assert ts / 1e9 / speed <= at + 0.0101
+        assert ts / 1e9 / speed == pytest.approx(at), "no row waits for the one behind it"
     assert clock.monotonic() == pytest.approx(times[-1] / 1e9 / speed)
+
+
+async def test_resume_with_a_speed_gives_the_same_rest(tmp_path: Path) -> None:
+    """Rows close together share a batch, the row that is held for the next one is read again, bad ones are told once."""
+    times = [0, 5, 9, 10, 400, 402, 1000]
+    lines = [f"A,{ts * 1_000_000},1,1" for ts in times]
+    text = "\n".join(["symbol,ts_event,price,size", *lines[:4], "bad", *lines[4:6], "", "\ufffd", lines[6], ""])
+    path = write(tmp_path, "t.csv", text.encode().replace("\ufffd".encode(), b"\xff"))
+    source = Replay(path, speed=1.0)
+    whole = await batches(source)
+    assert [[row.ts_event // 1_000_000 for row in to_rows(b.items)] for b in whole] == [
+        [0, 5, 9],
+        [10],
+        [400, 402],
+        [1000],
+    ]
+    assert [letter.where for b in whole for letter in b.rejected] == ["t.csv:6", "t.csv:10"]
+    for at, batch in enumerate(whole):
+        rest = await batches(source, batch.position)
+        assert [to_rows(b.items) for b in rest] == [to_rows(b.items) for b in whole[at + 1 :]]
+        assert [b.rejected for b in rest] == [b.rejected for b in whole[at + 1 :]]
 
 
 async def test_without_speed_nothing_waits(tmp_path: Path) -> None:

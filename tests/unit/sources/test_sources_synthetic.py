@@ -122,8 +122,17 @@ async def test_rate_goes_on_at_the_same_pace_after_a_resume() -> None:
         ({"rate": 0}, "rate=0"),
         ({"event_rate": -5}, "event_rate=-5"),
         ({"disorder_by": "later"}, "disorder_by: 'later'"),
+        ({"idle_after": 0}, "idle_after: 0 must be greater than zero"),
+        ({"live": True}, "live: True needs idle_after"),
     ],
 )
 def test_wrong_arguments_are_named_with_their_value(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Synthetic(**arguments)
+
+
+def test_idleness_is_off_unless_it_is_asked_for() -> None:
+    assert (Synthetic().idle_after, Synthetic().live) == (None, False)
+    source = Synthetic(idle_after="2s", live=True)
+    assert (source.idle_after, source.live) == (2_000_000_000, True)
+    assert source.config()["idle_after"] == 2_000_000_000, "part of the plan"

@@ -1,0 +1,1 @@
+"""The conformance suite: cases in YAML, each played in many ways. See README.md."""
