@@ -121,8 +121,16 @@ class Trades(NamedTuple):
     prices: Array | None = None
     volumes: Array | None = None
 
-    def take(self, index: Array) -> Trades:
+    def take(self, index: Array | slice) -> Trades:
         return Trades(*(None if column is None else column[index] for column in self))  # type: ignore[arg-type]
+
+    def part(self, bucket: int) -> tuple[Trades, Trades]:
+        """Those of buckets below ``bucket``, and the others."""
+        if bool((self.bucket[1:] >= self.bucket[:-1]).all()):
+            at = int(np.searchsorted(self.bucket, bucket))
+            return self.take(slice(0, at)), self.take(slice(at, None))
+        below = self.bucket < bucket
+        return self.take(below), self.take(~below)
 
 
 def join_trades(parts: Sequence[Trades]) -> Trades:
@@ -145,8 +153,6 @@ def grouped(trades: Trades) -> list[Groups]:
     The first and the last price are those with the smallest and the largest time; of equal times the first arrival opens and
     the last one closes.
     """
-    if len(trades.ts) > 1 and not bool((trades.ts[1:] >= trades.ts[:-1]).all()):
-        trades = trades.take(np.argsort(trades.ts, kind="stable"))
     if trades.volumes is not None:
         trades = trades._replace(size=np.where(trades.volumes, trades.size, 0.0))
     if trades.prices is None:
@@ -159,14 +165,28 @@ def grouped(trades: Trades) -> list[Groups]:
     return groups
 
 
+def _ends(ts: Array, first: Array, count: Array) -> tuple[Array, Array, Array, Array]:
+    """Of each run of ``count`` values from ``first`` on: where the smallest stands first and the largest last, and both."""
+    low, high = np.minimum.reduceat(ts, first), np.maximum.reduceat(ts, first)
+    at_low, at_high = np.flatnonzero(ts == np.repeat(low, count)), np.flatnonzero(ts == np.repeat(high, count))
+    opens = at_low[np.searchsorted(at_low, first)]
+    closes = at_high[np.searchsorted(at_high, first + count) - 1]
+    return opens, closes, low, high
+
+
 def _group(trades: Trades) -> Groups:
-    """Trades in order of time as one group per bar."""
+    """Trades as one group per bar."""
     order, key, first = _sorted_by_key(trades.bucket, trades.code)
-    ts, price, size = trades.ts, trades.price[order], trades.size[order]
-    last = np.append(first[1:], len(key)) - 1
+    price, size = trades.price[order], trades.size[order]
+    count = np.diff(first, append=len(key))
+    opens, closes = first, first + count - 1
     ints, floats = _blank(len(first))
-    ints[:, FIRST], ints[:, LAST], ints[:, COUNT] = ts[order[first]], ts[order[last]], last - first + 1
-    floats[:, OPEN], floats[:, CLOSE] = price[first], price[last]
+    if bool((trades.ts[1:] >= trades.ts[:-1]).all()):
+        ints[:, FIRST], ints[:, LAST] = trades.ts[order[opens]], trades.ts[order[closes]]
+    else:
+        opens, closes, ints[:, FIRST], ints[:, LAST] = _ends(trades.ts[order], first, count)
+    ints[:, COUNT] = count
+    floats[:, OPEN], floats[:, CLOSE] = price[opens], price[closes]
     floats[:, HIGH], floats[:, LOW] = np.maximum.reduceat(price, first), np.minimum.reduceat(price, first)
     floats[:, VOLUME], floats[:, NOTIONAL] = np.add.reduceat(size, first), np.add.reduceat(price * size, first)
     if trades.side.any():

@@ -35,7 +35,6 @@ from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.buckets import FARTHEST, OUTSIDE, Buckets, Tumbling
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.lateness import LATE, Lateness
-from market_data_pipeline.records import MAX_TIME
 
 MAX_EMPTY = 100_000
 """Empty bars of one symbol in a row; behind them it is taken for dead until its next trade."""
@@ -76,8 +75,6 @@ class BarWindows(Operator):
         self._symbols = BarSymbols()
         self._changes = Changes()
         self._watermark = NO_MARK
-        self._expected = MAX_TIME
-        """The smallest bucket of what came and is not merged yet."""
         self._partial: set[int] = set()
         """Keys of bars that lie where trades are missing."""
         self._facts = pack([None, []])
@@ -119,16 +116,8 @@ class BarWindows(Operator):
             late.append(Frame(items.take(behind), port=LATE))
         return items.take(~behind), bucket[~behind]
 
-    def expect(self, bucket: int) -> None:
-        """Something of ``bucket`` came that :meth:`settle` will merge."""
-        self._expected = min(self._expected, bucket)
-
-    def settle(self) -> None:
-        """Merge what came: bars are due, or a commit."""
-
-    def _settle(self) -> None:
-        self.settle()
-        self._expected = MAX_TIME
+    def settle(self, fired: int | None) -> None:
+        """Merge what came for buckets below ``fired`` (``None``: for all of them), if it was not merged at once."""
 
     def only(self, items: Columns, good: Array, reason: str) -> Columns:
         """Those of ``items`` that are ``good``; the others are rejected."""
@@ -165,7 +154,7 @@ class BarWindows(Operator):
     def mark_partial(self, symbol: str, ts: int) -> None:
         """Trades of ``symbol`` before ``ts`` are missing: the bar of ``ts`` and the open one before it are partial."""
         code = self._symbols.code_of(symbol)
-        self._settle()
+        self.settle(None)
         bucket = int(self._buckets.indices(np.array([ts - self._shift], np.int64))[0])
         if bucket == OUTSIDE:
             return
@@ -190,8 +179,7 @@ class BarWindows(Operator):
         if self._watermark == before:
             return ()
         fired = self._below(self._watermark)
-        if fired is None or self._expected < fired or self.early_every is not None:
-            self._settle()
+        self.settle(fired if self.early_every is None else None)
         if self.empty != "skip":
             self._fill(fired)
         if not len(self._table.key):
@@ -330,7 +318,7 @@ class BarWindows(Operator):
     # State
 
     def snapshot(self) -> dict[str, bytes | None]:
-        self._settle()
+        self.settle(None)
         delta = self._changes.take(self._blob)
         delta.update(self._symbols.snapshot())
         facts = pack([self._filled, sorted(self._partial)])

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -28,13 +28,21 @@ from market_data_pipeline.operators.buckets import Buckets
 from market_data_pipeline.operators.conditions import ConditionMask, Predicate
 from market_data_pipeline.operators.lateness import Lateness, LatePolicy
 from market_data_pipeline.operators.trade_log import Correction, TradeLog, Values
-from market_data_pipeline.records import ACTIONS, MIN_TIME, SIDE_CODES, Gap, field
+from market_data_pipeline.records import ACTIONS, SIDE_CODES, Gap, field
 
 _GROUP_AT = 65_536
 """Trades are grouped when so many wait, a bar comes out, or a commit is made: larger groups are cheaper by the trade."""
 
 
 _OPTIONAL = ("side", "trade_id", "conditions", "action", "ref_trade_id")
+
+
+class _Waiting(NamedTuple):
+    """Trades that are not in the table yet, of buckets from ``low`` to ``high``."""
+
+    low: int
+    high: int
+    trades: Trades
 
 
 @dataclass(frozen=True)
@@ -82,8 +90,7 @@ class TumblingBars(BarWindows):
         self.rules = rules
         self._mask = ConditionMask(rules.updates_ohlc, rules.updates_volume)
         self._log = TradeLog() if rules.corrections else None
-        self._waiting: list[Trades] = []
-        """Trades that are not in the table yet."""
+        self._waiting: list[_Waiting] = []
         self._n_waiting = 0
         self._needs = tuple(dict.fromkeys(("symbol", "ts_event", convention.ts, "price", "size")))
 
@@ -120,24 +127,40 @@ class TumblingBars(BarWindows):
         code = self._symbols.intern(items.dictionary("symbol"))
         ts, price, size = items.array(self.convention.ts), items.array("price"), items.array("size")
         trades = Trades(bucket, code, ts, price, size, sides_of(items), prices, volumes)
-        self._waiting.append(trades)
+        self._waiting.append(_Waiting(int(bucket.min()), int(bucket.max()), trades))
         self._n_waiting += len(items)
-        self.expect(int(bucket.min()))
         if self._log is not None:
             ids = items.data.get("trade_id")
             self._log.add_all(trades, [""] * len(items) if ids is None else ids.tolist())
-            self.expect(MIN_TIME)
         if self._n_waiting >= _GROUP_AT:
-            self.settle()
+            self.settle(None)
 
-    def settle(self) -> None:
-        if self._waiting:
-            waiting, self._waiting, self._n_waiting = self._waiting, [], 0
-            for groups in grouped(join_trades(waiting)):
+    def settle(self, fired: int | None) -> None:
+        due = self._waiting_below(None if self._log is not None else fired)
+        if due:
+            for groups in grouped(join_trades(due)):
                 self.merge(groups)
         if self._log is not None:
             for groups in self._log.corrected():
                 self.put(groups)
+
+    def _waiting_below(self, fired: int | None) -> list[Trades]:
+        """Take the trades of buckets below ``fired`` out of those that wait. The others are not grouped before their bars are
+        due, so that each bar is made at once."""
+        due: list[Trades] = []
+        rest: list[_Waiting] = []
+        for batch in self._waiting:
+            if fired is None or batch.high < fired:
+                due.append(batch.trades)
+            elif batch.low >= fired:
+                rest.append(batch)
+            else:
+                below, behind = batch.trades.part(fired)
+                due.append(below)
+                rest.append(_Waiting(int(behind.bucket.min()), batch.high, behind))
+        self._n_waiting -= sum(len(trades.ts) for trades in due)
+        self._waiting = rest
+        return due
 
     def advance(self, watermark: int) -> Iterable[Frame]:
         frames = super().advance(watermark)
@@ -177,7 +200,6 @@ class TumblingBars(BarWindows):
             log.wait(
                 Correction(int(code[at]), ref, optional(item, "trade_id"), bucket, int(ts[at]), cancel, values, item)
             )
-        self.expect(MIN_TIME)
 
     def snapshot(self) -> dict[str, bytes | None]:
         delta = super().snapshot()
