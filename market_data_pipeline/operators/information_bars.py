@@ -30,7 +30,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
@@ -38,7 +38,7 @@ from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.conditions import ConditionMask, Predicate
-from market_data_pipeline.operators.open_bars import COUNT, PRICES, PROGRESS, SUMS, OpenBars, bar_columns
+from market_data_pipeline.operators.open_bars import COUNT, FIRST, LAST, PRICES, PROGRESS, SUMS, OpenBars, bar_columns
 from market_data_pipeline.operators.runs import run_totals
 from market_data_pipeline.operators.trades import BUY, SELL, keep, side_codes, trade_columns
 from market_data_pipeline.records import MAX_TIME, MIN_TIME
@@ -65,12 +65,10 @@ class _Batch(NamedTuple):
     size: Array
     """0 where the trade makes no volume."""
     side: Array
-    measure: Array
-    """What counts towards the threshold."""
 
 
 class _Full(NamedTuple):
-    """Trades that fill a bar, in the order of a batch: the row; how much of the measure fills it, how many whole bars
+    """Trades that fill a bar, in the order of a batch: the row, how much of its amount fills the bar, how many whole bars
     follow, and what is left for the next one."""
 
     row: Array
@@ -80,11 +78,11 @@ class _Full(NamedTuple):
 
 
 class _Pieces(NamedTuple):
-    """Trades, or their parts: the row in the batch, the size, and whether it completes a bar."""
+    """Trades, or their parts: the row in the batch, whether it completes a bar, the size."""
 
-    row: Array
-    size: Array
+    row: Array | slice
     closes: Array
+    size: Array
 
 
 class InformationBars(Operator):
@@ -102,30 +100,15 @@ class InformationBars(Operator):
     accepts: ClassVar[Literal["any"]] = "any"
     label: Label
 
-    def _set_up(
-        self,
-        threshold: float,
-        overshoot: Overshoot,
-        label: Label,
-        predicates: tuple[Predicate | None, Predicate | None],
-    ) -> None:
-        for name, value, allowed in (("overshoot", overshoot, Overshoot), ("label", label, Label)):
-            if value not in get_args(allowed):
-                raise ConfigError(f"{name}: {value!r} is not allowed; one of: {', '.join(get_args(allowed))}")
-        self.label = label
-        self._threshold = float(threshold)
-        self._slack = self._threshold * _TOLERANCE
-        self._splits = overshoot == "split"
-        self._conditions = ConditionMask(*predicates)
+    def _set_up(self, label: Label, updates_ohlc: Predicate | None, updates_volume: Predicate | None) -> None:
+        self.label = _one_of(label, Label, "label")
+        self.updates_ohlc, self.updates_volume = updates_ohlc, updates_volume
+        self._conditions = ConditionMask(updates_ohlc, updates_volume)
         self._open = OpenBars()
 
     @abstractmethod
-    def _measure(self, price: Array, size: Array) -> Array:
-        """What each trade counts towards the threshold, not negative."""
-
-    def _unit(self, price: Array) -> Array:
-        """What one unit of size counts; only where trades can be split."""
-        return np.ones(len(price))
+    def _pieces(self, batch: _Batch) -> _Pieces:
+        """The trades, or their parts, and which complete a bar. Keeps how far each symbol then is."""
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         items = self._usable(trade_columns(frame.items, self.ctx))
@@ -133,9 +116,7 @@ class InformationBars(Operator):
         if not len(items):
             return ()
         batch = self._sorted(items, prices, volumes)
-        full = self._fill(batch)
-        pieces = self._split(batch, full) if self._splits else _whole(batch, full)
-        bars = self._cut(batch, pieces)
+        bars = self._cut(batch, self._pieces(batch))
         return (Frame(bars),) if bars is not None else ()
 
     def _usable(self, items: Columns) -> Columns:
@@ -152,11 +133,7 @@ class InformationBars(Operator):
         items = keep(items, finite, "price, size or their product is not a finite number", self.ctx)
         items = keep(items, items.array("size") > 0, "size is not above zero", self.ctx)
         ts = items.array("ts_event")
-        items = keep(items, (ts > MIN_TIME) & (ts < MAX_TIME), "ts_event is no time", self.ctx)
-        if self._splits:
-            small = self._measure(items.array("price"), items.array("size")) < self._threshold * _MOST_BARS
-            items = keep(items, small, f"would be split over more than {_MOST_BARS:,} bars", self.ctx)
-        return items
+        return keep(items, (ts > MIN_TIME) & (ts < MAX_TIME), "ts_event is no time", self.ctx)
 
     def _sorted(self, items: Columns, prices: Array | None, volumes: Array | None) -> _Batch:
         code = self._open.intern(items.dictionary("symbol"))
@@ -176,94 +153,33 @@ class InformationBars(Operator):
             quoted=quoted,
             size=size,
             side=side_codes(items)[order],
-            measure=self._measure(price, size),
         )
-
-    def _fill(self, batch: _Batch) -> _Full:
-        """The trades that fill bars; and how far each symbol then is."""
-        first, codes = batch.first, batch.code[batch.first]
-        progress = self._open.floats[codes, PROGRESS]
-        after = run_totals(batch.measure[:, None], first, progress[:, None])[:, 0]
-        found: list[tuple[int, float, int, float]] = []
-        stops = np.append(first[1:], len(batch.code))
-        # Totals only grow, so that a symbol whose last one is too small fills nothing; the others go trade by trade,
-        # because where one bar ends decides with what rounding the next one begins.
-        for run in np.flatnonzero(after >= self._threshold - self._slack).tolist():
-            measures = batch.measure[first[run] : stops[run]].tolist()
-            after[run] = self._walk(measures, float(progress[run]), int(first[run]), found)
-        self._open.floats[codes, PROGRESS] = after
-        columns = list(zip(*found, strict=True)) or [()] * 4
-        types = (np.int64, np.float64, np.int64, np.float64)
-        return _Full(*(np.array(column, dtype) for column, dtype in zip(columns, types, strict=True)))
-
-    def _walk(
-        self, measures: list[float], progress: float, row: int, found: list[tuple[int, float, int, float]]
-    ) -> float:
-        """The progress after ``measures``, the first of which is ``row``; those that fill a bar are added to ``found``."""
-        threshold, slack = self._threshold, self._slack
-        enough = threshold - slack
-        for at, measure in enumerate(measures, row):
-            total = progress + measure
-            if total < enough:
-                progress = total
-                continue
-            fill, whole = min(threshold - progress, measure), 0
-            progress = measure - fill
-            if progress >= enough:
-                progress, rest = math.fmod(progress, threshold), progress
-                whole = round((rest - progress) / threshold)
-                if progress >= enough:
-                    progress, whole = 0.0, whole + 1
-            if progress <= slack:
-                progress = 0.0
-            found.append((at, fill, whole, progress))
-        return progress
-
-    def _split(self, batch: _Batch, full: _Full) -> _Pieces:
-        """Trades that fill bars, divided among them. The sizes of the parts add up to the trade's, up to rounding."""
-        count = np.ones(len(batch.code), np.int64)
-        count[full.row] += full.whole + (full.left > 0)
-        row = np.repeat(np.arange(len(count)), count)
-        size = batch.size[row]
-        start = (np.cumsum(count) - count)[full.row]
-        last = start + count[full.row] - 1
-        closes = np.zeros(len(count), bool)
-        closes[full.row] = True
-        closes = closes[row]
-        closes[last[full.left > 0]] = False
-        divided = count[row] > 1
-        size[divided] = self._threshold
-        several = last > start
-        size[start[several]] = full.fill[several]
-        size[last[several & (full.left > 0)]] = full.left[several & (full.left > 0)]
-        size[divided] /= self._unit(batch.price[row[divided]])
-        return _Pieces(row, size, closes)
 
     def _cut(self, batch: _Batch, pieces: _Pieces) -> Columns | None:
         """Keep what the pieces add to open bars, and return the bars that they complete, in order of arrival."""
-        code, row = batch.code[pieces.row], pieces.row
-        begins = np.concatenate(([True], pieces.closes[:-1] | (code[1:] != code[:-1])))
-        first = np.flatnonzero(begins)
-        last = np.append(first[1:], len(row)) - 1
-        code = code[first]
+        row, closes, size = pieces
+        code, ts, price, side = batch.code[row], batch.ts[row], batch.price[row], batch.side[row]
+        first = np.flatnonzero(np.concatenate(([True], closes[:-1] | (code[1:] != code[:-1]))))
+        last = np.append(first[1:], len(code)) - 1
+        code, closed = code[first], closes[last]
         goes_on = np.concatenate(([True], code[1:] != code[:-1]))  # the open bar of its symbol
-        ts, price, size = batch.ts[row], batch.price[row], pieces.size
-        side = batch.side[row]
-        values = np.column_stack(
-            (size, price * size, np.where(side == BUY, size, 0.0), np.where(side == SELL, size, 0.0))
-        )
+        values = np.empty((len(size), 4))
+        values[:, 0] = size
+        np.multiply(price, size, out=values[:, 1])
+        np.multiply(side == BUY, size, out=values[:, 2])
+        np.multiply(side == SELL, size, out=values[:, 3])
         ints, floats = self._open.empty(len(first))
         floats[goes_on, SUMS] = self._open.floats[code[goes_on], SUMS]
         floats[:, SUMS] = run_totals(values, first, floats[:, SUMS])
-        ints[:] = np.column_stack((np.minimum.reduceat(ts, first), np.maximum.reduceat(ts, first), last - first + 1))
         floats[:, PRICES] = _prices(batch.quoted[row], first, last, batch.quoted is not batch.price)
+        ints[:, FIRST], ints[:, LAST] = np.minimum.reduceat(ts, first), np.maximum.reduceat(ts, first)
+        ints[:, COUNT] = last - first + 1
         self._open.add_to(code, goes_on, ints, floats)
-        closed = pieces.closes[last]
         self._open.keep(code, closed, ints, floats)
         if not closed.any():
             return None
         order = np.flatnonzero(closed)
-        order = order[np.argsort(batch.arrival[row[last[order]]], kind="stable")]
+        order = order[np.argsort(batch.arrival[row][last[order]], kind="stable")]
         return bar_columns(self._open.names, code[order], ints[order], floats[order], self.label)
 
     def advance(self, watermark: int) -> Iterable[Frame]:
@@ -283,10 +199,11 @@ class InformationBars(Operator):
         self._open.restore(state)
 
 
-def _whole(batch: _Batch, full: _Full) -> _Pieces:
+def _whole(batch: _Batch, full: Array) -> _Pieces:
+    """Trades as they are, of which those in the rows ``full`` complete a bar."""
     closes = np.zeros(len(batch.code), bool)
-    closes[full.row] = True
-    return _Pieces(np.arange(len(closes)), batch.size, closes)
+    closes[full] = True
+    return _Pieces(slice(None), closes, batch.size)
 
 
 def _prices(price: Array, first: Array, last: Array, gaps: bool) -> Array:
@@ -320,14 +237,114 @@ class TickBars(InformationBars):
         if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= 10**9:
             raise ConfigError(f"n: {n!r} must be a whole number of trades, from 1 to 1,000,000,000")
         self.n = n
-        self.updates_ohlc, self.updates_volume = updates_ohlc, updates_volume
-        self._set_up(n, "carry", label, (updates_ohlc, updates_volume))
+        self._set_up(label, updates_ohlc, updates_volume)
 
-    def _measure(self, price: Array, size: Array) -> Array:
-        return np.ones(len(size))
+    def _pieces(self, batch: _Batch) -> _Pieces:
+        codes, count = batch.code[batch.first], np.diff(batch.first, append=len(batch.code))
+        progress = self._open.floats[codes, PROGRESS]
+        self._open.floats[codes, PROGRESS] = (progress + count) % self.n
+        number = np.arange(1, len(batch.code) + 1) + np.repeat(progress.astype(np.int64) - batch.first, count)
+        return _whole(batch, np.flatnonzero(number % self.n == 0))
 
 
-class VolumeBars(InformationBars):
+class AmountBars(InformationBars):
+    """What volume and dollar bars have in common: an amount of each trade fills them, and one may have too much."""
+
+    overshoot: Overshoot
+
+    def _set_threshold(self, threshold: float, name: str, overshoot: Overshoot) -> float:
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold < math.inf:
+            raise ConfigError(f"{name}: {threshold!r} must be a number above zero")
+        self.overshoot = _one_of(overshoot, Overshoot, "overshoot")
+        self._threshold = float(threshold)
+        self._slack = self._threshold * _TOLERANCE
+        return self._threshold
+
+    @abstractmethod
+    def _amount(self, price: Array, size: Array) -> Array:
+        """What each trade counts towards the threshold, not negative."""
+
+    @abstractmethod
+    def _unit(self, price: Array) -> Array | float:
+        """What one unit of size counts."""
+
+    def _usable(self, items: Columns) -> Columns:
+        items = super()._usable(items)
+        if self.overshoot == "carry" or not len(items):
+            return items
+        small = self._amount(items.array("price"), items.array("size")) < self._threshold * _MOST_BARS
+        return keep(items, small, f"would be split over more than {_MOST_BARS:,} bars", self.ctx)
+
+    def _pieces(self, batch: _Batch) -> _Pieces:
+        full = self._fill(batch)
+        if self.overshoot == "carry" or not (full.left.any() or full.whole.any()):
+            return _whole(batch, full.row)
+        return self._split(batch, full)
+
+    def _fill(self, batch: _Batch) -> _Full:
+        """The trades that fill bars; keeps how far each symbol then is."""
+        first, codes = batch.first, batch.code[batch.first]
+        amounts = self._amount(batch.price, batch.size)
+        progress = self._open.floats[codes, PROGRESS]
+        after = run_totals(amounts[:, None], first, progress[:, None])[:, 0]
+        # Totals only grow, so that a symbol whose last one is too small fills nothing; the others go trade by trade,
+        # because where one bar ends decides with what rounding the next one begins.
+        runs = np.flatnonzero(after >= self._threshold - self._slack)
+        found: list[tuple[int, float, int, float]] = []
+        if len(runs):
+            listed, stops = amounts.tolist(), np.append(first[1:], len(amounts))[runs].tolist()
+            for run, start, stop in zip(runs.tolist(), first[runs].tolist(), stops, strict=True):
+                after[run] = self._walk(listed[start:stop], float(progress[run]), start, found)
+        self._open.floats[codes, PROGRESS] = after
+        columns = list(zip(*found, strict=True)) or [()] * 4
+        types = (np.int64, np.float64, np.int64, np.float64)
+        return _Full(*(np.array(column, dtype) for column, dtype in zip(columns, types, strict=True)))
+
+    def _walk(
+        self, amounts: list[float], progress: float, row: int, found: list[tuple[int, float, int, float]]
+    ) -> float:
+        """The progress after ``amounts``, the first of which is ``row``; those that fill a bar are added to ``found``."""
+        threshold, slack = self._threshold, self._slack
+        enough = threshold - slack
+        for at, amount in enumerate(amounts, row):
+            total = progress + amount
+            if total < enough:
+                progress = total
+                continue
+            fill, whole = threshold - progress, 0
+            progress = amount - fill
+            if progress >= enough:
+                progress, rest = math.fmod(progress, threshold), progress
+                whole = round((rest - progress) / threshold)
+                if progress >= enough:
+                    progress, whole = 0.0, whole + 1
+            if progress <= slack:
+                progress = 0.0
+            found.append((at, fill, whole, progress))
+        return progress
+
+    def _split(self, batch: _Batch, full: _Full) -> _Pieces:
+        """Trades that fill bars, divided among them. The sizes of the parts add up to the trade's, up to rounding."""
+        opens = full.left > 0
+        count = np.ones(len(batch.code), np.int64)
+        count[full.row] += full.whole + opens
+        row = np.repeat(np.arange(len(count)), count)
+        start = (np.cumsum(count) - count)[full.row]
+        last = start + count[full.row] - 1
+        closes = np.zeros(len(count), bool)
+        closes[full.row] = True
+        closes = closes[row]
+        closes[last[opens]] = False
+        divided, several = count[row] > 1, last > start
+        size = batch.size[row]
+        size[divided] = self._threshold
+        size[start[several]] = full.fill[several]
+        size[last[opens]] = full.left[opens]
+        size[divided] /= self._unit(batch.price[row[divided]])
+        return _Pieces(row, closes, size)
+
+
+class VolumeBars(AmountBars):
     """A bar for every ``volume`` (in the sizes' unit) of a symbol. Raises ``ConfigError`` unless it is above zero.
 
     ``overshoot``: ``carry`` or ``split``, see the module; the rest: see :class:`InformationBars`.
@@ -341,16 +358,17 @@ class VolumeBars(InformationBars):
         updates_ohlc: Predicate | None = None,
         updates_volume: Predicate | None = None,
     ) -> None:
-        self.volume = _positive(volume, "volume")
-        self.overshoot = overshoot
-        self.updates_ohlc, self.updates_volume = updates_ohlc, updates_volume
-        self._set_up(self.volume, overshoot, label, (updates_ohlc, updates_volume))
+        self.volume = self._set_threshold(volume, "volume", overshoot)
+        self._set_up(label, updates_ohlc, updates_volume)
 
-    def _measure(self, price: Array, size: Array) -> Array:
+    def _amount(self, price: Array, size: Array) -> Array:
         return size
 
+    def _unit(self, price: Array) -> float:
+        return 1.0
 
-class DollarBars(InformationBars):
+
+class DollarBars(AmountBars):
     """A bar for every ``notional`` (price x size, in the prices' currency) of a symbol; a negative price counts by its
     amount. Raises ``ConfigError`` unless it is above zero.
 
@@ -365,19 +383,20 @@ class DollarBars(InformationBars):
         updates_ohlc: Predicate | None = None,
         updates_volume: Predicate | None = None,
     ) -> None:
-        self.notional = _positive(notional, "notional")
-        self.overshoot = overshoot
-        self.updates_ohlc, self.updates_volume = updates_ohlc, updates_volume
-        self._set_up(self.notional, overshoot, label, (updates_ohlc, updates_volume))
+        self.notional = self._set_threshold(notional, "notional", overshoot)
+        self._set_up(label, updates_ohlc, updates_volume)
 
-    def _measure(self, price: Array, size: Array) -> Array:
+    def _amount(self, price: Array, size: Array) -> Array:
         return np.abs(price) * size
 
     def _unit(self, price: Array) -> Array:
         return np.abs(price)
 
 
-def _positive(value: float, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigError(f"{name}: {value!r} must be a number above zero")
-    return float(value)
+_Choice = TypeVar("_Choice", bound=str)
+
+
+def _one_of(value: _Choice, choice: Any, name: str) -> _Choice:
+    if value not in get_args(choice):
+        raise ConfigError(f"{name}: {value!r} is not allowed; one of: {', '.join(get_args(choice))}")
+    return value

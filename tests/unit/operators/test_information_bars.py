@@ -295,6 +295,17 @@ def test_bars_come_out_in_the_order_of_the_trades_that_fill_them() -> None:
     assert [bar.ts_event for bar in Bench(VolumeBars(2, "split", "right")).feed(items)] == [4, 5, 6]
 
 
+@given(st.lists(TRADES, max_size=40), st.integers(1, 3))
+@settings(derandomize=True, max_examples=60, deadline=None)
+def test_symbols_do_not_know_each_other(items: list[Trade], partitions: int) -> None:
+    whole = all_of(VolumeBars(20, "split"), items)
+    parts: list[Bar] = []
+    for partition in range(partitions):
+        own = [item for item in items if len(item.symbol.encode()) % partitions == partition]
+        parts += all_of(VolumeBars(20, "split"), own)
+    assert sorted(bits(parts)) == sorted(bits(whole))
+
+
 def test_times_are_the_smallest_and_largest_and_prices_those_of_arrival() -> None:
     (bar,) = all_of(TickBars(3), [trade(1, 1, 30), trade(5, 1, 10), trade(3, 1, 20)])
     assert (bar.ts_open, bar.ts_close, bar.open, bar.high, bar.low, bar.close) == (10, 31, 1, 5, 1, 3)
