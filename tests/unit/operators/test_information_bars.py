@@ -288,6 +288,14 @@ def test_decimal_sizes_fill_a_bar_though_their_sum_is_rounded() -> None:
         assert counts == ([2, 1, 1] if overshoot == "carry" else [2, 1, 1, 1, 1])
 
 
+def test_what_is_missing_by_rounding_alone_fills_a_bar() -> None:
+    for overshoot in ("carry", "split"):
+        (bar,) = Bench(VolumeBars(0.8, overshoot)).feed([trade(1, 0.7), trade(1, 0.1)])
+        assert bar.trade_count == 2
+    tenths = all_of(VolumeBars(0.1, "split"), [trade(1, 0.7)])  # what is behind the first tenth is 5.999... tenths
+    assert short(tenths) == [(0.1, 1, 1, 1, False)] * 7
+
+
 def test_bars_come_out_in_the_order_of_the_trades_that_fill_them() -> None:
     items = [trade(1, 1, 1, "B"), trade(1, 1, 2, "A"), trade(1, 3, 3, "C"), trade(1, 1, 4, "A"), trade(1, 1, 5, "B")]
     bars = Bench(VolumeBars(2, "split")).feed(items)
