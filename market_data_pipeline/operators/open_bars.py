@@ -15,15 +15,16 @@ from market_data_pipeline.frame import Array, Columns, Dictionary
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.records import MAX_TIME, MIN_TIME
 
-FIRST, LAST, COUNT = range(3)
+FIRST, LAST, COUNT, PARTIAL = range(4)
+INTS, FLOATS = 4, 9
 OPEN, HIGH, LOW, CLOSE, VOLUME, NOTIONAL, BOUGHT, SOLD, PROGRESS = range(9)
 PRICES, SUMS = slice(OPEN, VOLUME), slice(VOLUME, PROGRESS)
 _BLOCK = 256
 
 
 class OpenBars:
-    """By number of the symbol: ``ints`` (n, 3) first ts, last ts, count; ``floats`` (n, 9) open, high, low, close, volume,
-    notional, bought, sold, progress towards the next bar."""
+    """By number of the symbol: ``ints`` (n, 4) first ts, last ts, count, whether trades are missing; ``floats`` (n, 9) open,
+    high, low, close, volume, notional, bought, sold, progress towards the next bar."""
 
     def __init__(self) -> None:
         self._reset()
@@ -42,8 +43,8 @@ class OpenBars:
     @staticmethod
     def empty(n: int) -> tuple[Array, Array]:
         """``n`` bars of no trades, as ints and floats."""
-        ints, floats = np.empty((n, 3), np.int64), np.zeros((n, 9))
-        ints[:] = MAX_TIME, MIN_TIME, 0
+        ints, floats = np.empty((n, INTS), np.int64), np.zeros((n, FLOATS))
+        ints[:] = MAX_TIME, MIN_TIME, 0, 0
         floats[:, PRICES] = np.nan
         return ints, floats
 
@@ -60,6 +61,14 @@ class OpenBars:
             numbers = self._frame_numbers[symbols.codes]
         return numbers
 
+    def mark_partial(self, symbol: str) -> None:
+        """Trades of ``symbol`` are missing in its open bar, or before the next one's first."""
+        number = self._numbers.setdefault(symbol, len(self._numbers))
+        self._frame_names = None
+        self._grow()
+        self.ints[number, PARTIAL] = 1
+        self._changes.touch((number // _BLOCK,))
+
     def _grow(self) -> None:
         self.names = tuple(self._numbers)
         missing = len(self.names) - len(self.ints)
@@ -74,6 +83,7 @@ class OpenBars:
         now[:, FIRST] = np.minimum(before[:, FIRST], now[:, FIRST])
         now[:, LAST] = np.maximum(before[:, LAST], now[:, LAST])
         now[:, COUNT] += before[:, COUNT]
+        now[:, PARTIAL] |= before[:, PARTIAL]
         later[:, OPEN] = np.where(np.isnan(prices[:, OPEN]), later[:, OPEN], prices[:, OPEN])
         later[:, CLOSE] = np.where(np.isnan(later[:, CLOSE]), prices[:, CLOSE], later[:, CLOSE])
         later[:, HIGH] = np.fmax(prices[:, HIGH], later[:, HIGH])
@@ -112,15 +122,16 @@ class OpenBars:
                 self._numbers[name] = len(self._numbers)
             self._grow()
             rows = slice(block * _BLOCK, len(self))
-            self.ints[rows] = np.frombuffer(ints, np.int64).reshape(-1, 3)
-            self.floats[rows] = np.frombuffer(floats, np.float64).reshape(-1, 9)
+            self.ints[rows] = np.frombuffer(ints, np.int64).reshape(-1, INTS)
+            self.floats[rows] = np.frombuffer(floats, np.float64).reshape(-1, FLOATS)
         self._changes.restored(blocks)
 
 
 def bar_columns(
     names: Sequence[str], code: Array, ints: Array, floats: Array, label: str, partial: bool = False
 ) -> Columns:
-    """Bars of the symbols ``code`` (shape (n,)) from ints and floats as in :class:`OpenBars`, with all fields."""
+    """Bars of the symbols ``code`` (shape (n,)) from ints and floats as in :class:`OpenBars`, with all fields. ``partial``:
+    all of them are."""
     ts_open, ts_close = ints[:, FIRST].copy(), ints[:, LAST] + 1
     volume, close = floats[:, VOLUME].copy(), floats[:, CLOSE].copy()
     traded = volume > 0
@@ -142,6 +153,6 @@ def bar_columns(
             "sell_volume": floats[:, SOLD].copy(),
             "revision": np.zeros(len(code), np.int64),
             "is_final": np.ones(len(code), bool),
-            "partial": np.full(len(code), partial),
+            "partial": (ints[:, PARTIAL] != 0) | partial,
         },
     )

@@ -10,17 +10,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
-
-from market_data_pipeline.frame import Array, Columns, Dictionary, Items, columns_from_rows
+from market_data_pipeline.frame import Array, Columns, Items, columns_from_rows
 from market_data_pipeline.operators.base import OperatorContext
 from market_data_pipeline.operators.stateless import apply
-from market_data_pipeline.records import SIDE_CODES, Trade, field
-
-BUY: Final = SIDE_CODES["buy"]
-SELL: Final = SIDE_CODES["sell"]
+from market_data_pipeline.records import Trade, field
 
 
 def trade_columns(items: Items, ctx: OperatorContext) -> Columns:
@@ -61,13 +56,3 @@ def keep(items: Columns, good: Array, reason: str, ctx: OperatorContext) -> Colu
     for item in items.take(~good).rows():
         ctx.reject(item, reason)
     return items.take(good)
-
-
-def side_codes(items: Columns) -> Array:
-    """The aggressor's side of each trade as in :data:`SIDE_CODES`, shape (n,); unknown where the column is absent."""
-    column = items.data.get("side")
-    if column is None:
-        return np.zeros(len(items), np.int8)
-    if isinstance(column, Dictionary):
-        return np.array([SIDE_CODES.get(name, 0) for name in column.names], np.int8)[column.codes]
-    return column

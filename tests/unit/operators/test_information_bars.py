@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from market_data_pipeline.errors import ConfigError, OperatorFailed
 from market_data_pipeline.frame import END, Columns, Dictionary, Frame, columns_from_rows, to_rows
+from market_data_pipeline.operators.arrival_bars import InformationBars
 from market_data_pipeline.operators.base import OnError, OperatorContext
-from market_data_pipeline.operators.information_bars import DollarBars, InformationBars, TickBars, VolumeBars
-from market_data_pipeline.records import Bar, Trade
+from market_data_pipeline.operators.information_bars import DollarBars, TickBars, VolumeBars
+from market_data_pipeline.records import Bar, Gap, Trade
 
 
 class Bench:
@@ -346,7 +347,7 @@ def test_dicts_and_other_rows_are_trades_too() -> None:
         ({"price": 1e200, "size": 1e200}, "price, size or their product is not a finite number"),
         ({"size": 0.0}, "size is not above zero"),
         ({"size": -1.0}, "size is not above zero"),
-        ({"ts_event": END}, "ts_event is no time"),
+        ({"ts_event": END}, "its time is more than 146 years from 1970, in ns"),
         ({"size": 100_000.0}, "would be split over more than 10,000 bars"),
     ],
 )
@@ -368,7 +369,33 @@ def test_a_trade_may_complete_ten_thousand_bars() -> None:
 def test_corrections_and_cancels_are_counted_and_left_out() -> None:
     bench = Bench(TickBars(1))
     bench.feed([trade(1, 1), trade(2, 1)._replace(action="cancel"), trade(3, 1)._replace(action="correct")])
-    assert ([bar.open for bar in bench.bars], bench.ctx.counts["unapplied"]) == ([1], 2)
+    assert ([bar.open for bar in bench.bars], bench.ctx.counts["ignored"]) == ([1], 2)
+    bench.feed([trade(4, 1)._replace(action="bust"), trade(5, 1)])
+    assert [bar.open for bar in bench.bars] == [1, 5]
+    assert [letter.reason for letter in bench.ctx.dead_letters] == ["action: none of new, correct, cancel"]
+
+
+@pytest.mark.parametrize("size", [1, 3, 20])
+def test_a_gap_makes_the_bar_of_the_next_trade_partial(size: int) -> None:
+    missing = Gap("A", 3, 4, 2, 5)
+    items = [
+        trade(1, 1),
+        missing,
+        trade(2, 1),
+        trade(3, 1),
+        trade(4, 1),
+        missing,
+        trade(5, 1),
+        trade(5, 1, 5, "B"),
+        trade(6, 1),
+    ]
+    items += [trade(6, 1, 5, "B"), missing._replace(symbol="C"), trade(7, 2, 5, "C"), trade(8, 2, 5, "C")]
+    bench = Bench(VolumeBars(2))
+    for start in range(0, len(items), size):
+        bench.feed(items[start : start + size])
+        bench.restart()
+    found = [(bar.symbol, bar.close, bar.partial) for bar in bench.bars]
+    assert found == [("A", 2, True), ("A", 4, False), ("A", 6, True), ("B", 6, False), ("C", 7, True), ("C", 8, False)]
 
 
 def test_a_commit_writes_the_blocks_that_changed_and_the_end_clears_them() -> None:

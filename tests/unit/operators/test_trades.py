@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from market_data_pipeline.frame import Columns, Dictionary, columns_from_rows
+from market_data_pipeline.frame import Columns, columns_from_rows
 from market_data_pipeline.operators.base import OperatorContext
-from market_data_pipeline.operators.trades import BUY, SELL, keep, side_codes, trade_columns
+from market_data_pipeline.operators.trades import keep, trade_columns
 from market_data_pipeline.records import Trade
 
 ROW: dict[str, Any] = {"symbol": "A", "ts_event": 5, "price": 2.0, "size": 3}
@@ -47,14 +47,6 @@ def test_a_row_that_is_no_trade_costs_only_itself(bad: Any) -> None:
     broken = Trade("A", 1, 2, "high", 4.0)  # type: ignore[arg-type]
     assert len(trade_columns([broken], ctx)) == 0
     assert ctx.dead_letters[-1].item == broken
-
-
-def test_sides_come_as_codes_or_names_or_not_at_all() -> None:
-    ts = np.arange(3)
-    names = Dictionary(np.array([1, 0, 2], np.uint32), ("sell", "buy", "both"))
-    assert side_codes(Columns("", {"ts_event": ts, "side": names})).tolist() == [BUY, SELL, 0]
-    assert side_codes(Columns("", {"ts_event": ts, "side": np.array([2, 0, 1], np.int8)})).tolist() == [SELL, 0, BUY]
-    assert side_codes(Columns("", {"ts_event": ts})).tolist() == [0, 0, 0]
 
 
 def test_keep_rejects_the_others() -> None:
