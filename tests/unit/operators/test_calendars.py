@@ -18,10 +18,13 @@ from hypothesis import strategies as st
 
 from market_data_pipeline.component import describe
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.frame import END, NO_MARK
+from market_data_pipeline.frame import END, NO_MARK, Frame, to_rows
 from market_data_pipeline.operators import calendars
+from market_data_pipeline.operators.bars import TumblingBars
+from market_data_pipeline.operators.base import OperatorContext
 from market_data_pipeline.operators.buckets import OUTSIDE, Buckets
 from market_data_pipeline.operators.calendars import SessionBuckets
+from market_data_pipeline.records import Bar, Trade
 
 SECOND = 10**9
 MINUTE = 60 * SECOND
@@ -223,6 +226,34 @@ def test_a_week_of_trades_equals_polars() -> None:
         expected |= dict(windows.select(pl.col("time").dt.epoch("ns"), "size").iter_rows())
     assert 0 < (~inside).sum() < len(ts)
     assert got == expected
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_empty_bars_are_made_for_buckets_that_exist(restart: bool) -> None:
+    template = TumblingBars(SessionBuckets("XNYS", "1h"), empty="carry")
+    operator, state, ctx = template.fresh(), dict[str, bytes](), OperatorContext("bars")
+    bars: list[Bar] = []
+    operator.open(ctx)
+    times = ["2023-11-24 09:10", "2023-11-24 11:45", "2023-11-24 13:00", "2023-11-25 12:00", "2023-11-27 10:31"]
+    for number, text in enumerate(times):
+        ts = new_york(text)
+        frames = [*operator.process(Frame([Trade("A", ts, 0, float(number), 1.0)])), *operator.advance(ts)]
+        bars += [bar for frame in frames for bar in to_rows(frame.items)]
+        for key, blob in operator.snapshot().items():
+            if blob is None:
+                state.pop(key, None)
+            else:
+                state[key] = blob
+        if restart:
+            operator = template.fresh()
+            operator.open(ctx)
+            operator.restore(state, ts)
+    bars += [bar for frame in operator.advance(END) for bar in to_rows(frame.items)]
+    found = [(pd.Timestamp(b.ts_open, tz="UTC").tz_convert("America/New_York"), b.close, b.volume) for b in bars]
+    assert [(f"{opens:%a %H:%M}", close, volume) for opens, close, volume in found] == [
+        ("Fri 11:30", 1, 1), ("Fri 12:30", 1, 0), ("Mon 09:30", 1, 0), ("Mon 10:30", 4, 1),
+    ]  # fmt: skip
+    assert ctx.counts["outside"] == 3
 
 
 def test_numbers_are_the_sessions_own() -> None:
