@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from market_data_pipeline.operators.bars import TradeRules, TumblingBars
     from market_data_pipeline.operators.base import AsyncOperator, Operator
     from market_data_pipeline.operators.batch import Batcher
+    from market_data_pipeline.operators.calendars import SessionBuckets
     from market_data_pipeline.operators.conflate import Conflate
     from market_data_pipeline.operators.dedupe import Dedupe
     from market_data_pipeline.operators.fold import Fold
     from market_data_pipeline.operators.gaps import GapDetector
+    from market_data_pipeline.operators.information_bars import DollarBars, TickBars, VolumeBars
     from market_data_pipeline.operators.joins.asof import AsofJoin
     from market_data_pipeline.operators.joins.interval import IntervalJoin
     from market_data_pipeline.operators.joins.reference import ReferenceJoin
@@ -89,10 +91,16 @@ _HOMES = {
         "Operator",
     ),
     "operators.batch": ("Batcher",),
+    "operators.calendars": ("SessionBuckets",),
     "operators.conflate": ("Conflate",),
     "operators.dedupe": ("Dedupe",),
     "operators.fold": ("Fold",),
     "operators.gaps": ("GapDetector",),
+    "operators.information_bars": (
+        "DollarBars",
+        "TickBars",
+        "VolumeBars",
+    ),
     "operators.joins.asof": ("AsofJoin",),
     "operators.joins.interval": ("IntervalJoin",),
     "operators.joins.reference": ("ReferenceJoin",),
@@ -182,6 +190,7 @@ __all__ = [
     "DagRuntime",
     "Dedupe",
     "Discard",
+    "DollarBars",
     "Edge",
     "Filter",
     "First",
@@ -213,6 +222,7 @@ __all__ = [
     "RunConfig",
     "RunResult",
     "Session",
+    "SessionBuckets",
     "Sink",
     "SinkContext",
     "Source",
@@ -225,11 +235,13 @@ __all__ = [
     "Synthetic",
     "TableRouter",
     "Throttle",
+    "TickBars",
     "Trade",
     "TradeRules",
     "Tumble",
     "TumblingBars",
     "TumblingWindow",
+    "VolumeBars",
     "Vwap",
     "Watermark",
     "Window",

@@ -116,6 +116,17 @@ class Columns:
             raise RecordError(f"no dictionary column {name!r}; there are: {', '.join(self.data)}")
         return column
 
+    def completed(self) -> Columns:
+        """The same with the optional fields of its record that are missing, at their defaults."""
+        if not self.kind or len(self.data) == len(_FIELDS[self.kind]):
+            return self
+        record = RECORDS[self.kind]
+        missing = {
+            n: make_column(n, [record._field_defaults[n]] * self.n) for n in record._fields if n not in self.data
+        }
+        data = {**missing, **self.data}
+        return Columns(self.kind, {name: data[name] for name in record._fields})
+
     def take(self, index: Array | slice) -> Columns:
         return Columns(self.kind, {name: _take(column, index) for name, column in self.data.items()})
 
@@ -187,10 +198,6 @@ def _fields_of(items: Sequence[Any], names: tuple[str, ...]) -> dict[str, Column
     return {name: make_column(name, [field(item, name) for item in items]) for name in names}
 
 
-def _all_have(items: Sequence[Any], name: str) -> bool:
-    return all(name in item if isinstance(item, dict) else hasattr(item, name) for item in items)
-
-
 def _names_in_use(kind: str, items: Sequence[Any]) -> tuple[str, ...]:
     """The fields of records that must stand in columns: without the optional ones where all items have the defaults."""
     required, defaults = _REQUIRED[kind], _DEFAULTS[kind]
@@ -200,18 +207,16 @@ def _names_in_use(kind: str, items: Sequence[Any]) -> tuple[str, ...]:
     return required if plain else fields
 
 
-def columns_from_rows(
-    items: Sequence[Any], needs: tuple[str, ...] = (), also: tuple[str, ...] = ()
-) -> tuple[Columns, list[tuple[Any, str]]]:
+def columns_from_rows(items: Sequence[Any], needs: tuple[str, ...] = ()) -> tuple[Columns, list[tuple[Any, str]]]:
     """Rows as columns, and the rows that could not be converted, each with the reason.
 
-    Records of one class become that class's columns; otherwise (dicts, mixed records) the columns are ``needs``, and those
-    of ``also`` that all items have. All must be standard fields.
+    Records of one class become that class's columns; otherwise (dicts, mixed records) the columns are ``needs``, which
+    must be standard fields.
     """
     classes = {type(item) for item in items}
     only = classes.pop() if len(classes) == 1 else None
     kind = KINDS.get(only, "") if only is not None else ""
-    names = _names_in_use(kind, items) if kind else (*needs, *(name for name in also if _all_have(items, name)))
+    names = _names_in_use(kind, items) if kind else needs
     if not names:
         reason = "only records of one kind can become columns here"
         return Columns("", {}), [(item, f"{type(item).__name__}: {reason}") for item in items]

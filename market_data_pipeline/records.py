@@ -115,6 +115,14 @@ COLUMN_TYPES: dict[str, str] = {
 }  # fmt: skip
 """The type of every standard field as a column."""
 
+USUAL: dict[str, dict[str, Any]] = {
+    "trade": {"ts_recv": 0, **Trade._field_defaults},
+    "quote": {"ts_recv": 0},
+    "bar": {"volume": 0.0, "trade_count": 0, **Bar._field_defaults},
+}
+"""By kind, what fields have where data does not say."""
+SAME_AS: dict[str, dict[str, str]] = {"bar": {"vwap": "close", "ts_event": "ts_open"}}
+"""By kind, fields that are then equal to another one before them."""
 RECORDS: dict[str, type[Any]] = {"trade": Trade, "quote": Quote, "bar": Bar}
 """Records that may stand in columns, by kind."""
 KINDS: dict[type[Any], str] = {cls: kind for kind, cls in RECORDS.items()}

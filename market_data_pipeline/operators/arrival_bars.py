@@ -14,6 +14,7 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame, Items
+from market_data_pipeline.operators.as_records import keep, record_columns
 from market_data_pipeline.operators.bar_choices import Side, check_choice
 from market_data_pipeline.operators.bars import sides_of
 from market_data_pipeline.operators.base import Operator
@@ -21,8 +22,7 @@ from market_data_pipeline.operators.buckets import FARTHEST
 from market_data_pipeline.operators.conditions import ConditionMask, Predicate
 from market_data_pipeline.operators.open_bars import COUNT, FIRST, LAST, PRICES, SUMS, OpenBars, bar_columns
 from market_data_pipeline.operators.runs import run_totals
-from market_data_pipeline.operators.trades import keep, trade_columns
-from market_data_pipeline.records import ACTIONS, SIDE_CODES, Gap
+from market_data_pipeline.records import ACTIONS, SIDE_CODES, Gap, Trade
 
 
 class Batch(NamedTuple):
@@ -89,7 +89,7 @@ class InformationBars(Operator):
         return [*frames, *self._trades(frame.items[start:])]
 
     def _trades(self, given: Items) -> Iterable[Frame]:
-        items = self._usable(trade_columns(given, self.ctx))
+        items = self._usable(record_columns(given, Trade, self.ctx))
         items, prices, volumes = self._conditions.select(items, self.ctx)
         if not len(items):
             return ()

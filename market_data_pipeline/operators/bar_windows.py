@@ -13,6 +13,7 @@ import numpy as np
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame
+from market_data_pipeline.operators.as_records import keep
 from market_data_pipeline.operators.bar_choices import BarConvention, Empty, check_choice
 from market_data_pipeline.operators.bar_symbols import BarSymbols
 from market_data_pipeline.operators.bar_table import (
@@ -92,10 +93,12 @@ class BarWindows(Operator):
 
     def place(self, items: Columns, late: list[Frame]) -> tuple[Columns, Array]:
         """The usable ones of ``items`` and their buckets. The others are rejected, counted, or added to ``late``."""
+        if self.convention.ts == "ts_recv":
+            items = keep(items, items.array("ts_recv") != 0, "it has no ts_recv", self.ctx)
         ts = self.times(items)
         near = np.abs(ts) < FARTHEST
         if not near.all():
-            items = self.only(items, near, "its time is more than 146 years from 1970, in ns")
+            items = keep(items, near, "its time is more than 146 years from 1970, in ns", self.ctx)
             ts = ts[near]
         bucket = self._buckets.indices(ts - self._shift if self._shift else ts)
         if isinstance(self._buckets, Tumbling):
@@ -118,14 +121,6 @@ class BarWindows(Operator):
 
     def settle(self, fired: int | None) -> None:
         """Merge what came for buckets below ``fired`` (``None``: for all of them), if it was not merged at once."""
-
-    def only(self, items: Columns, good: Array, reason: str) -> Columns:
-        """Those of ``items`` that are ``good``; the others are rejected."""
-        if good.all():
-            return items
-        for item in items.take(~good).rows():
-            self.ctx.reject(item, reason)
-        return items.take(good)
 
     def merge(self, groups: Groups) -> None:
         """Groups of buckets that are not closed."""
@@ -155,9 +150,7 @@ class BarWindows(Operator):
         """Trades of ``symbol`` before ``ts`` are missing: the bar of ``ts`` and the open one before it are partial."""
         code = self._symbols.code_of(symbol)
         self.settle(None)
-        bucket = int(self._buckets.indices(np.array([ts - self._shift], np.int64))[0])
-        if bucket == OUTSIDE:
-            return
+        bucket = self._buckets.first_open(ts - self._shift)
         rows = self._table.rows
         known = rows.key[(rows.code == code) & (rows.bucket < bucket)][-1:].tolist()
         self._partial.update([(bucket << CODE_BITS) | code, *known])

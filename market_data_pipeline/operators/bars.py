@@ -20,7 +20,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from market_data_pipeline.durations import Duration
-from market_data_pipeline.frame import NO_MARK, Array, Columns, Dictionary, Frame, columns_from_rows, to_rows
+from market_data_pipeline.frame import NO_MARK, Array, Columns, Dictionary, Frame, to_rows
+from market_data_pipeline.operators.as_records import keep, record_columns
 from market_data_pipeline.operators.bar_choices import LEFT, BarConvention, Empty, make_buckets
 from market_data_pipeline.operators.bar_table import Trades, grouped, join_trades
 from market_data_pipeline.operators.bar_windows import BarWindows
@@ -28,13 +29,10 @@ from market_data_pipeline.operators.buckets import Buckets
 from market_data_pipeline.operators.conditions import ConditionMask, Predicate
 from market_data_pipeline.operators.lateness import Lateness, LatePolicy
 from market_data_pipeline.operators.trade_log import Correction, TradeLog, Values
-from market_data_pipeline.records import ACTIONS, SIDE_CODES, Gap, field
+from market_data_pipeline.records import ACTIONS, SIDE_CODES, Gap, Trade, field
 
 _GROUP_AT = 65_536
 """Trades are grouped when so many wait, a bar comes out, or a commit is made: larger groups are cheaper by the trade."""
-
-
-_OPTIONAL = ("side", "trade_id", "conditions", "action", "ref_trade_id")
 
 
 class _Waiting(NamedTuple):
@@ -92,7 +90,6 @@ class TumblingBars(BarWindows):
         self._log = TradeLog() if rules.corrections else None
         self._waiting: list[_Waiting] = []
         self._n_waiting = 0
-        self._needs = tuple(dict.fromkeys(("symbol", "ts_event", convention.ts, "price", "size")))
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         items = frame.items if isinstance(frame.items, Columns) else self._columns(to_rows(frame.items))
@@ -100,7 +97,7 @@ class TumblingBars(BarWindows):
         if not len(items):
             return late
         finite = np.isfinite(items.array("price")) & np.isfinite(items.array("size"))
-        items = self.only(items, finite, "price or size is not a finite number")
+        items = keep(items, finite, "price or size is not a finite number", self.ctx)
         if "action" in items.data:
             items = self._without_corrections(items)
         items, bucket = self.place(items, late)
@@ -112,10 +109,7 @@ class TumblingBars(BarWindows):
         for item in rows:
             if type(item) is Gap:
                 self.mark_partial(item.symbol, item.ts_event)
-        items, bad = columns_from_rows([item for item in rows if type(item) is not Gap], self._needs, _OPTIONAL)
-        for item, reason in bad:
-            self.ctx.reject(item, reason)
-        return items
+        return record_columns([item for item in rows if type(item) is not Gap], Trade, self.ctx)
 
     def _add(self, items: Columns, bucket: Array) -> None:
         """New trades of open buckets."""
@@ -173,7 +167,7 @@ class TumblingBars(BarWindows):
         """New trades only. Corrections and cancels go where they are applied, if they are."""
         action = items.dictionary("action")
         known = np.array([name in ACTIONS for name in action.names] or [True])
-        items = self.only(items, known[action.codes], f"action: none of {', '.join(ACTIONS)}")
+        items = keep(items, known[action.codes], f"action: none of {', '.join(ACTIONS)}", self.ctx)
         action = items.dictionary("action")
         new = np.array([name == "new" for name in action.names] or [True])[action.codes]
         if new.all():

@@ -19,11 +19,17 @@ import mmh3
 import numpy as np
 
 from market_data_pipeline.frame import Array, Column, Columns, Dictionary
-from market_data_pipeline.records import COLUMN_TYPES, FLOAT, SIDE_CODES, SIDES, field
+from market_data_pipeline.records import COLUMN_TYPES, FLOAT, OPTIONAL, RECORDS, SIDE_CODES, SIDES, field
 
 _MASK = (1 << 64) - 1
 _GOLDEN, _M1, _M2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _U = np.uint64
+_DEFAULTS = {
+    name: record._field_defaults[name]
+    for kind, record in RECORDS.items()
+    for name in record._fields[len(record._fields) - OPTIONAL[kind] :]
+}
+"""Optional fields of records, which columns may leave out where all have these values."""
 
 
 def _mix(value: int) -> int:
@@ -120,14 +126,24 @@ def content_fields(item: Any) -> Iterable[str]:
 
 
 def hash_content(item: Any, only: Collection[str] | None, but: Collection[str] = ()) -> int:
-    """32 bits over the fields ``only`` (``None``: all that it has) without ``but``; a field that is absent counts for nothing.
-    An item that is neither a record nor a dict counts as a whole."""
+    """32 bits over the fields ``only`` (``None``: all that it has) without ``but``; a field that is absent, or an optional one
+    with its default, counts for nothing. An item that is neither a record nor a dict counts as a whole."""
     names = sorted({str(name) for name in content_fields(item)}.difference(but))
     result = 0 if names or only is not None else hash_value(item)
     for name in names:
         if only is None or name in only:
-            result = _mix((result * _GOLDEN + hash_value(name) + _hash_field(name, field(item, name))) & _MASK)
+            value = field(item, name)
+            if name not in _DEFAULTS or value != _DEFAULTS[name]:
+                result = _mix((result * _GOLDEN + hash_value(name) + _hash_field(name, value)) & _MASK)
     return result >> 32
+
+
+def _is_default(name: str, column: Column) -> Array:
+    """Which rows have the default of the optional field ``name``."""
+    default = _DEFAULTS[name]
+    if isinstance(column, Dictionary):
+        return np.array([value == default for value in column.names] or [False])[column.codes]
+    return np.array([value == default for value in column.tolist()], bool)
 
 
 def hash_content_columns(items: Columns, only: Collection[str] | None, but: Collection[str] = ()) -> Array:
@@ -135,5 +151,7 @@ def hash_content_columns(items: Columns, only: Collection[str] | None, but: Coll
     result = np.zeros(len(items), _U)
     for name in sorted(items.data.keys() - set(but)):
         if only is None or name in only:
-            result = _mix_array(result * _U(_GOLDEN) + _U(hash_value(name)) + _hash_column(name, items.data[name]))
+            column = items.data[name]
+            mixed = _mix_array(result * _U(_GOLDEN) + _U(hash_value(name)) + _hash_column(name, column))
+            result = np.where(_is_default(name, column), result, mixed) if name in _DEFAULTS else mixed
     return (result >> _U(32)).astype(np.uint32)

@@ -18,7 +18,8 @@ import numpy as np
 
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, positive_duration
-from market_data_pipeline.frame import NO_MARK, Array, Columns, Frame, columns_from_rows
+from market_data_pipeline.frame import NO_MARK, Array, Columns, Frame
+from market_data_pipeline.operators.as_records import keep, record_columns
 from market_data_pipeline.operators.bar_choices import LEFT, BarConvention, Empty, Side, check_choice, make_buckets
 from market_data_pipeline.operators.bar_table import CODE_BITS, BarTable, Groups, group_bars, groups_of
 from market_data_pipeline.operators.bar_windows import BarWindows
@@ -26,9 +27,9 @@ from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.buckets import OUTSIDE, Buckets
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.lateness import Lateness, LatePolicy
-from market_data_pipeline.records import COLUMN_TYPES, OPTIONAL, Bar
+from market_data_pipeline.operators.stateless import apply
+from market_data_pipeline.records import COLUMN_TYPES, Bar, field
 
-_FIELDS = Bar._fields[: len(Bar._fields) - OPTIONAL["bar"]]
 _SHADOW = "shadow:"
 
 
@@ -63,11 +64,7 @@ class Resample(BarWindows):
         self._shadows = Changes()
 
     def process(self, frame: Frame) -> Iterable[Frame]:
-        items = frame.items
-        if not isinstance(items, Columns):
-            items, bad = columns_from_rows(items, _FIELDS, Bar._fields[len(_FIELDS) :])
-            for item, reason in bad:
-                self.ctx.reject(item, reason)
+        items = record_columns(frame.items, Bar, self.ctx)
         late: list[Frame] = []
         if len(items):
             items, bucket = self.place(self._fitting(items), late)
@@ -83,7 +80,7 @@ class Resample(BarWindows):
     def _fitting(self, items: Columns) -> Columns:
         first = self._buckets.indices(items.array("ts_open"))
         fits = (first == self._buckets.indices(self.times(items) - self._shift)) | (first == OUTSIDE)
-        return self.only(items, fits, "the bar lies in two of the coarser bars")
+        return keep(items, fits, "the bar lies in two of the coarser bars", self.ctx)
 
     def _add(self, items: Columns, bucket: Array) -> None:
         key = (bucket << CODE_BITS) | self._symbols.intern(items.dictionary("symbol"))
@@ -189,9 +186,8 @@ class LabelBars(Operator):
     def process(self, frame: Frame) -> Iterable[Frame]:
         items = frame.items
         if not isinstance(items, Columns):
-            items, bad = columns_from_rows(items, ("symbol", self.ts, "open", "high", "low", "close"), Bar._fields[7:])
-            for item, reason in bad:
-                self.ctx.reject(item, reason)
+            items = [bar for _, bar in apply(self._with_times, items, self.ctx.failed)]
+        items = record_columns(items, Bar, self.ctx)
         if not len(items):
             return ()
         label = items.array(self.ts)
@@ -206,3 +202,8 @@ class LabelBars(Operator):
             "ts_event": ts_open if self.label_out == "left" else ts_close,
         }
         return (Frame(Columns("bar", {name: data[name] for name in Bar._fields if name in data})),)
+
+    def _with_times(self, item: Any) -> Any:
+        """A dict with the fields that a bar must have; they are set anew."""
+        ts = field(item, self.ts)
+        return {**item, "ts_open": ts, "ts_close": ts} if isinstance(item, dict) else item

@@ -10,16 +10,9 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from market_data_pipeline.errors import ConfigError, RecordError
-from market_data_pipeline.records import COLUMN_TYPES, FLAG, FLOAT, INT, MAX_TIME, MIN_TIME, RECORDS, Bar, Trade
+from market_data_pipeline.records import COLUMN_TYPES, FLAG, FLOAT, INT, MAX_TIME, MIN_TIME, RECORDS, SAME_AS, USUAL
 
 TIME_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
-_OPTIONAL: dict[str, dict[str, Any]] = {
-    "trade": {"ts_recv": 0, **Trade._field_defaults},
-    "quote": {"ts_recv": 0},
-    "bar": {"volume": 0.0, "trade_count": 0, **Bar._field_defaults},
-}
-_SAME_AS = {"vwap": "close", "ts_event": "ts_open"}
-"""Fields of a bar that, where the file has none, are equal to another."""
 _SIDES = {"buy": "buy", "b": "buy", "sell": "sell", "s": "sell", "": "", "unknown": ""}
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _FRACTION = re.compile(r"[.,](\d+)")
@@ -48,7 +41,7 @@ class RowParser:
                 f"columns: {sorted(unknown)[0]!r} is no field of a {kind}; there are: {', '.join(fields)}"
             )
         self._plan = [(name, (columns or {}).get(name, name), self._converter(name)) for name in fields]
-        self._optional = _OPTIONAL.get(kind, {})
+        self._optional = USUAL.get(kind, {})
         self._mapped = set(columns or {})
 
     def required(self) -> list[str]:
@@ -72,7 +65,7 @@ class RowParser:
             raw = row.get(column)
             if raw is None or raw == "":
                 if self._derived(name):
-                    values[name] = values[_SAME_AS[name]]
+                    values[name] = values[SAME_AS[self.kind][name]]
                     continue
                 if name in self._optional:
                     values[name] = self._optional[name]
@@ -86,7 +79,7 @@ class RowParser:
         return RECORDS[self.kind](**values)
 
     def _derived(self, name: str) -> bool:
-        return self.kind == "bar" and name in _SAME_AS
+        return name in SAME_AS.get(self.kind, ())
 
     def _converter(self, name: str) -> Callable[[Any], Any]:
         if name.startswith("ts_"):

@@ -29,9 +29,16 @@ TIMES = st.integers(-(2**63) + 1, 2**63 - 2)
 FLOATS = st.floats(allow_nan=False)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=6)
 IDS = st.one_of(st.integers(-(2**63), 2**63 - 1), TEXT)
-TRADES = st.builds(Trade, TEXT, TIMES, TIMES, FLOATS, FLOATS, st.sampled_from(["", "buy", "sell"]), IDS)
+SIDES = st.sampled_from(["", "buy", "sell"])
+CONDITIONS, ACTIONS = st.sampled_from(["", "@ F"]), st.sampled_from(["new", "new", "cancel"])
+TRADES = st.builds(
+    Trade, TEXT, TIMES, TIMES, FLOATS, FLOATS, SIDES, IDS, CONDITIONS, ACTIONS, st.one_of(st.just(""), IDS)
+)
 QUOTES = st.builds(Quote, TEXT, TIMES, TIMES, FLOATS, FLOATS, FLOATS, FLOATS)
-BARS = st.builds(Bar, TEXT, TIMES, TIMES, FLOATS, FLOATS, FLOATS, FLOATS, FLOATS, FLOATS, st.integers(0, 2**40))
+COUNTS = st.integers(0, 2**40)
+BARS = st.builds(
+    Bar, TEXT, TIMES, TIMES, *[FLOATS] * 6, COUNTS, TIMES, FLOATS, FLOATS, COUNTS, st.booleans(), st.booleans()
+)
 BATCHES = st.one_of(*(st.lists(records, min_size=1, max_size=20) for records in (TRADES, QUOTES, BARS)))
 
 
@@ -193,3 +200,17 @@ def test_cut_is_chunking(n: int, size: int, as_columns: bool) -> None:
     chunks = [rows[i : i + size] for i in range(0, n, size)] or [[]]
     parts = cut_items(columns(rows) if as_columns and rows else rows, size)
     assert [to_rows(part) for part in parts] == chunks
+
+
+def test_columns_may_leave_out_optional_fields_and_be_completed() -> None:
+    items = trades("A", "B")
+    made = columns(items)
+    assert set(made.data) == set(Trade._fields) - {"conditions", "action", "ref_trade_id"}
+    assert (made.kind, made.rows()) == ("trade", items)
+    full = made.completed()
+    assert list(full.data) == list(Trade._fields)
+    assert full.rows() == items
+    assert full.completed() is full
+    odd = [*items, items[0]._replace(action="cancel")]
+    assert set(columns(odd).data) == set(Trade._fields)
+    assert columns(odd).rows() == odd

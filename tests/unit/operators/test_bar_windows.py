@@ -187,7 +187,9 @@ class Oracle:
 
 # multiples of 1/4: their sums and products are exact, so that bars may be compared with ==
 TRADES = st.builds(
-    lambda symbol, ts, delay, price, size, side: Trade(symbol, ts * MS, (ts + delay) * MS, price / 4, size / 4, side),
+    lambda symbol, ts, delay, price, size, side: Trade(
+        symbol, ts * MS, (ts + delay) * MS + 1, price / 4, size / 4, side
+    ),
     st.sampled_from("ABC"),
     st.integers(-4_000, 4_000),
     st.integers(0, 700),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from market_data_pipeline.frame import Columns, columns_from_rows
+from market_data_pipeline.operators.as_records import keep, record_columns
 from market_data_pipeline.operators.base import OperatorContext
-from market_data_pipeline.operators.trades import keep, trade_columns
 from market_data_pipeline.records import Trade
 
 ROW: dict[str, Any] = {"symbol": "A", "ts_event": 5, "price": 2.0, "size": 3}
@@ -20,9 +20,9 @@ def test_columns_and_trades_are_as_they_are() -> None:
     items = [Trade("A", 1, 2, 3.0, 4.0, "buy", 7), Trade("B", 1, 2, 3.0, 4.0, "sell", "x")]
     ctx = OperatorContext("bars")
     columns = columns_from_rows(items)[0]
-    assert trade_columns(columns, ctx) is columns
-    assert trade_columns(items, ctx).rows() == items
-    assert trade_columns([], ctx).rows() == []
+    assert record_columns(columns, Trade, ctx) is columns
+    assert record_columns(items, Trade, ctx).rows() == items
+    assert record_columns([], Trade, ctx).rows() == []
 
 
 def test_rows_have_the_usual_side_conditions_and_action_where_they_name_none() -> None:
@@ -34,18 +34,23 @@ def test_rows_have_the_usual_side_conditions_and_action_where_they_name_none() -
     ]
     ctx = OperatorContext("bars")
     usual = Trade("A", 5, 0, 2.0, 3.0)
-    made = trade_columns(items, ctx)
-    assert made.rows() == [usual._replace(side="sell"), usual._replace(action="cancel", conditions="I"), usual, usual]
+    made = record_columns(items, Trade, ctx)
+    assert made.rows() == [
+        usual._replace(side="sell"),
+        usual._replace(action="cancel", conditions="I"),
+        usual,
+        usual._replace(ts_recv=9),
+    ]
     assert ctx.dead_letters == []
 
 
 @pytest.mark.parametrize("bad", [{**ROW, "side": "bid"}, {**ROW, "price": "1"}, {"symbol": "A"}, 7, None])
 def test_a_row_that_is_no_trade_costs_only_itself(bad: Any) -> None:
     ctx = OperatorContext("bars")
-    assert len(trade_columns([ROW, bad, ROW], ctx)) == 2
+    assert len(record_columns([ROW, bad, ROW], Trade, ctx)) == 2
     assert [letter.item for letter in ctx.dead_letters] == [bad]
     broken = Trade("A", 1, 2, "high", 4.0)  # type: ignore[arg-type]
-    assert len(trade_columns([broken], ctx)) == 0
+    assert len(record_columns([broken], Trade, ctx)) == 0
     assert ctx.dead_letters[-1].item == broken
 
 

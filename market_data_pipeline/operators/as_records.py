@@ -1,0 +1,61 @@
+"""Items as columns of one record, whatever they came as.
+
+============================================================ =========================================================
+``Trade(...)``, or columns                                   as they are
+``{"symbol": "A", "ts_event": 5, "price": 1.0, "size": 2}``  a trade; ``side``, ``conditions``, ``action`` are usual
+``{... , "side": "buy"}``                                    a trade, bought
+``{... , "side": "bid"}``, or without ``price``              a dead letter
+============================================================ =========================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from market_data_pipeline.frame import Array, Columns, Items, columns_from_rows
+from market_data_pipeline.operators.base import OperatorContext
+from market_data_pipeline.operators.stateless import apply
+from market_data_pipeline.records import KINDS, SAME_AS, USUAL
+
+
+def record_columns(items: Items, record: type[Any], ctx: OperatorContext) -> Columns:
+    """``items`` as columns with at least the fields of ``record`` that have no usual value. Rows need not be records; those
+    that lack such a field, or have what cannot stand in a column, go the way of the error policy."""
+    if isinstance(items, Columns):
+        return items
+    if all(type(item) is record for item in items):
+        columns, bad = columns_from_rows(items)
+        for item, reason in bad:
+            ctx.reject(item, reason)
+        return columns
+    made = apply(lambda item: _made(item, record), items, ctx.failed)
+    columns, bad = columns_from_rows([one for _, one in made])
+    given = {id(one): item for item, one in made}
+    for one, reason in bad:
+        ctx.reject(given[id(one)], reason)
+    return columns
+
+
+def _made(item: Any, record: type[Any]) -> Any:
+    kind = KINDS[record]
+    usual, same = USUAL[kind], SAME_AS.get(kind, {})
+    values: dict[str, Any] = {}
+    for name in record._fields:
+        if name in item if isinstance(item, dict) else hasattr(item, name):
+            values[name] = item[name] if isinstance(item, dict) else getattr(item, name)
+        elif name in same:
+            values[name] = values[same[name]]
+        elif name in usual:
+            values[name] = usual[name]
+        else:
+            raise KeyError(name)
+    return record(**values)
+
+
+def keep(items: Columns, good: Array, reason: str, ctx: OperatorContext) -> Columns:
+    """The items where ``good`` (bool, shape (n,)) holds; the others are rejected for ``reason``."""
+    if good.all():
+        return items
+    for item in items.take(~good).rows():
+        ctx.reject(item, reason)
+    return items.take(good)
