@@ -240,10 +240,12 @@ def to_rows(items: Items) -> list[Any]:
 
 
 def concat(parts: Sequence[Columns]) -> Columns:
-    """Columns of the same kind and names, one after another."""
-    first = parts[0]
+    """Columns of the same kind and names (but for a record's optional ones), one after another."""
     if len(parts) == 1:
-        return first
+        return parts[0]
+    if any(part.data.keys() != parts[0].data.keys() for part in parts):
+        parts = [part.completed() for part in parts]
+    first = parts[0]
     return Columns(first.kind, {name: _concat([part.data[name] for part in parts]) for name in first.data})
 
 
@@ -273,8 +275,12 @@ def same_shape(a: Items, b: Items) -> bool:
     if isinstance(a, Columns) and isinstance(b, Columns):
         return (
             a.kind == b.kind
-            and a.data.keys() == b.data.keys()
-            and all(isinstance(c, Dictionary) == isinstance(b.data[name], Dictionary) for name, c in a.data.items())
+            and (a.kind != "" or a.data.keys() == b.data.keys())
+            and all(
+                isinstance(c, Dictionary) == isinstance(b.data[name], Dictionary)
+                for name, c in a.data.items()
+                if name in b.data
+            )
         )
     return not isinstance(a, Columns) and not isinstance(b, Columns)
 
