@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame, Items
-from market_data_pipeline.operators.as_records import keep, record_columns
+from market_data_pipeline.operators.as_records import between_gaps, keep, record_columns
 from market_data_pipeline.operators.bar_choices import Side, check_choice
 from market_data_pipeline.operators.bars import sides_of
 from market_data_pipeline.operators.base import Operator
@@ -77,16 +77,13 @@ class InformationBars(Operator):
         """The trades, or their parts, and which complete a bar. Keeps how far each symbol then is."""
 
     def process(self, frame: Frame) -> Iterable[Frame]:
-        if isinstance(frame.items, Columns):
-            return self._trades(frame.items)
         frames: list[Frame] = []
-        start = 0
-        for at, item in enumerate(frame.items):
-            if type(item) is Gap:
-                frames += self._trades(frame.items[start:at])
-                self._open.mark_partial(item.symbol)
-                start = at + 1
-        return [*frames, *self._trades(frame.items[start:])]
+        for part in between_gaps(frame.items):
+            if isinstance(part, Gap):
+                self._open.mark_partial(part.symbol)
+            else:
+                frames += self._trades(part)
+        return frames
 
     def _trades(self, given: Items) -> Iterable[Frame]:
         items = self._usable(record_columns(given, Trade, self.ctx))
