@@ -65,7 +65,7 @@ class Step:
     idle_out: bool | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One case. ``operators`` stand in a line; ``key`` is ``None`` where the items have none: then it is never split. ``rows``:
     the first cells of the rows of docs/operators.md that it shows."""
