@@ -24,5 +24,5 @@ def test_case(case: Case) -> None:
 
 
 def test_there_are_enough_cases() -> None:
-    assert len(CASES) >= 190
+    assert len(CASES) >= 250
     assert len(list(variants_of(CASES[0]))) >= 10
