@@ -48,7 +48,7 @@ class TradeRules:
     """Which trades count, and for what.
 
     ``updates_ohlc`` and ``updates_volume``: functions of a trade's ``conditions`` (text) -> bool, ``None`` for every trade; see
-    :mod:`~market_data_pipeline.operators.conditions`. ``corrections``: trades of open bars are kept (about 250 bytes each), so
+    :mod:`~market_data_pipeline.operators.conditions`. ``corrections``: trades of open bars are kept (about 600 bytes each), so
     that items with the ``action`` ``correct`` or ``cancel`` change the trade ``ref_trade_id``; a bar that was emitted already
     is emitted again. Without it such items are counted (``ignored``) and left out.
     """
