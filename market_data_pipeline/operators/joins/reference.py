@@ -44,7 +44,8 @@ class ReferenceJoin(LatestJoin):
     two inputs interleave.
 
     Rows behind the watermark are counted (``late_right``, on a broadcast edge in every partition) and stand for the items
-    that come out later, unless a newer version does. Items behind the watermark are counted (``late``) and dropped, or with ``late="side_output"`` sent to ``late``.
+    that come out later, unless a newer version does. Items behind the watermark are counted (``late``) and dropped, or with
+    ``late="side_output"`` sent to ``late``.
     State: the items that wait, the newest version of each key that the watermark has passed (a deleted one too, so that no
     late row brings it back), and all versions later than that. On a broadcast edge every partition holds the whole table.
     """
