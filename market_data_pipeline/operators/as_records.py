@@ -10,12 +10,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from market_data_pipeline.frame import Array, Columns, Items, columns_from_rows
 from market_data_pipeline.operators.base import OperatorContext
 from market_data_pipeline.operators.stateless import apply
-from market_data_pipeline.records import KINDS, SAME_AS, USUAL
+from market_data_pipeline.records import KINDS, SAME_AS, USUAL, Gap
 
 
 def record_columns(items: Items, record: type[Any], ctx: OperatorContext) -> Columns:
@@ -34,6 +35,20 @@ def record_columns(items: Items, record: type[Any], ctx: OperatorContext) -> Col
     for one, reason in bad:
         ctx.reject(given[id(one)], reason)
     return columns
+
+
+def between_gaps(items: Items) -> Iterator[Items | Gap]:
+    """What stands before, between and behind the :class:`Gap` records among ``items``, and these, in order of arrival."""
+    if isinstance(items, Columns):
+        yield items
+        return
+    start = 0
+    for at, item in enumerate(items):
+        if type(item) is Gap:
+            yield items[start:at]
+            yield item
+            start = at + 1
+    yield items[start:] if start else items
 
 
 def _made(item: Any, record: type[Any]) -> Any:
