@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame, Items
-from market_data_pipeline.operators.as_records import keep, record_columns
+from market_data_pipeline.operators.as_records import keep, record_columns, usable_gap
 from market_data_pipeline.operators.bar_choices import Side, check_choice
 from market_data_pipeline.operators.bars import sides_of
 from market_data_pipeline.operators.base import Operator
@@ -84,7 +84,8 @@ class InformationBars(Operator):
         for at, item in enumerate(frame.items):
             if type(item) is Gap:
                 frames += self._trades(frame.items[start:at])
-                self._open.mark_partial(item.symbol)
+                if usable_gap(item, self.ctx):
+                    self._open.mark_partial(item.symbol)
                 start = at + 1
         return [*frames, *self._trades(frame.items[start:])]
 
@@ -108,7 +109,9 @@ class InformationBars(Operator):
         items = keep(items, finite, "price, size or their product is not a finite number", self.ctx)
         items = keep(items, items.array("size") > 0, "size is not above zero", self.ctx)
         ts = items.array("ts_event")
-        return keep(items, np.abs(ts) < FARTHEST, "its time is more than 146 years from 1970, in ns", self.ctx)
+        return keep(
+            items, (ts > -FARTHEST) & (ts < FARTHEST), "its time is more than 146 years from 1970, in ns", self.ctx
+        )
 
     def _new(self, items: Columns) -> Columns:
         """Only trades that correct or cancel no other."""

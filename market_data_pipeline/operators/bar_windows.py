@@ -12,6 +12,7 @@ import numpy as np
 
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, positive_duration
+from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame
 from market_data_pipeline.operators.as_records import keep
 from market_data_pipeline.operators.bar_choices import BarConvention, Empty, check_choice
@@ -33,7 +34,7 @@ from market_data_pipeline.operators.bar_table import (
     no_trades,
 )
 from market_data_pipeline.operators.base import Operator
-from market_data_pipeline.operators.buckets import FARTHEST, OUTSIDE, Buckets, Tumbling
+from market_data_pipeline.operators.buckets import FARTHEST, LONGEST, OUTSIDE, Buckets, Tumbling
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.lateness import LATE, Lateness
 
@@ -64,11 +65,17 @@ class BarWindows(Operator):
         convention: BarConvention,
     ) -> None:
         check_choice("empty", empty, get_args(Empty))
+        if not isinstance(convention, BarConvention):
+            raise ConfigError(
+                f"convention: {convention!r} is not allowed; write for example BarConvention(label='right')"
+            )
         self.interval: int | Buckets = buckets.size if isinstance(buckets, Tumbling) else buckets
         self.align_to = buckets.align_to if isinstance(buckets, Tumbling) else 0
         self.late, self.allowed_lateness = lateness.policy, lateness.allowed
         self.empty, self.convention = empty, convention
         self.early_every = None if early_every is None else positive_duration(early_every, "early_every")
+        if self.early_every is not None and self.early_every > LONGEST:
+            raise ConfigError(f"early_every: {early_every!r} is too long; at most 3660d")
         self._buckets = buckets
         self._lateness = lateness
         self._shift = 1 if convention.closed == "right" else 0  # (start, end] is [start + 1, end + 1)
@@ -78,7 +85,9 @@ class BarWindows(Operator):
         self._watermark = NO_MARK
         self._partial: set[int] = set()
         """Keys of bars that lie where trades are missing."""
-        self._facts = pack([None, []])
+        self._gaps: set[int] = set()
+        """Those of them before which bars may be partial, too."""
+        self._facts = pack([None, [], []])
         self._filled: int | None = None
         """Buckets below have all their empty bars; ``None`` before the first watermark."""
 
@@ -96,7 +105,7 @@ class BarWindows(Operator):
         if self.convention.ts == "ts_recv":
             items = keep(items, items.array("ts_recv") != 0, "it has no ts_recv", self.ctx)
         ts = self.times(items)
-        near = np.abs(ts) < FARTHEST
+        near = (ts > -FARTHEST) & (ts < FARTHEST)
         if not near.all():
             items = keep(items, near, "its time is more than 146 years from 1970, in ns", self.ctx)
             ts = ts[near]
@@ -121,6 +130,9 @@ class BarWindows(Operator):
 
     def settle(self, fired: int | None) -> None:
         """Merge what came for buckets below ``fired`` (``None``: for all of them), if it was not merged at once."""
+
+    def amend(self) -> None:
+        """Change open bars before any come out, with everything merged. Only then, so that commits make no difference."""
 
     def merge(self, groups: Groups) -> None:
         """Groups of buckets that are not closed."""
@@ -147,13 +159,20 @@ class BarWindows(Operator):
         return row
 
     def mark_partial(self, symbol: str, ts: int) -> None:
-        """Trades of ``symbol`` before ``ts`` are missing: the bar of ``ts`` and the open one before it are partial."""
-        code = self._symbols.code_of(symbol)
-        self.settle(None)
-        bucket = self._buckets.first_open(ts - self._shift)
+        """Trades of ``symbol`` before ``ts`` are missing: the bar of ``ts`` is partial, and so are, when bars come out next,
+        the open ones before it from the last one with a trade on."""
+        key = (self._buckets.first_open(ts - self._shift) << CODE_BITS) | self._symbols.code_of(symbol)
+        self._partial.add(key)
+        self._gaps.add(key)
+
+    def _mark_before_gaps(self) -> None:
         rows = self._table.rows
-        known = rows.key[(rows.code == code) & (rows.bucket < bucket)][-1:].tolist()
-        self._partial.update([(bucket << CODE_BITS) | code, *known])
+        for gap in self._gaps:
+            before = np.flatnonzero(rows.code[: np.searchsorted(rows.key, gap)] == gap & (MAX_SYMBOLS - 1))
+            traded = np.flatnonzero(rows.ints[before, COUNT] > 0)
+            if len(traded):
+                self._partial.update(rows.key[before[traded[-1] :]].tolist())
+        self._gaps.clear()
 
     # What comes out
 
@@ -172,9 +191,12 @@ class BarWindows(Operator):
         if self._watermark == before:
             return ()
         fired = self._below(self._watermark)
-        self.settle(fired if self.early_every is None else None)
+        self.settle(fired if self.early_every is None and not self._gaps else None)
+        self.amend()
         if self.empty != "skip":
             self._fill(fired)
+        if self._gaps:
+            self._mark_before_gaps()
         if not len(self._table.key):
             return ()
         if self.empty == "carry":
@@ -259,12 +281,13 @@ class BarWindows(Operator):
         last = np.full(len(self._symbols.names), -(2**62))
         np.maximum.at(last, rows.code, rows.bucket)
         bucket = int(rows.bucket[0]) if self._filled is None else self._filled
+        empty: list[Array] = []
         while fired is None or bucket < fired:
             missing = self._symbols.step(self._table.rows_of(bucket).code, MAX_EMPTY)
             if fired is None:
                 missing = missing[last[missing] > bucket]
             if len(missing):
-                self._table.merge(no_trades((bucket << CODE_BITS) | missing))
+                empty.append((bucket << CODE_BITS) | missing)
                 self._changes.touch((bucket,))
             waiting = self._symbols.waiting(MAX_EMPTY)
             if len(waiting if fired is not None else waiting[last[waiting] > bucket]):
@@ -275,6 +298,8 @@ class BarWindows(Operator):
                 break
             bucket = following[0]
         self._filled = bucket if fired is None else fired
+        if empty:
+            self._table.merge(no_trades(np.concatenate(empty)))
 
     def _fill_behind(self, groups: Groups) -> None:
         """Trades came for buckets that had their empty bars: where they are a symbol's first, the buckets behind need some."""
@@ -314,7 +339,7 @@ class BarWindows(Operator):
         self.settle(None)
         delta = self._changes.take(self._blob)
         delta.update(self._symbols.snapshot())
-        facts = pack([self._filled, sorted(self._partial)])
+        facts = pack([self._filled, sorted(self._partial), sorted(self._gaps)])
         if facts != self._facts:
             delta["facts"] = self._facts = facts
         return delta
@@ -327,8 +352,8 @@ class BarWindows(Operator):
         self._watermark = watermark
         if "facts" in state:
             self._facts = state["facts"]
-            self._filled, partial = unpack(self._facts)
-            self._partial = set(partial)
+            self._filled, partial, gaps = unpack(self._facts)
+            self._partial, self._gaps = set(partial), set(gaps)
         buckets = sorted(map(int, state.keys() - self._symbols.restore(state) - {"facts"}))
         parts = [unpack(state[str(bucket)]) for bucket in buckets]
         if parts:

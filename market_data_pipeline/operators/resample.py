@@ -18,13 +18,14 @@ import numpy as np
 
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, positive_duration
+from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import NO_MARK, Array, Columns, Frame
 from market_data_pipeline.operators.as_records import keep, record_columns
 from market_data_pipeline.operators.bar_choices import LEFT, BarConvention, Empty, Side, check_choice, make_buckets
 from market_data_pipeline.operators.bar_table import CODE_BITS, BarTable, Groups, group_bars, groups_of
 from market_data_pipeline.operators.bar_windows import BarWindows
 from market_data_pipeline.operators.base import Operator
-from market_data_pipeline.operators.buckets import OUTSIDE, Buckets
+from market_data_pipeline.operators.buckets import FARTHEST, LONGEST, OUTSIDE, Buckets
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.lateness import Lateness, LatePolicy
 from market_data_pipeline.operators.stateless import apply
@@ -57,6 +58,8 @@ class Resample(BarWindows):
     ) -> None:
         buckets = make_buckets(interval, align_to)
         super().__init__(buckets, Lateness.of(late, allowed_lateness), empty, early_every, convention)
+        if convention.ts != "ts_event":
+            raise ConfigError(f"convention: ts={convention.ts!r} is not allowed; bars have no ts_recv")
         self._finals: dict[int, Groups | None] = {}
         """By key of a coarser bar that has bars which are not final: what the final ones amount to."""
         self._provisional: dict[int, dict[int, tuple[int, Groups]]] = {}
@@ -78,6 +81,9 @@ class Resample(BarWindows):
         return last
 
     def _fitting(self, items: Columns) -> Columns:
+        near = (items.array("ts_open") > -FARTHEST) & (items.array("ts_close") < FARTHEST)
+        items = keep(items, near, "its time is more than 146 years from 1970, in ns", self.ctx)
+        items = keep(items, _is_finite(items), "a price or volume is not a finite number", self.ctx)
         first = self._buckets.indices(items.array("ts_open"))
         fits = (first == self._buckets.indices(self.times(items) - self._shift)) | (first == OUTSIDE)
         return keep(items, fits, "the bar lies in two of the coarser bars", self.ctx)
@@ -147,6 +153,18 @@ class Resample(BarWindows):
         super().restore({key: blob for key, blob in state.items() if key not in own}, watermark)
 
 
+def _is_finite(bars: Columns) -> Array:
+    """Which of ``bars`` have finite volumes, and prices that are finite or none at all."""
+    volume, priced = bars.array("volume"), ~np.isnan(bars.array("close"))
+    good: Array = np.isfinite(volume) & ((volume == 0) | np.isfinite(bars.array("vwap")))
+    for name in ("open", "high", "low", "close"):
+        good &= ~priced | np.isfinite(bars.array(name))
+    for name in ("buy_volume", "sell_volume"):
+        if name in bars.data:
+            good &= np.isfinite(bars.array(name))
+    return good
+
+
 def _merged(parts: Iterable[Groups | None]) -> Groups | None:
     """Groups of one key as one."""
     table = BarTable()
@@ -178,6 +196,8 @@ class LabelBars(Operator):
         self, interval: Duration, label: Side = "left", ts: str = "ts_event", label_out: Side = "left"
     ) -> None:
         self.interval = positive_duration(interval, "interval")
+        if self.interval > LONGEST:
+            raise ConfigError(f"interval: {interval!r} is too long; at most 3660d")
         check_choice("label", label, get_args(Side))
         check_choice("label_out", label_out, get_args(Side))
         check_choice("ts", ts, tuple(name for name in COLUMN_TYPES if name.startswith("ts_")))
