@@ -142,12 +142,13 @@ class BarWindows(Operator):
             self._fill_behind(groups)
 
     def put(self, groups: Groups) -> None:
-        """Put ``groups`` in the place of the same open bars."""
-        if self._table.has(groups.key):
-            self._table.replace(groups)
-            self._changes.touch(groups.bucket.tolist())
-        else:
-            self.merge(groups)
+        """Put ``groups`` in the place of the same open bars, or beside the others."""
+        known = self._table.has(groups.key)
+        if known.any():
+            self._table.replace(groups.take(known))
+            self._changes.touch(groups.bucket[known].tolist())
+        if not known.all():
+            self.merge(groups.take(~known))
 
     def row(self, key: int) -> Groups | None:
         """A copy of the open bar of ``key``, as it would be if it had never come out; ``None`` where there is none."""

@@ -22,7 +22,7 @@ from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import NO_MARK, Array, Columns, Frame
 from market_data_pipeline.operators.as_records import keep, record_columns
 from market_data_pipeline.operators.bar_choices import LEFT, BarConvention, Empty, Side, check_choice, make_buckets
-from market_data_pipeline.operators.bar_table import CODE_BITS, BarTable, Groups, group_bars, groups_of
+from market_data_pipeline.operators.bar_table import CODE_BITS, Groups, combined, group_bars, groups_of
 from market_data_pipeline.operators.bar_windows import BarWindows
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.buckets import FARTHEST, LONGEST, OUTSIDE, Buckets
@@ -103,25 +103,35 @@ class Resample(BarWindows):
     def _replace(self, keys: Array, items: Columns) -> None:
         """Bars that are not final, or of a coarser bar that has such."""
         revisions, finals = items.data.get("revision"), items.data.get("is_final")
+        rows = combined(group_bars(np.arange(len(keys)), items))
+        final: list[Groups] = []
         for at, (key, ts) in enumerate(zip(keys.tolist(), items.array("ts_open").tolist(), strict=True)):
-            one = BarTable()
-            for groups in group_bars(keys[at : at + 1], items.take(slice(at, at + 1))):
-                one.merge(groups)
+            one = _row(rows, at)._replace(key=keys[at : at + 1].copy())
             if key not in self._finals:
                 self._finals[key], self._provisional[key] = self.row(key), {}
             provisional = self._provisional[key]
             revision = 0 if revisions is None else int(revisions[at])  # type: ignore[index]
             if finals is None or finals[at]:  # type: ignore[index]
                 provisional.pop(ts, None)
-                self._finals[key] = _merged([self._finals[key], one.rows])
+                final.append(one)
             elif ts not in provisional or provisional[ts][0] <= revision:
-                provisional[ts] = (revision, one.rows)
-            self._shadows.touch((key >> CODE_BITS,))
-        for key in set(keys.tolist()):
-            parts = [groups for _, (_, groups) in sorted(self._provisional[key].items(), key=lambda item: item[0])]
-            now = _merged([self._finals[key], *parts])
-            assert now is not None
-            self.put(now)
+                provisional[ts] = (revision, one)
+        self._add_finals(final)
+        changed = np.unique(keys).tolist()
+        self._shadows.touch({key >> CODE_BITS for key in changed})
+        parts: list[Groups] = []
+        for key in changed:
+            parts += [] if (sum_of_finals := self._finals[key]) is None else [sum_of_finals]
+            parts += [groups for _, (_, groups) in sorted(self._provisional[key].items(), key=lambda item: item[0])]
+        self.put(combined(parts))
+
+    def _add_finals(self, bars: list[Groups]) -> None:
+        if not bars:
+            return
+        before = [self._finals[key] for key in {int(one.key[0]) for one in bars}]
+        sums = combined([*(groups for groups in before if groups is not None), *bars])
+        for at, key in enumerate(sums.key.tolist()):
+            self._finals[key] = _row(sums, at)
 
     def closed(self, last: int) -> None:
         gone = [key for key in self._finals if key >> CODE_BITS <= last]
@@ -165,13 +175,9 @@ def _is_finite(bars: Columns) -> Array:
     return good
 
 
-def _merged(parts: Iterable[Groups | None]) -> Groups | None:
-    """Groups of one key as one."""
-    table = BarTable()
-    for part in parts:
-        if part is not None:
-            table.merge(part)
-    return table.rows if len(table.key) else None
+def _row(groups: Groups, at: int) -> Groups:
+    """A copy of one of ``groups``."""
+    return Groups(*(array[at : at + 1].copy() for array in groups))
 
 
 def _packed(groups: Groups) -> list[bytes]:
