@@ -280,7 +280,8 @@ class BarWindows(Operator):
             return
         rows = self._table.rows
         last = np.full(len(self._symbols.names), -(2**62))
-        np.maximum.at(last, rows.code, rows.bucket)
+        if fired is None:
+            np.maximum.at(last, rows.code, rows.bucket)
         bucket = int(rows.bucket[0]) if self._filled is None else self._filled
         empty: list[Array] = []
         while fired is None or bucket < fired:
@@ -305,16 +306,21 @@ class BarWindows(Operator):
     def _fill_behind(self, groups: Groups) -> None:
         """Trades came for buckets that had their empty bars: where they are a symbol's first, the buckets behind need some."""
         assert self._filled is not None
-        for key in groups.key[groups.bucket < self._filled].tolist():
+        keys = groups.key[groups.bucket < self._filled]
+        after = [
+            (self._buckets.after(key >> CODE_BITS) << CODE_BITS) | key & (MAX_SYMBOLS - 1) for key in keys.tolist()
+        ]
+        going_on = self._table.has(np.array(after, np.int64)) & (np.array(after, np.int64) < self._filled << CODE_BITS)
+        for key in keys[~going_on].tolist():
             bucket, code = key >> CODE_BITS, key & (MAX_SYMBOLS - 1)
             behind: list[int] = []
             while (bucket := self._buckets.after(bucket)) < self._filled and len(behind) < MAX_EMPTY:
                 behind.append((bucket << CODE_BITS) | code)
-            keys = np.array(behind, np.int64)
-            keys = keys[~np.isin(keys, self._table.key)]
-            if len(keys):
-                self._table.merge(no_trades(keys))
-                self._changes.touch((keys >> CODE_BITS).tolist())
+            empty = np.array(behind, np.int64)
+            empty = empty[~self._table.has(empty)]
+            if len(empty):
+                self._table.merge(no_trades(empty))
+                self._changes.touch((empty >> CODE_BITS).tolist())
             self._symbols.know(code, len(behind))
 
     def _carry(self, fired: int | None) -> None:
@@ -323,16 +329,17 @@ class BarWindows(Operator):
         running = self._symbols.close.copy()
         if not len(rows.key):
             return
-        starts = np.flatnonzero(np.append(True, rows.bucket[1:] != rows.bucket[:-1]))
-        for start, stop in zip(starts, np.append(starts[1:], len(rows.key)), strict=True):
-            code, close = rows.code[start:stop], rows.floats[start:stop, CLOSE]
+        buckets, codes = rows.bucket, rows.code
+        starts = np.flatnonzero(np.append(True, buckets[1:] != buckets[:-1]))
+        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(buckets)], strict=True):
+            code, close = codes[start:stop], rows.floats[start:stop, CLOSE]
             before, carried = running[code], rows.floats[start:stop, CARRIED]
             changed = np.isnan(close) & (before != carried) & ~np.isnan(before)
             carried[changed] = before[changed]
             rows.ints[start:stop, FLAGS] |= np.where(changed, CHANGED, 0)
             running[code] = np.where(np.isnan(close), before, close)
             if changed.any():
-                self._changes.touch((int(rows.bucket[start]),))
+                self._changes.touch((int(buckets[start]),))
 
     # State
 

@@ -40,8 +40,9 @@ class Resample(BarWindows):
     A bar belongs to the coarser one that holds all of it; one that does not fit is a dead letter. Open is that of the first
     bar, close that of the last; volumes and counts are added; vwap is weighted by volume. Bars without a price add their
     volume only. A bar that comes again in a later revision takes the place of the former one: bars that are not final are
-    kept until they are. Behind bars with ``late="revise"`` give the same ``allowed_lateness`` here. The other arguments as
-    for :class:`TumblingBars`; a coarser bar is ``partial`` if one of its bars is.
+    kept until they are. Carried prices of empty bars count like others. Behind bars with ``late="revise"`` give the same
+    ``allowed_lateness`` here. The other arguments as for :class:`TumblingBars`; a coarser bar is ``partial`` if one of its
+    bars is.
     """
 
     accepts: ClassVar[Literal["any"]] = "any"

@@ -516,3 +516,14 @@ def test_ids_that_cannot_be_stored_stop_no_commit() -> None:
     job.feed(trade(1, 10.0, trade_id=2**70), trade(2, 11.0, symbol="\ud800"), trade(3, 12.0), columns=False)
     job.restart()
     assert [(bar.close, bar.trade_count) for bar in job.advance(END)] == [(12.0, 1)]
+
+
+def test_far_jumps_and_late_trades_among_empty_bars_equal_the_oracle() -> None:
+    job = Job(interval="1s", empty="carry", late="revise", allowed_lateness="1h")
+    job.feed(trade(0, 1.0), trade(0, 5.0, symbol="B"))
+    assert len(job.advance(2000 * SECOND)) == 4000
+    job.feed(trade(1000 * SECOND, 2.0), trade(1500 * SECOND, 7.0, symbol="C"))
+    bars = {(bar.symbol, bar.ts_open // SECOND): bar.close for bar in job.advance(2001 * SECOND)}
+    revised = {("A", at): 2.0 for at in range(1000, 2001)}
+    first = {("C", at): 7.0 for at in range(1500, 2001)}
+    assert bars == {**revised, **first, ("B", 2000): 5.0}
