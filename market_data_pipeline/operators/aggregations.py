@@ -286,11 +286,10 @@ class Std(Aggregation):
 
 
 @dataclass(frozen=True)
-class First(Aggregation):
-    """``field`` of the item with the smallest event time; of equal times the one that came first."""
+class _End(Aggregation):
+    """What :class:`First` and :class:`Last` share."""
 
     field: str
-    layout: ClassVar[Layout] = {"ts": ("<i8", MAX_TIME), "value": ("O", None)}
 
     @property
     def scalars(self) -> tuple[str, ...]:
@@ -298,6 +297,15 @@ class First(Aggregation):
 
     def fresh(self) -> Any:
         return None
+
+    def result(self, state: State, slots: Array) -> list[Any]:
+        return list(state["value"][slots])
+
+
+class First(_End):
+    """``field`` of the item with the smallest event time; of equal times the one that came first."""
+
+    layout: ClassVar[Layout] = {"ts": ("<i8", MAX_TIME), "value": ("O", None)}
 
     def add(self, state: State, pairs: Pairs) -> None:
         first = pairs.ends[0]
@@ -307,23 +315,11 @@ class First(Aggregation):
         if state["ts"][other] < state["ts"][into]:
             state["ts"][into], state["value"][into] = state["ts"][other], state["value"][other]
 
-    def result(self, state: State, slots: Array) -> list[Any]:
-        return list(state["value"][slots])
 
-
-@dataclass(frozen=True)
-class Last(Aggregation):
+class Last(_End):
     """``field`` of the item with the largest event time; of equal times the one that came last."""
 
-    field: str
     layout: ClassVar[Layout] = {"ts": ("<i8", MIN_TIME), "value": ("O", None)}
-
-    @property
-    def scalars(self) -> tuple[str, ...]:
-        return (self.field,)
-
-    def fresh(self) -> Any:
-        return None
 
     def add(self, state: State, pairs: Pairs) -> None:
         last = pairs.ends[1]
@@ -332,9 +328,6 @@ class Last(Aggregation):
     def merge(self, state: State, into: int, other: int) -> None:
         if state["ts"][other] > state["ts"][into]:
             state["ts"][into], state["value"][into] = state["ts"][other], state["value"][other]
-
-    def result(self, state: State, slots: Array) -> list[Any]:
-        return list(state["value"][slots])
 
 
 def _replace(state: State, pairs: Pairs, which: Array, name: str) -> None:

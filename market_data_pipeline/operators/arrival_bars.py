@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame, Items
-from market_data_pipeline.operators.as_records import keep, record_columns, usable_gap
+from market_data_pipeline.operators.as_records import between_gaps, keep, record_columns
 from market_data_pipeline.operators.bar_choices import Side, check_choice
 from market_data_pipeline.operators.bars import sides_of
 from market_data_pipeline.operators.base import Operator
@@ -58,8 +58,8 @@ class InformationBars(Operator):
     ``updates_volume``: see ``conditions``; every trade that updates anything counts in ``trade_count`` and as a tick; a bar
     whose trades make no price has NaN prices. ``partial`` is true on what is left at the end of input and fills no bar
     (ordered by symbol), and on the bar with the first trade behind a :class:`~market_data_pipeline.records.Gap` record of its
-    symbol among the trades; else false, as a symbol's first bar begins with the first trade there was. State: about 100 bytes a
-    symbol; a commit writes the blocks of 256 symbols that changed.
+    symbol among the trades; else false, as a symbol's first bar begins with the first trade there was. State: some 300 bytes a
+    symbol, 113 stored; a commit writes the blocks of 256 symbols that changed.
     """
 
     accepts: ClassVar[Literal["any"]] = "any"
@@ -77,17 +77,13 @@ class InformationBars(Operator):
         """The trades, or their parts, and which complete a bar. Keeps how far each symbol then is."""
 
     def process(self, frame: Frame) -> Iterable[Frame]:
-        if isinstance(frame.items, Columns):
-            return self._trades(frame.items)
         frames: list[Frame] = []
-        start = 0
-        for at, item in enumerate(frame.items):
-            if type(item) is Gap:
-                frames += self._trades(frame.items[start:at])
-                if usable_gap(item, self.ctx):
-                    self._open.mark_partial(item.symbol)
-                start = at + 1
-        return [*frames, *self._trades(frame.items[start:])]
+        for part in between_gaps(frame.items, self.ctx):
+            if isinstance(part, Gap):
+                self._open.mark_partial(part.symbol)
+            else:
+                frames += self._trades(part)
+        return frames
 
     def _trades(self, given: Items) -> Iterable[Frame]:
         items = self._usable(record_columns(given, Trade, self.ctx))

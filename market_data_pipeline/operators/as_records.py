@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -57,12 +58,26 @@ def _completed(items: Columns, kind: str) -> Columns:
     return Columns(kind, data)
 
 
-def usable_gap(gap: Gap, ctx: OperatorContext) -> bool:
-    """Whether ``gap`` names a symbol and a time. If not, it is rejected."""
-    good = type(gap.symbol) is str and type(gap.ts_event) is int and -FARTHEST < gap.ts_event < FARTHEST
-    if not good:
-        ctx.reject(gap, "a gap without a symbol and a time in ns")
-    return good
+def _is_usable(gap: Gap) -> bool:
+    return type(gap.symbol) is str and type(gap.ts_event) is int and -FARTHEST < gap.ts_event < FARTHEST
+
+
+def between_gaps(items: Items, ctx: OperatorContext) -> Iterator[Items | Gap]:
+    """What stands before, between and behind the :class:`Gap` records among ``items``, and these, in order of arrival. A gap
+    without a symbol or a time is rejected."""
+    if isinstance(items, Columns):
+        yield items
+        return
+    start = 0
+    for at, item in enumerate(items):
+        if type(item) is Gap:
+            yield items[start:at]
+            if _is_usable(item):
+                yield item
+            else:
+                ctx.reject(item, "a gap without a symbol and a time in ns")
+            start = at + 1
+    yield items[start:] if start else items
 
 
 def _made(item: Any, record: type[Any]) -> Any:

@@ -86,9 +86,23 @@ class AsyncMap(AsyncOperator):
         for place, item in waiting:
             async with self._places:  # several frames may be prepared at once
                 try:
-                    done.append((place, await self._retrying(self._attempt, item)))
+                    done.append((place, await self._answer(item)))
                 except Exception as error:  # a user's function may raise anything
                     self.ctx.failed(item, error)
+
+    async def _answer(self, item: Any) -> Any:
+        """The first attempt is made by itself: preparing to repeat it takes longer than all else here."""
+        try:
+            return await self._attempt(item)
+        except Exception as error:  # a user's function may raise anything
+            failed = [error]
+
+        async def attempt() -> Any:
+            if failed:
+                raise failed.pop()
+            return await self._attempt(item)
+
+        return await self._retrying(attempt)
 
     @property
     def _retrying(self) -> AsyncRetrying:

@@ -43,6 +43,13 @@ class Groups(NamedTuple):
         return self.key >> CODE_BITS
 
     @property
+    def buckets(self) -> list[int]:
+        """The distinct buckets."""
+        bucket = self.bucket
+        distinct: list[int] = bucket[np.append(True, bucket[1:] != bucket[:-1])].tolist() if len(bucket) else []
+        return distinct
+
+    @property
     def code(self) -> Array:
         return self.key & (MAX_SYMBOLS - 1)
 
@@ -97,15 +104,17 @@ def groups_of(key: bytes, ints: bytes, floats: bytes) -> Groups:
 
 
 def _sorted_by_key(bucket: Array, code: Array) -> tuple[Array, Array, Array]:
-    """The order by (bucket, code), stable; the keys in that order; where each key begins."""
-    low = int(bucket.min())
+    """The order by (bucket, code), stable; the distinct keys; where each of them begins in that order."""
+    low, high = int(bucket.min()), int(bucket.max())
     codes = int(code.max()) + 1
-    sort_key = (bucket - low) * codes + code
-    if (int(bucket.max()) - low + 1) * codes <= 0xFFFF:
+    sort_key = code if low == high else (bucket - low) * codes + code
+    if (high - low + 1) * codes <= 0xFFFF:
         sort_key = sort_key.astype(np.uint16)  # numpy sorts 16 bits by radix
     order = np.argsort(sort_key, kind="stable")
-    key = ((bucket << CODE_BITS) | code)[order]
-    return order, key, np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1])))
+    in_order = sort_key[order]
+    first = np.flatnonzero(np.concatenate(([True], in_order[1:] != in_order[:-1])))
+    begins = order[first]
+    return order, (bucket[begins] << CODE_BITS) | code[begins], first
 
 
 class Trades(NamedTuple):
@@ -178,7 +187,7 @@ def _group(trades: Trades) -> Groups:
     """Trades as one group per bar."""
     order, key, first = _sorted_by_key(trades.bucket, trades.code)
     price, size = trades.price[order], trades.size[order]
-    count = np.diff(first, append=len(key))
+    count = np.append(first[1:], len(price)) - first
     opens, closes = first, first + count - 1
     ints, floats = _blank(len(first))
     if bool((trades.ts[1:] >= trades.ts[:-1]).all()):
@@ -193,7 +202,7 @@ def _group(trades: Trades) -> Groups:
         side = trades.side[order]
         floats[:, BUY] = np.add.reduceat(size * (side == SIDE_CODES["buy"]), first)
         floats[:, SELL] = np.add.reduceat(size * (side == SIDE_CODES["sell"]), first)
-    return Groups(key[first], ints, floats)
+    return Groups(key, ints, floats)
 
 
 def group_bars(key: Array, bars: Columns) -> list[Groups]:
@@ -261,6 +270,9 @@ class BarTable:
 
     def merge(self, groups: Groups) -> None:
         """Add ``groups``; where a bar is there already, the two become one. Of equal times the table's price is the earlier."""
+        if not len(self.key):
+            self.key, self.ints, self.floats = (array.copy() for array in groups)
+            return
         at = np.searchsorted(self.key, groups.key)
         known = self.has(groups.key)
         if known.any():
@@ -309,7 +321,7 @@ class BarTable:
 
     def count_below(self, bucket: int | None) -> int:
         """How many rows are of buckets below ``bucket``; all of them when it is ``None``."""
-        return len(self.key) if bucket is None else int(np.searchsorted(self.key >> CODE_BITS, bucket))
+        return len(self.key) if bucket is None else int(np.searchsorted(self.key, bucket << CODE_BITS))
 
     @property
     def rows(self) -> Groups:

@@ -85,9 +85,7 @@ class BarWindows(Operator):
         self._watermark = NO_MARK
         self._partial: set[int] = set()
         """Keys of bars that lie where trades are missing."""
-        self._gaps: set[int] = set()
-        """Those of them before which bars may be partial, too."""
-        self._facts = pack([None, [], []])
+        self._facts = pack([None, []])
         self._filled: int | None = None
         """Buckets below have all their empty bars; ``None`` before the first watermark."""
 
@@ -137,7 +135,7 @@ class BarWindows(Operator):
     def merge(self, groups: Groups) -> None:
         """Groups of buckets that are not closed."""
         self._table.merge(groups)
-        self._changes.touch(np.unique(groups.bucket).tolist())
+        self._changes.touch(groups.buckets)
         if self._filled is not None and int(groups.key[0] >> CODE_BITS) < self._filled:
             self._fill_behind(groups)
 
@@ -160,20 +158,16 @@ class BarWindows(Operator):
         return row
 
     def mark_partial(self, symbol: str, ts: int) -> None:
-        """Trades of ``symbol`` before ``ts`` are missing: the bar of ``ts`` is partial, and so are, when bars come out next,
-        the open ones before it from the last one with a trade on."""
-        key = (self._buckets.first_open(ts - self._shift) << CODE_BITS) | self._symbols.code_of(symbol)
-        self._partial.add(key)
-        self._gaps.add(key)
-
-    def _mark_before_gaps(self) -> None:
+        """Trades of ``symbol`` before ``ts`` are missing: the bar of ``ts`` is partial, and so are the open ones before it from
+        the last one with a trade on."""
+        code = self._symbols.code_of(symbol)
+        self.settle(None)
+        bucket = self._buckets.first_open(ts - self._shift)
         rows = self._table.rows
-        for gap in self._gaps:
-            before = np.flatnonzero(rows.code[: np.searchsorted(rows.key, gap)] == gap & (MAX_SYMBOLS - 1))
-            traded = np.flatnonzero(rows.ints[before, COUNT] > 0)
-            if len(traded):
-                self._partial.update(rows.key[before[traded[-1] :]].tolist())
-        self._gaps.clear()
+        known = np.flatnonzero((rows.code == code) & (rows.bucket < bucket))
+        traded = np.flatnonzero(rows.ints[known, COUNT] > 0)
+        since = rows.key[known[traded[-1] :]].tolist() if len(traded) else []
+        self._partial.update([(bucket << CODE_BITS) | code, *since])
 
     # What comes out
 
@@ -192,12 +186,10 @@ class BarWindows(Operator):
         if self._watermark == before:
             return ()
         fired = self._below(self._watermark)
-        self.settle(fired if self.early_every is None and not self._gaps else None)
+        self.settle(fired if self.early_every is None else None)
         self.amend()
         if self.empty != "skip":
             self._fill(fired)
-        if self._gaps:
-            self._mark_before_gaps()
         if not len(self._table.key):
             return ()
         if self.empty == "carry":
@@ -205,50 +197,50 @@ class BarWindows(Operator):
         n_fired = self._table.count_below(fired)
         n_closed = self._table.count_below(self.first_open())
         due = self._due(n_closed, n_fired, before)
-        frame = Frame(self._emit(due, n_closed)) if len(due) else None
+        rows = self._table.rows.take(due)
+        frames = (Frame(self._emit(due, rows, n_closed)),) if len(rows.key) else ()
         self._close(n_closed)
-        return () if frame is None else (frame,)
+        return frames
 
-    def _due(self, n_closed: int, n_fired: int, before: int) -> Array:
+    def _due(self, n_closed: int, n_fired: int, before: int) -> Array | slice:
         """Which rows come out now: the ``n_closed`` first ones; of the ``n_fired`` first ones those that changed or have not
         come out since their end; and further ones early."""
-        if n_closed == n_fired and self.early_every is None:
-            due: Array = np.arange(n_closed)
-        else:
-            flags = self._table.ints[:, FLAGS]
-            chosen = ((flags & CHANGED) != 0) | ((flags & FIRED) == 0)
-            chosen[:n_closed] = True
-            chosen[n_fired:] = self._early_due(n_fired, before)
-            flags[n_closed:n_fired] |= FIRED
-            due = np.flatnonzero(chosen)
+        rows = self._table.rows.take(slice(0, n_fired))
+        chosen = np.ones(n_fired, bool)
+        flags = rows.ints[n_closed:, FLAGS]
+        chosen[n_closed:] = ((flags & CHANGED) != 0) | ((flags & FIRED) == 0)
+        flags |= FIRED
         if self.empty == "skip":  # what was never emitted and lost all its trades has nothing to say
-            ints, floats = self._table.ints[due], self._table.floats[due]
-            due = due[(ints[:, REVISION] > 0) | (ints[:, COUNT] > 0) | ~np.isnan(floats[:, CLOSE])]
-        return due
+            chosen &= (rows.ints[:, REVISION] > 0) | (rows.ints[:, COUNT] > 0) | ~np.isnan(rows.floats[:, CLOSE])
+        if self.early_every is not None and self._watermark != END:
+            return np.flatnonzero(np.append(chosen, self._early_due(n_fired, before)))
+        return slice(0, n_fired) if chosen.all() else np.flatnonzero(chosen)
 
     def _early_due(self, n_fired: int, before: int) -> Array:
+        """Which of the rows behind the ``n_fired`` first ones come out early."""
+        assert self.early_every is not None
         rows = self._table.rows.take(slice(n_fired, None))
-        if self.early_every is None or self._watermark == END:
-            return np.zeros(len(rows.key), bool)
         starts = self._buckets.starts(rows.bucket)
         steps = (self._watermark - starts) // self.early_every
         steps_before = np.maximum((max(before, -FARTHEST) - starts) // self.early_every, 0)
         due: Array = ((rows.ints[:, FLAGS] & CHANGED) != 0) & (steps > steps_before)
         return due
 
-    def _emit(self, due: Array, n_closed: int) -> Columns:
-        rows = self._table.rows.take(due)
-        first = self._symbols.start(rows.code)
+    def _emit(self, due: Array | slice, rows: Groups, n_closed: int) -> Columns:
+        """The bars of ``rows``, which are those at ``due``."""
+        code = rows.code
+        first = self._symbols.start(code)
         if first is not None:
             rows.ints[first, FLAGS] |= PARTIAL
         if self._partial:
             rows.ints[np.isin(rows.key, list(self._partial)), FLAGS] |= PARTIAL
         ts_open, ts_close = self._buckets.starts(rows.bucket), self._buckets.ends(rows.bucket)
         label = ts_open if self.convention.label == "left" else ts_close
-        bars = rows.bars(self._symbols.names, ts_open, ts_close, label, due < n_closed)
+        final = np.arange(len(code)) < n_closed if isinstance(due, slice) else due < n_closed
+        bars = rows.bars(self._symbols.names, ts_open, ts_close, label, final)
         self._table.ints[due, REVISION] += 1
         self._table.ints[due, FLAGS] = rows.ints[:, FLAGS] & ~CHANGED
-        self._changes.touch(np.unique(rows.bucket).tolist())
+        self._changes.touch(rows.buckets)
         return bars
 
     def _close(self, n: int) -> None:
@@ -258,13 +250,13 @@ class BarWindows(Operator):
         gone = self._table.rows.take(slice(0, n))
         if self.empty == "carry":
             priced = ~np.isnan(gone.floats[:, CLOSE])
-            self._symbols.close[gone.code[priced]] = gone.floats[
-                priced, CLOSE
-            ]  # of several the last, as they are in order
+            # of several bars of a symbol the last one stays, as they are in order
+            self._symbols.close[gone.code[priced]] = gone.floats[priced, CLOSE]
             self._symbols.touch(gone.code)
         last = int(gone.bucket[-1])
-        self._changes.touch(np.unique(gone.bucket).tolist())
-        self._partial = {key for key in self._partial if key >> CODE_BITS > last}
+        self._changes.touch(gone.buckets)
+        if self._partial:
+            self._partial = {key for key in self._partial if key >> CODE_BITS > last}
         self._table.drop(n)
         self.closed(last)
 
@@ -347,7 +339,7 @@ class BarWindows(Operator):
         self.settle(None)
         delta = self._changes.take(self._blob)
         delta.update(self._symbols.snapshot())
-        facts = pack([self._filled, sorted(self._partial), sorted(self._gaps)])
+        facts = pack([self._filled, sorted(self._partial)])
         if facts != self._facts:
             delta["facts"] = self._facts = facts
         return delta
@@ -360,8 +352,8 @@ class BarWindows(Operator):
         self._watermark = watermark
         if "facts" in state:
             self._facts = state["facts"]
-            self._filled, partial, gaps = unpack(self._facts)
-            self._partial, self._gaps = set(partial), set(gaps)
+            self._filled, partial = unpack(self._facts)
+            self._partial = set(partial)
         buckets = sorted(map(int, state.keys() - self._symbols.restore(state) - {"facts"}))
         parts = [unpack(state[str(bucket)]) for bucket in buckets]
         if parts:

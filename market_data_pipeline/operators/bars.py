@@ -21,8 +21,8 @@ import numpy as np
 
 from market_data_pipeline.durations import Duration
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.frame import NO_MARK, Array, Columns, Dictionary, Frame, to_rows
-from market_data_pipeline.operators.as_records import keep, record_columns, usable_gap
+from market_data_pipeline.frame import NO_MARK, Array, Columns, Dictionary, Frame, Items
+from market_data_pipeline.operators.as_records import between_gaps, keep, record_columns
 from market_data_pipeline.operators.bar_choices import LEFT, BarConvention, Empty, make_buckets
 from market_data_pipeline.operators.bar_table import Trades, grouped, join_trades
 from market_data_pipeline.operators.bar_windows import BarWindows
@@ -49,7 +49,7 @@ class TradeRules:
     """Which trades count, and for what.
 
     ``updates_ohlc`` and ``updates_volume``: functions of a trade's ``conditions`` (text) -> bool, ``None`` for every trade; see
-    :mod:`~market_data_pipeline.operators.conditions`. ``corrections``: trades of open bars are kept (about 250 bytes each), so
+    :mod:`~market_data_pipeline.operators.conditions`. ``corrections``: trades of open bars are kept (about 600 bytes each), so
     that items with the ``action`` ``correct`` or ``cancel`` change the trade ``ref_trade_id``; a bar that was emitted already
     is emitted again. Without it such items are counted (``ignored``) and left out.
     """
@@ -100,10 +100,18 @@ class TumblingBars(BarWindows):
         self._n_waiting = 0
 
     def process(self, frame: Frame) -> Iterable[Frame]:
-        items = frame.items if isinstance(frame.items, Columns) else self._columns(to_rows(frame.items))
         late: list[Frame] = []
+        for part in between_gaps(frame.items, self.ctx):
+            if isinstance(part, Gap):
+                self.mark_partial(part.symbol, part.ts_event)
+            else:
+                self._trades(part, late)
+        return late
+
+    def _trades(self, given: Items, late: list[Frame]) -> None:
+        items = record_columns(given, Trade, self.ctx)
         if not len(items):
-            return late
+            return
         finite = np.isfinite(items.array("price")) & np.isfinite(items.array("size"))
         if "action" in items.data:  # who cancels a trade need not repeat its values
             finite |= _is_action(items, "cancel")
@@ -113,13 +121,6 @@ class TumblingBars(BarWindows):
         items, bucket = self.place(items, late)
         if len(items):
             self._add(items, bucket)
-        return late
-
-    def _columns(self, rows: list[Any]) -> Columns:
-        for item in rows:
-            if type(item) is Gap and usable_gap(item, self.ctx):
-                self.mark_partial(item.symbol, item.ts_event)
-        return record_columns([item for item in rows if type(item) is not Gap], Trade, self.ctx)
 
     def _add(self, items: Columns, bucket: Array) -> None:
         """New trades of open buckets."""

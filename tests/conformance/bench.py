@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -51,6 +52,13 @@ def _dag(case: Case) -> tuple[Dag, dict[str, str], str]:
     return dag, sinks, names[0]
 
 
+@lru_cache(maxsize=16)
+def _compiled(case: Case, partitions: int) -> tuple[Dag, dict[str, str], str, Plan]:
+    """What :func:`_dag` returns, and its plan; the ways to play a case follow each other, and share it."""
+    dag, ports, first = _dag(case)
+    return dag, ports, first, compile_dag(dag, partitions)
+
+
 class Task:
     """One partition's chain, and what a store would hold of it."""
 
@@ -83,8 +91,7 @@ class Bench:
     def __init__(self, case: Case, partitions: int) -> None:
         self._case = case
         self._partitions = partitions
-        dag, self._ports, self._first = _dag(case)
-        plan = compile_dag(dag, partitions)
+        dag, self._ports, self._first, plan = _compiled(case, partitions)
         self._nodes = [f"op{n}" for n in range(len(case.operators))]
         self._keys = {}
         for edge in plan.channels:

@@ -25,7 +25,7 @@ USUAL = "in"
 """The input of an operator with only one."""
 _CASE_KEYS = {
     "name", "operator", "inputs", "broadcast", "items", "key", "order", "epoch", "sources", "on_error", "steps", "counts",
-    "rejected", "state",
+    "rejected", "state", "rows",
 }  # fmt: skip
 _DEEDS = ("in", "mark", "idle", "end", "now", "pressed")
 _STEP_KEYS = {*_DEEDS, "out", "to", "watermark", "idle_out"}
@@ -65,9 +65,10 @@ class Step:
     idle_out: bool | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
-    """One case. ``operators`` stand in a line; ``key`` is ``None`` where the items have none: then it is never split."""
+    """One case. ``operators`` stand in a line; ``key`` is ``None`` where the items have none: then it is never split. ``rows``:
+    the first cells of the rows of docs/operators.md that it shows."""
 
     file: str
     name: str
@@ -83,6 +84,7 @@ class Case:
     counts: Mapping[str, int]
     rejected: tuple[Expected, ...]
     state: int | None
+    rows: tuple[str, ...]
 
     def __str__(self) -> str:
         return f"{self.file}: {self.name!r}"
@@ -182,6 +184,7 @@ class _Reader:
             counts=self._counts(),
             rejected=self._expected("rejected", raw.get("rejected", [])),
             state=raw.get("state"),
+            rows=self._names("rows", []),
         )
 
     def _operators(self) -> tuple[Operator, ...]:

@@ -13,11 +13,12 @@ import yaml
 
 from market_data_pipeline.durations import parse_duration
 from market_data_pipeline.frame import Column, Columns, Dictionary, columns_from_rows
-from market_data_pipeline.records import KINDS, Bar, Quote, Trade
+from market_data_pipeline.records import KINDS, Bar, Gap, Quote, Trade
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER = r"(-?\d+(?:\.\d+)?(?:e-?\d+)?|nan|-?inf)"
 _TRADE = re.compile(rf"(\S+) (\S+) {_NUMBER} x {_NUMBER}(?: (buy|sell))?((?: \w+=\S+)*)")
+_GAP = re.compile(r"(\S+) (\S+) gap (\d+)-(\d+)")
 _QUOTE = re.compile(rf"(\S+) (\S+) {_NUMBER} x {_NUMBER} / {_NUMBER} x {_NUMBER}")
 _EVENT = re.compile(r"(\S+) (\S+)((?: \w+=\S+)*)")
 _BAR = re.compile(rf"(\S+) \[(\S+), (\S+)\) {' '.join([_NUMBER] * 6)} (\d+)((?: \w+=\S+)*)")
@@ -39,13 +40,22 @@ def time_of(value: Any, epoch: int = 0) -> int:
     raise ValueError(f"{value!r} is not a time; write for example 0.5s, -3m, 2026-03-08T14:30:00Z, or an int of ns")
 
 
-def _trade(text: str, epoch: int) -> Trade | None:
+def _trade(text: str, epoch: int) -> Trade | Gap | None:
     found = _TRADE.fullmatch(text)
     if found is None:
-        return None
+        return _gap(text, epoch)
     symbol, ts, price, size, side, rest = found.groups()
     named = {"trade_id" if name == "id" else name: value for name, value in _named(rest, epoch).items()}
     return Trade(symbol, time_of(ts, epoch), named.pop("ts_recv", 0), float(price), float(size), side or "", **named)
+
+
+def _gap(text: str, epoch: int) -> Gap | None:
+    """What stands among trades where some did not come."""
+    found = _GAP.fullmatch(text)
+    if found is None:
+        return None
+    first, last = int(found[3]), int(found[4])
+    return Gap(found[1], first, last, last - first + 1, time_of(found[2], epoch))
 
 
 def _quote(text: str, epoch: int) -> Quote | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,6 +119,20 @@ def test_no_case_holds_without_one_of_its_steps_that_matters(case: Case) -> None
             with pytest.raises(Mismatch):
                 play(dropped, GIVEN)
     assert case.steps
+
+
+def _rows_of_the_page() -> list[str]:
+    """The first cell of each row of each table in docs/operators.md."""
+    lines = Path(__file__).parents[2].joinpath("docs/operators.md").read_text().splitlines()
+    ruled = {n for n, line in enumerate(lines) if line.startswith("|---")}
+    rows = [line for n, line in enumerate(lines) if line.startswith("|") and not {n, n + 1} & ruled]
+    return [row.split("|")[1].strip() for row in rows]
+
+
+def test_every_row_of_the_page_of_operators_is_a_case() -> None:
+    rows = _rows_of_the_page()
+    assert len(rows) == len(set(rows)) > 60
+    assert {row for case in read_all() for row in case.rows} == set(rows)
 
 
 # --- broken operators -------------------------------------------------------------------------------------------

@@ -247,3 +247,27 @@ def test_recorded_minute_bars_become_hours(tmp_path: Path) -> None:
         assert sorted(found) == wanted
         assert len(wanted) > 500
         assert all(b["is_final"] and b["revision"] == 0 for b in bars)
+
+
+def test_the_asof_example_gives_each_trade_the_last_closed_bar(tmp_path: Path) -> None:
+    done = run_mdp(
+        "run", "examples/asof.py", "--workers", "2", "--set", f"output={tmp_path}", "--set", "items=30000", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for file in (tmp_path / "joined").glob("*.jsonl") for line in file.read_text().splitlines()]
+    trades = pl.DataFrame([json.loads(line) for line in lines], infer_schema_length=None)
+    assert len(trades) == 30_000
+    second = pl.col("ts_event").floordiv(SECOND)
+    by = trades.sort("ts_event", "trade_id").group_by("symbol", second.alias("second"), maintain_order=True)
+    bars = by.agg(pl.col("price").last().alias("wanted")).with_columns(ts_event=(pl.col("second") + 1) * SECOND)
+    joined = trades.sort("ts_event").join_asof(
+        bars.sort("ts_event"), on="ts_event", by="symbol", strategy="backward", tolerance=60 * SECOND
+    )
+    assert joined["close"].equals(joined["wanted"], null_equal=True, check_names=False)
+    windows = [
+        json.loads(line) for file in (tmp_path / "windows").glob("*.jsonl") for line in file.read_text().splitlines()
+    ]
+    five = pl.col("ts_event").floordiv(5 * SECOND) * 5 * SECOND
+    counts = trades.group_by("symbol", five.alias("ts_open")).agg(pl.len())
+    assert {(w["symbol"], w["ts_open"], w["trades"]) for w in windows} == set(counts.iter_rows())
+    assert len(windows) == len(counts)

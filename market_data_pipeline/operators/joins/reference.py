@@ -44,8 +44,9 @@ class ReferenceJoin(LatestJoin):
     ``wait=False`` an item is joined at once with what is known by then, in order of arrival; then results depend on how the
     two inputs interleave.
 
-    Rows behind the watermark are counted (``late_right``) and stand for the items that come out later, unless a newer version
-    does. Items behind the watermark are counted (``late``) and dropped, or with ``late="side_output"`` sent to ``late``.
+    Rows behind the watermark are counted (``late_right``, on a broadcast edge in every partition) and stand for the items
+    that come out later, unless a newer version does. Items behind the watermark are counted (``late``) and dropped, or with
+    ``late="side_output"`` sent to ``late``.
     State: the items that wait, the newest version of each key that the watermark has passed (a deleted one too, so that no
     late row brings it back), and all versions later than that. On a broadcast edge every partition holds the whole table.
     """

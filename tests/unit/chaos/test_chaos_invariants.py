@@ -73,7 +73,7 @@ def good(folder: Path, topology: str = "linear") -> Evidence:
     hashes = b"".join(n.to_bytes(8, "little") for n in range(x.keys))
     evidence = Evidence(
         topology, folder, x, Seen(looks=100, accounts=10, servers=1), commits, [], "finished", "", 0.5, [], counts, [],
-        {"q:0": 0}, {"q:0": 0}, {"dedupe/0": {"dedupe\x1f0": hashes, "bars\x1fnames:0": b"x"}},
+        {"q:0": 0}, {"q:0": 0}, {"dedupe/0": {"dedupe\x1f0": hashes, "bars\x1fnames:0": b"x", "bars\x1fsymbols:0": b"x"}},
     )  # fmt: skip
     write_bars(evidence, all_bars(evidence))
     if topology == "fan-out":

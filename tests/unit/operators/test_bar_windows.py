@@ -418,6 +418,21 @@ def test_a_gap_makes_the_bars_around_it_partial() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_a_gap_counts_from_where_it_stands_among_the_trades_of_its_frame(together: bool) -> None:
+    job = Job(interval="1s")
+    items = [
+        trade(0, 1.0),
+        trade(SECOND, 1.0),
+        Gap("A", 1, 5, 5, 3 * SECOND),
+        trade(2 * SECOND, 1.0),
+        trade(3 * SECOND, 2.0),
+    ]
+    for part in [items] if together else [[item] for item in items]:
+        job.feed(*part, columns=False)
+    assert [(b.ts_open // SECOND, b.partial) for b in job.advance(END)] == [(0, True), (1, True), (2, False), (3, True)]
+
+
 def test_empty_bars_stop_for_a_symbol_that_stays_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("market_data_pipeline.operators.bar_windows.MAX_EMPTY", 5)
     job = Job(interval="1s", empty="carry")
