@@ -164,7 +164,7 @@ class Frame(NamedTuple):
 _ALLOWED: dict[str, tuple[type, ...]] = {
     SYMBOL: (str,),
     SIDE: (str,),
-    ANY: (str, int),
+    ANY: (str, int, np.integer),
     INT: (int, np.integer),
     FLOAT: (float, int, np.floating, np.integer),
     FLAG: (bool, np.bool_),
@@ -177,6 +177,17 @@ def _object_array(values: Sequence[Any]) -> Array:
     return array
 
 
+def _portable(name: str, value: Any) -> int | str:
+    """An int or text as it can travel. Raises on what cannot."""
+    if isinstance(value, str):
+        if not value.isascii():
+            value.encode()
+        return value
+    if not MIN_TIME <= value < 2**64:
+        raise RecordError(f"{name}: a whole number of more than 64 bits")
+    return int(value)
+
+
 def make_column(name: str, values: Sequence[Any]) -> Column:
     """A column of the type that :data:`COLUMN_TYPES` gives ``name``. Raises on a value of another type."""
     kind = COLUMN_TYPES[name]
@@ -184,13 +195,15 @@ def make_column(name: str, values: Sequence[Any]) -> Column:
         if not issubclass(cls, _ALLOWED[kind]) or (cls is bool and kind != FLAG):
             raise RecordError(f"{name}: a value of type {cls.__name__}")
     if kind == SYMBOL:
-        return Dictionary.encode(values)
+        column = Dictionary.encode(values)
+        "".join(column.names).encode()  # raises on text that is no Unicode, which could not travel
+        return column
     if name == "side":
         return np.fromiter((SIDE_CODES[v] for v in values), np.int8, len(values))
     if kind == ANY:
-        if all(type(v) is int and MIN_TIME <= v <= MAX_TIME for v in values):
+        if all(isinstance(v, int | np.integer) and MIN_TIME <= v <= MAX_TIME for v in values):
             return np.array(values, dtype=np.int64)
-        return _object_array(values)
+        return _object_array([_portable(name, v) for v in values])
     return np.array(values, dtype=kind)
 
 

@@ -78,7 +78,7 @@ class InformationBars(Operator):
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         frames: list[Frame] = []
-        for part in between_gaps(frame.items):
+        for part in between_gaps(frame.items, self.ctx):
             if isinstance(part, Gap):
                 self._open.mark_partial(part.symbol)
             else:
@@ -105,7 +105,9 @@ class InformationBars(Operator):
         items = keep(items, finite, "price, size or their product is not a finite number", self.ctx)
         items = keep(items, items.array("size") > 0, "size is not above zero", self.ctx)
         ts = items.array("ts_event")
-        return keep(items, np.abs(ts) < FARTHEST, "its time is more than 146 years from 1970, in ns", self.ctx)
+        return keep(
+            items, (ts > -FARTHEST) & (ts < FARTHEST), "its time is more than 146 years from 1970, in ns", self.ctx
+        )
 
     def _new(self, items: Columns) -> Columns:
         """Only trades that correct or cancel no other."""

@@ -55,4 +55,7 @@ def make_buckets(interval: Duration | Buckets, align_to: Duration) -> Buckets:
         raise ConfigError(f"interval: {interval!r} is too short; at least 1ms")
     if size > LONGEST:
         raise ConfigError(f"interval: {interval!r} is too long; at most 3660d")
-    return Tumbling(size, signed_duration(align_to, "align_to"))
+    offset = signed_duration(align_to, "align_to")
+    if abs(offset) > LONGEST:
+        raise ConfigError(f"align_to: {align_to!r} is too far; at most 3660d")
+    return Tumbling(size, offset)

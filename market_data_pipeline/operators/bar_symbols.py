@@ -36,13 +36,20 @@ class BarSymbols:
         self._changes = Changes()
 
     def intern(self, symbols: Dictionary) -> Array:
-        """The code of each row's symbol, int64. Raises ``ConfigError`` when there are too many symbols."""
+        """The code of each row's symbol, int64. Only symbols that a row has get one: a frame may name those of all partitions.
+        Raises ``ConfigError`` when there are too many."""
         if symbols.names is not self._frame_names:
-            codes = [self._code_of(name) for name in symbols.names]
-            self._grow()
             self._frame_names = symbols.names
-            self._frame_codes = np.array(codes, np.int64)
-        return self._frame_codes[symbols.codes]
+            self._frame_codes = np.array([self._codes.get(name, -1) for name in symbols.names], np.int64)
+        codes = self._frame_codes[symbols.codes]
+        if len(codes) and codes.min() < 0:
+            try:
+                for at in np.unique(symbols.codes[codes < 0]).tolist():
+                    self._frame_codes[at] = self._code_of(symbols.names[at])
+            finally:
+                self._grow()
+            codes = self._frame_codes[symbols.codes]
+        return codes
 
     def code_of(self, name: str) -> int:
         """The code of one symbol."""
@@ -51,12 +58,12 @@ class BarSymbols:
         return code
 
     def _code_of(self, name: str) -> int:
+        if name not in self._codes and len(self._codes) == MAX_SYMBOLS:
+            raise ConfigError(f"more than {MAX_SYMBOLS} symbols in one partition; use more partitions")
         return self._codes.setdefault(name, len(self._codes))
 
     def _grow(self) -> None:
         n = len(self._codes)
-        if n > MAX_SYMBOLS:
-            raise ConfigError(f"more than {MAX_SYMBOLS} symbols in one partition; use more partitions")
         more = max(n, 2 * len(self.started)) - len(self.started)
         if n > len(self.started):
             self.started = np.append(self.started, np.zeros(more, bool))

@@ -240,6 +240,26 @@ def _group_bars(key: Array, bars: Columns, priced: bool) -> Groups:
     return Groups(key[first], ints, floats)
 
 
+def combined(parts: Sequence[Groups]) -> Groups:
+    """Groups (at least one), each bar's in the order given, as one per bar, with revision 0."""
+    key, ints, floats = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.argsort(key, kind="stable")
+    key, ints, floats = key[order], ints[order], floats[order]
+    first = np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1])))
+    count = np.diff(first, append=len(key))
+    one = Groups(key[first], ints[first], floats[first])
+    opens, _, one.ints[:, FIRST], _ = _ends(ints[:, FIRST], first, count)
+    _, closes, _, one.ints[:, LAST] = _ends(ints[:, LAST], first, count)
+    one.ints[:, COUNT] = np.add.reduceat(ints[:, COUNT], first)
+    one.ints[:, REVISION] = 0
+    one.ints[:, FLAGS] = np.bitwise_or.reduceat(ints[:, FLAGS], first)
+    one.floats[:, OPEN], one.floats[:, CLOSE] = floats[opens, OPEN], floats[closes, CLOSE]
+    one.floats[:, HIGH] = np.fmax.reduceat(floats[:, HIGH], first)
+    one.floats[:, LOW] = np.fmin.reduceat(floats[:, LOW], first)
+    one.floats[:, VOLUME:CARRIED] = np.add.reduceat(floats[:, VOLUME:CARRIED], first, axis=0)
+    return one
+
+
 class BarTable:
     """Groups under merge. Sums of a bar are taken in the order in which its groups came."""
 
@@ -254,9 +274,7 @@ class BarTable:
             self.key, self.ints, self.floats = (array.copy() for array in groups)
             return
         at = np.searchsorted(self.key, groups.key)
-        known = np.zeros(len(groups.key), bool)
-        inside = at < len(self.key)
-        known[inside] = self.key[at[inside]] == groups.key[inside]
+        known = self.has(groups.key)
         if known.any():
             self._update(at[known], groups.ints[known], groups.floats[known])
         if not known.all():
@@ -288,9 +306,13 @@ class BarTable:
         self.ints[at, REVISION:] = kept
         self.ints[at, FLAGS] |= CHANGED
 
-    def has(self, key: Array) -> bool:
-        """Whether all of ``key`` are there."""
-        return bool(np.isin(key, self.key).all())
+    def has(self, key: Array) -> Array:
+        """Which of ``key`` are there, bool of shape (n,)."""
+        at = np.searchsorted(self.key, key)
+        known = np.zeros(len(key), bool)
+        inside = at < len(self.key)
+        known[inside] = self.key[at[inside]] == key[inside]
+        return known
 
     def rows_of(self, bucket: int) -> Groups:
         """The rows of one bucket, not copied."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, positive_duration
+from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame
 from market_data_pipeline.operators.as_records import keep
 from market_data_pipeline.operators.bar_choices import BarConvention, Empty, check_choice
@@ -33,7 +34,7 @@ from market_data_pipeline.operators.bar_table import (
     no_trades,
 )
 from market_data_pipeline.operators.base import Operator
-from market_data_pipeline.operators.buckets import FARTHEST, OUTSIDE, Buckets, Tumbling
+from market_data_pipeline.operators.buckets import FARTHEST, LONGEST, OUTSIDE, Buckets, Tumbling
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.lateness import LATE, Lateness
 
@@ -64,11 +65,17 @@ class BarWindows(Operator):
         convention: BarConvention,
     ) -> None:
         check_choice("empty", empty, get_args(Empty))
+        if not isinstance(convention, BarConvention):
+            raise ConfigError(
+                f"convention: {convention!r} is not allowed; write for example BarConvention(label='right')"
+            )
         self.interval: int | Buckets = buckets.size if isinstance(buckets, Tumbling) else buckets
         self.align_to = buckets.align_to if isinstance(buckets, Tumbling) else 0
         self.late, self.allowed_lateness = lateness.policy, lateness.allowed
         self.empty, self.convention = empty, convention
         self.early_every = None if early_every is None else positive_duration(early_every, "early_every")
+        if self.early_every is not None and self.early_every > LONGEST:
+            raise ConfigError(f"early_every: {early_every!r} is too long; at most 3660d")
         self._buckets = buckets
         self._lateness = lateness
         self._shift = 1 if convention.closed == "right" else 0  # (start, end] is [start + 1, end + 1)
@@ -96,7 +103,7 @@ class BarWindows(Operator):
         if self.convention.ts == "ts_recv":
             items = keep(items, items.array("ts_recv") != 0, "it has no ts_recv", self.ctx)
         ts = self.times(items)
-        near = np.abs(ts) < FARTHEST
+        near = (ts > -FARTHEST) & (ts < FARTHEST)
         if not near.all():
             items = keep(items, near, "its time is more than 146 years from 1970, in ns", self.ctx)
             ts = ts[near]
@@ -122,6 +129,9 @@ class BarWindows(Operator):
     def settle(self, fired: int | None) -> None:
         """Merge what came for buckets below ``fired`` (``None``: for all of them), if it was not merged at once."""
 
+    def amend(self) -> None:
+        """Change open bars before any come out, with everything merged. Only then, so that commits make no difference."""
+
     def merge(self, groups: Groups) -> None:
         """Groups of buckets that are not closed."""
         self._table.merge(groups)
@@ -130,12 +140,13 @@ class BarWindows(Operator):
             self._fill_behind(groups)
 
     def put(self, groups: Groups) -> None:
-        """Put ``groups`` in the place of the same open bars."""
-        if self._table.has(groups.key):
-            self._table.replace(groups)
-            self._changes.touch(groups.bucket.tolist())
-        else:
-            self.merge(groups)
+        """Put ``groups`` in the place of the same open bars, or beside the others."""
+        known = self._table.has(groups.key)
+        if known.any():
+            self._table.replace(groups.take(known))
+            self._changes.touch(groups.bucket[known].tolist())
+        if not known.all():
+            self.merge(groups.take(~known))
 
     def row(self, key: int) -> Groups | None:
         """A copy of the open bar of ``key``, as it would be if it had never come out; ``None`` where there is none."""
@@ -147,13 +158,16 @@ class BarWindows(Operator):
         return row
 
     def mark_partial(self, symbol: str, ts: int) -> None:
-        """Trades of ``symbol`` before ``ts`` are missing: the bar of ``ts`` and the open one before it are partial."""
+        """Trades of ``symbol`` before ``ts`` are missing: the bar of ``ts`` is partial, and so are the open ones before it from
+        the last one with a trade on."""
         code = self._symbols.code_of(symbol)
         self.settle(None)
         bucket = self._buckets.first_open(ts - self._shift)
         rows = self._table.rows
-        known = rows.key[(rows.code == code) & (rows.bucket < bucket)][-1:].tolist()
-        self._partial.update([(bucket << CODE_BITS) | code, *known])
+        known = np.flatnonzero((rows.code == code) & (rows.bucket < bucket))
+        traded = np.flatnonzero(rows.ints[known, COUNT] > 0)
+        since = rows.key[known[traded[-1] :]].tolist() if len(traded) else []
+        self._partial.update([(bucket << CODE_BITS) | code, *since])
 
     # What comes out
 
@@ -173,6 +187,7 @@ class BarWindows(Operator):
             return ()
         fired = self._below(self._watermark)
         self.settle(fired if self.early_every is None else None)
+        self.amend()
         if self.empty != "skip":
             self._fill(fired)
         if not len(self._table.key):
@@ -257,14 +272,16 @@ class BarWindows(Operator):
             return
         rows = self._table.rows
         last = np.full(len(self._symbols.names), -(2**62))
-        np.maximum.at(last, rows.code, rows.bucket)
+        if fired is None:
+            np.maximum.at(last, rows.code, rows.bucket)
         bucket = int(rows.bucket[0]) if self._filled is None else self._filled
+        empty: list[Array] = []
         while fired is None or bucket < fired:
             missing = self._symbols.step(self._table.rows_of(bucket).code, MAX_EMPTY)
             if fired is None:
                 missing = missing[last[missing] > bucket]
             if len(missing):
-                self._table.merge(no_trades((bucket << CODE_BITS) | missing))
+                empty.append((bucket << CODE_BITS) | missing)
                 self._changes.touch((bucket,))
             waiting = self._symbols.waiting(MAX_EMPTY)
             if len(waiting if fired is not None else waiting[last[waiting] > bucket]):
@@ -275,20 +292,27 @@ class BarWindows(Operator):
                 break
             bucket = following[0]
         self._filled = bucket if fired is None else fired
+        if empty:
+            self._table.merge(no_trades(np.concatenate(empty)))
 
     def _fill_behind(self, groups: Groups) -> None:
         """Trades came for buckets that had their empty bars: where they are a symbol's first, the buckets behind need some."""
         assert self._filled is not None
-        for key in groups.key[groups.bucket < self._filled].tolist():
+        keys = groups.key[groups.bucket < self._filled]
+        after = [
+            (self._buckets.after(key >> CODE_BITS) << CODE_BITS) | key & (MAX_SYMBOLS - 1) for key in keys.tolist()
+        ]
+        going_on = self._table.has(np.array(after, np.int64)) & (np.array(after, np.int64) < self._filled << CODE_BITS)
+        for key in keys[~going_on].tolist():
             bucket, code = key >> CODE_BITS, key & (MAX_SYMBOLS - 1)
             behind: list[int] = []
             while (bucket := self._buckets.after(bucket)) < self._filled and len(behind) < MAX_EMPTY:
                 behind.append((bucket << CODE_BITS) | code)
-            keys = np.array(behind, np.int64)
-            keys = keys[~np.isin(keys, self._table.key)]
-            if len(keys):
-                self._table.merge(no_trades(keys))
-                self._changes.touch((keys >> CODE_BITS).tolist())
+            empty = np.array(behind, np.int64)
+            empty = empty[~self._table.has(empty)]
+            if len(empty):
+                self._table.merge(no_trades(empty))
+                self._changes.touch((empty >> CODE_BITS).tolist())
             self._symbols.know(code, len(behind))
 
     def _carry(self, fired: int | None) -> None:
@@ -297,16 +321,17 @@ class BarWindows(Operator):
         running = self._symbols.close.copy()
         if not len(rows.key):
             return
-        starts = np.flatnonzero(np.append(True, rows.bucket[1:] != rows.bucket[:-1]))
-        for start, stop in zip(starts, np.append(starts[1:], len(rows.key)), strict=True):
-            code, close = rows.code[start:stop], rows.floats[start:stop, CLOSE]
+        buckets, codes = rows.bucket, rows.code
+        starts = np.flatnonzero(np.append(True, buckets[1:] != buckets[:-1]))
+        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(buckets)], strict=True):
+            code, close = codes[start:stop], rows.floats[start:stop, CLOSE]
             before, carried = running[code], rows.floats[start:stop, CARRIED]
             changed = np.isnan(close) & (before != carried) & ~np.isnan(before)
             carried[changed] = before[changed]
             rows.ints[start:stop, FLAGS] |= np.where(changed, CHANGED, 0)
             running[code] = np.where(np.isnan(close), before, close)
             if changed.any():
-                self._changes.touch((int(rows.bucket[start]),))
+                self._changes.touch((int(buckets[start]),))
 
     # State
 

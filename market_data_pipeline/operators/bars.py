@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from market_data_pipeline.durations import Duration
+from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import NO_MARK, Array, Columns, Dictionary, Frame, Items
 from market_data_pipeline.operators.as_records import between_gaps, keep, record_columns
 from market_data_pipeline.operators.bar_choices import LEFT, BarConvention, Empty, make_buckets
@@ -57,6 +58,11 @@ class TradeRules:
     updates_volume: Predicate | None = None
     corrections: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.corrections, bool):
+            raise ConfigError(f"corrections: {self.corrections!r} is not allowed; True or False")
+        ConditionMask(self.updates_ohlc, self.updates_volume)
+
 
 ALL_TRADES = TradeRules()
 
@@ -85,6 +91,8 @@ class TumblingBars(BarWindows):
     ) -> None:
         buckets = make_buckets(interval, align_to)
         super().__init__(buckets, Lateness.of(late, allowed_lateness), empty, early_every, convention)
+        if not isinstance(rules, TradeRules):
+            raise ConfigError(f"rules: {rules!r} is not allowed; write for example TradeRules(corrections=True)")
         self.rules = rules
         self._mask = ConditionMask(rules.updates_ohlc, rules.updates_volume)
         self._log = TradeLog() if rules.corrections else None
@@ -93,7 +101,7 @@ class TumblingBars(BarWindows):
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         late: list[Frame] = []
-        for part in between_gaps(frame.items):
+        for part in between_gaps(frame.items, self.ctx):
             if isinstance(part, Gap):
                 self.mark_partial(part.symbol, part.ts_event)
             else:
@@ -105,6 +113,8 @@ class TumblingBars(BarWindows):
         if not len(items):
             return
         finite = np.isfinite(items.array("price")) & np.isfinite(items.array("size"))
+        if "action" in items.data:  # who cancels a trade need not repeat its values
+            finite |= _is_action(items, "cancel")
         items = keep(items, finite, "price or size is not a finite number", self.ctx)
         if "action" in items.data:
             items = self._without_corrections(items)
@@ -135,6 +145,8 @@ class TumblingBars(BarWindows):
         if due:
             for groups in grouped(join_trades(due)):
                 self.merge(groups)
+
+    def amend(self) -> None:
         if self._log is not None:
             for groups in self._log.corrected():
                 self.put(groups)
@@ -169,8 +181,7 @@ class TumblingBars(BarWindows):
         action = items.dictionary("action")
         known = np.array([name in ACTIONS for name in action.names] or [True])
         items = keep(items, known[action.codes], f"action: none of {', '.join(ACTIONS)}", self.ctx)
-        action = items.dictionary("action")
-        new = np.array([name == "new" for name in action.names] or [True])[action.codes]
+        new = _is_action(items, "new")
         if new.all():
             return items
         if self._log is None:
@@ -181,6 +192,7 @@ class TumblingBars(BarWindows):
 
     def _note(self, log: TradeLog, items: Columns) -> None:
         """Corrections and cancels, to be applied when the next bars come out."""
+        items = self._mask.usable(items, self.ctx)
         prices, volumes = self._mask.judge(items, self.ctx) or (np.ones(len(items), bool), np.ones(len(items), bool))
         code, side = self._symbols.intern(items.dictionary("symbol")), sides_of(items)
         ts, price, size = items.array(self.convention.ts), items.array("price"), items.array("size")
@@ -211,6 +223,12 @@ def sides_of(items: Columns) -> Array:
     if isinstance(sides, Dictionary):
         return np.array([SIDE_CODES.get(name, 0) for name in sides.names] or [0], np.int8)[sides.codes]
     return sides if isinstance(sides, np.ndarray) and sides.dtype == np.int8 else np.zeros(len(items), np.int8)
+
+
+def _is_action(items: Columns, name: str) -> Array:
+    """Which of ``items`` have the action ``name``, bool of shape (n,)."""
+    action = items.dictionary("action")
+    return np.array([one == name for one in action.names] or [True])[action.codes]
 
 
 def optional(item: Any, name: str) -> Any:

@@ -39,8 +39,8 @@ class Batcher(Operator):
         if max_items is None and max_bytes is None and max_time is None:
             raise ConfigError("batch: give at least one of max_items, max_bytes, max_time")
         for name, limit in (("max_items", max_items), ("max_bytes", max_bytes)):
-            if limit is not None and limit < 1:
-                raise ConfigError(f"batch: {name}={limit} must be at least 1")
+            if limit is not None and (type(limit) is not int or limit < 1):
+                raise ConfigError(f"batch: {name}={limit!r} must be at least 1")
         self.max_items = max_items
         self.max_bytes = max_bytes
         self.max_time = None if max_time is None else positive_duration(max_time, "max_time")

@@ -69,6 +69,23 @@ class ConditionMask:
         """
         if self._predicates == (None, None):
             return None
+        codes = self._codes(items)
+        prices, volumes = self._verdicts[0, codes], self._verdicts[1, codes]
+        n_broken = 0
+        if (broken := self._broken(items, codes, ctx)) is not None:
+            prices, volumes, n_broken = prices & ~broken, volumes & ~broken, int(broken.sum())
+        ctx.count("ignored", int((~(prices | volumes)).sum()) - n_broken)
+        return prices, volumes
+
+    def usable(self, items: Columns, ctx: OperatorContext) -> Columns:
+        """``items`` without those at whose conditions a predicate raises, which go the way of the error policy."""
+        if self._predicates == (None, None):
+            return items
+        broken = self._broken(items, self._codes(items), ctx)
+        return items if broken is None else items.take(~broken)
+
+    def _codes(self, items: Columns) -> Array:
+        """Where the verdicts on each item's conditions stand."""
         if "conditions" in items.data:
             column = items.dictionary("conditions")
             names, codes = column.names, column.codes
@@ -76,14 +93,15 @@ class ConditionMask:
             names, codes = ("",), np.zeros(len(items), np.uint32)
         if names != self._names:
             self._judge(names)
-        prices, volumes = self._verdicts[0, codes], self._verdicts[1, codes]
-        n_broken = 0
-        if self._errors and (broken := np.isin(codes, list(self._errors))).any():
-            for item, code in zip(items.take(broken).rows(), codes[broken].tolist(), strict=True):
-                ctx.failed(item, self._errors[code])
-            prices, volumes, n_broken = prices & ~broken, volumes & ~broken, int(broken.sum())
-        ctx.count("ignored", int((~(prices | volumes)).sum()) - n_broken)
-        return prices, volumes
+        return codes
+
+    def _broken(self, items: Columns, codes: Array, ctx: OperatorContext) -> Array | None:
+        """Which of ``items`` have conditions at which a predicate raises, ``None`` if none; they are handed to ``ctx``."""
+        if not self._errors or not (broken := np.isin(codes, list(self._errors))).any():
+            return None
+        for item, code in zip(items.take(broken).rows(), codes[broken].tolist(), strict=True):
+            ctx.failed(item, self._errors[code])
+        return broken
 
     def _judge(self, names: tuple[str, ...]) -> None:
         verdicts = np.ones((2, len(names)), bool)

@@ -15,10 +15,12 @@ import numpy as np
 
 from market_data_pipeline.codec import unpack
 from market_data_pipeline.durations import Duration, positive_duration, signed_duration
+from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Columns, Dictionary, Frame, columns_from_rows, to_rows
 from market_data_pipeline.operators.base import Operator, pack_items
-from market_data_pipeline.operators.buckets import Tumbling
+from market_data_pipeline.operators.buckets import LONGEST, Tumbling
 from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.operators.keys import check_field, check_key
 from market_data_pipeline.operators.lateness import LATE, Lateness, LatePolicy, check_late_policy
 from market_data_pipeline.operators.stateless import apply
 from market_data_pipeline.records import KINDS, field
@@ -68,11 +70,13 @@ class Conflate(Operator):
         self, interval: Duration | None = None, key: str = "symbol", align_to: Duration = 0, late: LatePolicy = "drop"
     ) -> None:
         self.interval = None if interval is None else positive_duration(interval, "interval")
-        self.key = key
+        self.key = check_field(key, "key")
         self.align_to = signed_duration(align_to, "align_to")
         self.late = check_late_policy(late, ("drop", "side_output"))
         self.outputs = (LATE,)
         self.absorbs = self.interval is None
+        if max(self.interval or 1, abs(self.align_to)) > LONGEST:
+            raise ConfigError(f"interval: {interval!r} with align_to={align_to!r}: at most 3660d")
         self._windows = Tumbling(self.interval or 1, self.align_to)
         self._open: dict[int, _Interval] = {}
         self._changes = Changes()
@@ -117,7 +121,8 @@ class Conflate(Operator):
         order = np.lexsort((times, codes, windows))  # stable: of equal times the last to come stays last
         window, code = windows[order], codes[order]
         last = np.append((window[1:] != window[:-1]) | (code[1:] != code[:-1]), True)
-        kept = np.sort(order[last])
+        arrived = np.minimum.reduceat(order, np.append(0, np.flatnonzero(last)[:-1] + 1))
+        kept = order[last][np.argsort(arrived)]
         self.ctx.count("replaced", len(times) - len(kept))
         return to_rows(items.take(kept))
 
@@ -125,7 +130,7 @@ class Conflate(Operator):
         ts, key = field(item, "ts_event"), field(item, self.key)
         if type(ts) is not int:
             raise TypeError(f"ts_event {ts!r} is not a time in ns")
-        hash(key)
+        check_key(key)
         return (0 if self.interval is None else self._windows.index(ts)), ts, key
 
     def _keep(self, items: list[Any], late: list[Frame]) -> None:

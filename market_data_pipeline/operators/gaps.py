@@ -17,6 +17,7 @@ from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.frame import NO_MARK, Columns, Dictionary, Frame, to_rows
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.operators.keys import check_field, check_key
 from market_data_pipeline.records import Gap, field
 
 GAPS: Final = "gaps"
@@ -37,7 +38,8 @@ class GapDetector(Operator):
     outputs = (GAPS,)
 
     def __init__(self, seq: str = "trade_id", symbol: str = "symbol", connection: str | None = None) -> None:
-        self.seq, self.symbol, self.connection = seq, symbol, connection
+        self.seq, self.symbol = check_field(seq, "seq"), check_field(symbol, "symbol")
+        self.connection = None if connection is None else check_field(connection, "connection")
         self._number: dict[Any, int] = {}
         self._last: list[tuple[Any, Any, int]] = []  # by number: symbol, connection, last sequence number
         self._changes = Changes()
@@ -76,10 +78,11 @@ class GapDetector(Operator):
 
     def _see(self, item: Any) -> Gap | None:
         try:
-            symbol, number = field(item, self.symbol), field(item, self.seq)
+            symbol, number = check_key(field(item, self.symbol)), check_key(field(item, self.seq))
             connection = None if self.connection is None else field(item, self.connection)
-            hash(symbol)
-        except (KeyError, AttributeError, TypeError):
+            if connection is not None:
+                check_key(connection)
+        except (KeyError, AttributeError, TypeError, ValueError):
             number = None
         if type(number) is not int:
             self.ctx.count("unnumbered")
@@ -94,7 +97,7 @@ class GapDetector(Operator):
         if number == last + 1:
             return None
         ts = field(item, "ts_event") if _has(item, "ts_event") else 0
-        return Gap(symbol, last + 1, number - 1, number - last - 1, ts)
+        return Gap(symbol, last + 1, number - 1, number - last - 1, ts if type(ts) is int else 0)
 
     def _note(self, symbol: Any, connection: Any, number: int) -> None:
         at = self._number.setdefault(symbol, len(self._number))

@@ -154,7 +154,7 @@ class AmountBars(InformationBars):
             progress = amount - fill
             if progress >= enough:
                 progress, rest = math.fmod(progress, threshold), progress
-                more = round((rest - progress) / threshold)
+                more = round(min((rest - progress) / threshold, _MOST_BARS))  # more than that is never split
                 if progress >= enough:
                     progress, more = 0.0, more + 1
             if progress <= slack:

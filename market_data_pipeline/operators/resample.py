@@ -18,13 +18,14 @@ import numpy as np
 
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, positive_duration
+from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import NO_MARK, Array, Columns, Frame
 from market_data_pipeline.operators.as_records import keep, record_columns
 from market_data_pipeline.operators.bar_choices import LEFT, BarConvention, Empty, Side, check_choice, make_buckets
-from market_data_pipeline.operators.bar_table import CODE_BITS, BarTable, Groups, group_bars, groups_of
+from market_data_pipeline.operators.bar_table import CODE_BITS, Groups, combined, group_bars, groups_of
 from market_data_pipeline.operators.bar_windows import BarWindows
 from market_data_pipeline.operators.base import Operator
-from market_data_pipeline.operators.buckets import OUTSIDE, Buckets
+from market_data_pipeline.operators.buckets import FARTHEST, LONGEST, OUTSIDE, Buckets
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.lateness import Lateness, LatePolicy
 from market_data_pipeline.operators.stateless import apply
@@ -39,8 +40,9 @@ class Resample(BarWindows):
     A bar belongs to the coarser one that holds all of it; one that does not fit is a dead letter. Open is that of the first
     bar, close that of the last; volumes and counts are added; vwap is weighted by volume. Bars without a price add their
     volume only. A bar that comes again in a later revision takes the place of the former one: bars that are not final are
-    kept until they are. Behind bars with ``late="revise"`` give the same ``allowed_lateness`` here. The other arguments as
-    for :class:`TumblingBars`; a coarser bar is ``partial`` if one of its bars is.
+    kept until they are. Carried prices of empty bars count like others. Behind bars with ``late="revise"`` give the same
+    ``allowed_lateness`` here. The other arguments as for :class:`TumblingBars`; a coarser bar is ``partial`` if one of its
+    bars is.
     """
 
     accepts: ClassVar[Literal["any"]] = "any"
@@ -57,6 +59,8 @@ class Resample(BarWindows):
     ) -> None:
         buckets = make_buckets(interval, align_to)
         super().__init__(buckets, Lateness.of(late, allowed_lateness), empty, early_every, convention)
+        if convention.ts != "ts_event":
+            raise ConfigError(f"convention: ts={convention.ts!r} is not allowed; bars have no ts_recv")
         self._finals: dict[int, Groups | None] = {}
         """By key of a coarser bar that has bars which are not final: what the final ones amount to."""
         self._provisional: dict[int, dict[int, tuple[int, Groups]]] = {}
@@ -78,6 +82,9 @@ class Resample(BarWindows):
         return last
 
     def _fitting(self, items: Columns) -> Columns:
+        near = (items.array("ts_open") > -FARTHEST) & (items.array("ts_close") < FARTHEST)
+        items = keep(items, near, "its time is more than 146 years from 1970, in ns", self.ctx)
+        items = keep(items, _is_finite(items), "a price or volume is not a finite number", self.ctx)
         first = self._buckets.indices(items.array("ts_open"))
         fits = (first == self._buckets.indices(self.times(items) - self._shift)) | (first == OUTSIDE)
         return keep(items, fits, "the bar lies in two of the coarser bars", self.ctx)
@@ -97,25 +104,35 @@ class Resample(BarWindows):
     def _replace(self, keys: Array, items: Columns) -> None:
         """Bars that are not final, or of a coarser bar that has such."""
         revisions, finals = items.data.get("revision"), items.data.get("is_final")
+        rows = combined(group_bars(np.arange(len(keys)), items))
+        final: list[Groups] = []
         for at, (key, ts) in enumerate(zip(keys.tolist(), items.array("ts_open").tolist(), strict=True)):
-            one = BarTable()
-            for groups in group_bars(keys[at : at + 1], items.take(slice(at, at + 1))):
-                one.merge(groups)
+            one = _row(rows, at)._replace(key=keys[at : at + 1].copy())
             if key not in self._finals:
                 self._finals[key], self._provisional[key] = self.row(key), {}
             provisional = self._provisional[key]
             revision = 0 if revisions is None else int(revisions[at])  # type: ignore[index]
             if finals is None or finals[at]:  # type: ignore[index]
                 provisional.pop(ts, None)
-                self._finals[key] = _merged([self._finals[key], one.rows])
+                final.append(one)
             elif ts not in provisional or provisional[ts][0] <= revision:
-                provisional[ts] = (revision, one.rows)
-            self._shadows.touch((key >> CODE_BITS,))
-        for key in set(keys.tolist()):
-            parts = [groups for _, (_, groups) in sorted(self._provisional[key].items(), key=lambda item: item[0])]
-            now = _merged([self._finals[key], *parts])
-            assert now is not None
-            self.put(now)
+                provisional[ts] = (revision, one)
+        self._add_finals(final)
+        changed = np.unique(keys).tolist()
+        self._shadows.touch({key >> CODE_BITS for key in changed})
+        parts: list[Groups] = []
+        for key in changed:
+            parts += [] if (sum_of_finals := self._finals[key]) is None else [sum_of_finals]
+            parts += [groups for _, (_, groups) in sorted(self._provisional[key].items(), key=lambda item: item[0])]
+        self.put(combined(parts))
+
+    def _add_finals(self, bars: list[Groups]) -> None:
+        if not bars:
+            return
+        before = [self._finals[key] for key in {int(one.key[0]) for one in bars}]
+        sums = combined([*(groups for groups in before if groups is not None), *bars])
+        for at, key in enumerate(sums.key.tolist()):
+            self._finals[key] = _row(sums, at)
 
     def closed(self, last: int) -> None:
         gone = [key for key in self._finals if key >> CODE_BITS <= last]
@@ -147,13 +164,21 @@ class Resample(BarWindows):
         super().restore({key: blob for key, blob in state.items() if key not in own}, watermark)
 
 
-def _merged(parts: Iterable[Groups | None]) -> Groups | None:
-    """Groups of one key as one."""
-    table = BarTable()
-    for part in parts:
-        if part is not None:
-            table.merge(part)
-    return table.rows if len(table.key) else None
+def _is_finite(bars: Columns) -> Array:
+    """Which of ``bars`` have finite volumes, and prices that are finite or none at all."""
+    volume, priced = bars.array("volume"), ~np.isnan(bars.array("close"))
+    good: Array = np.isfinite(volume) & ((volume == 0) | np.isfinite(bars.array("vwap")))
+    for name in ("open", "high", "low", "close"):
+        good &= ~priced | np.isfinite(bars.array(name))
+    for name in ("buy_volume", "sell_volume"):
+        if name in bars.data:
+            good &= np.isfinite(bars.array(name))
+    return good
+
+
+def _row(groups: Groups, at: int) -> Groups:
+    """A copy of one of ``groups``."""
+    return Groups(*(array[at : at + 1].copy() for array in groups))
 
 
 def _packed(groups: Groups) -> list[bytes]:
@@ -178,6 +203,8 @@ class LabelBars(Operator):
         self, interval: Duration, label: Side = "left", ts: str = "ts_event", label_out: Side = "left"
     ) -> None:
         self.interval = positive_duration(interval, "interval")
+        if self.interval > LONGEST:
+            raise ConfigError(f"interval: {interval!r} is too long; at most 3660d")
         check_choice("label", label, get_args(Side))
         check_choice("label_out", label_out, get_args(Side))
         check_choice("ts", ts, tuple(name for name in COLUMN_TYPES if name.startswith("ts_")))

@@ -17,7 +17,8 @@ import numpy as np
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Columns, Dictionary, Frame, to_rows
 from market_data_pipeline.operators.base import Operator
-from market_data_pipeline.operators.stateless import apply
+from market_data_pipeline.operators.keys import check_field
+from market_data_pipeline.operators.stateless import apply, check_function
 from market_data_pipeline.records import field
 
 UNMATCHED = "unmatched"
@@ -57,12 +58,14 @@ class Router(_Routes):
     def __init__(
         self, routes: Mapping[str, Callable[[Any], Any]], default: str | None = "", every: bool = False
     ) -> None:
-        if not routes:
+        if not isinstance(routes, Mapping) or not routes:
             raise ConfigError("routes: give at least one output with its predicate")
+        for output, wants in routes.items():
+            check_function(wants, f"routes: {output!r}")
         self.routes = dict(routes)
         self.default = default
         self.every = every
-        self.outputs = _named([*self.routes, *([default] if default else [])])
+        self.outputs = _named([*self.routes, *([] if default is None else [default])])
 
     def _targets(self, item: Any) -> list[str]:
         if self.every:
@@ -93,12 +96,12 @@ class TableRouter(_Routes):
     accepts: ClassVar[Literal["any"]] = "any"
 
     def __init__(self, by: str, table: Mapping[Any, str | Sequence[str]], default: str | None = "") -> None:
-        if not table:
+        if not isinstance(table, Mapping) or not table:
             raise ConfigError("table: give at least one value with its output")
-        self.by = by
+        self.by = check_field(by, "by")
         self.table = {value: (to,) if isinstance(to, str) else tuple(to) for value, to in table.items()}
         self.default = default
-        self.outputs = _named([*(o for to in self.table.values() for o in to), *([default] if default else [])])
+        self.outputs = _named([*(o for to in self.table.values() for o in to), *([] if default is None else [default])])
         self._rest = () if default is None else (default,)
 
     def process(self, frame: Frame) -> Iterable[Frame]:

@@ -2,7 +2,7 @@
 
 A correction replaces price, size, side and conditions of the trade it refers to; the trade keeps its time and its place among
 the others. A later correction (by ``ts_event``) wins over an earlier one, a cancel over all. One that comes before its trade
-waits for it until its own bucket is closed.
+waits for it until its own bucket is closed. Of two trades with one id, the first has it as long as its bucket is open.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class TradeLog:
         self._buckets: dict[int, list[Logged]] = {}
         self._places: dict[tuple[int, Id], tuple[int, int]] = {}
         self._waiting: list[Correction] = []
-        self._waiting_changed = False
+        self._waiting_changed, self._waiting_stored = False, False
         self._changes = Changes()
 
     def add_all(self, trades: Trades, ids: Sequence[Id]) -> None:
@@ -85,6 +85,7 @@ class TradeLog:
 
     def _add(self, bucket: int, trade: Logged) -> None:
         trades = self._buckets.setdefault(bucket, [])
+        trade.names = [name for name in trade.names if (trade.code, name) not in self._places]  # the first one has it
         for name in trade.names:
             self._places[trade.code, name] = (bucket, len(trades))
         trades.append(trade)
@@ -141,14 +142,14 @@ class TradeLog:
         """Forget the buckets below ``first_open`` (all, when it is ``None``); the corrections that waited in vain."""
         gone = [bucket for bucket in self._buckets if first_open is None or bucket < first_open]
         for bucket in gone:
-            chunks = range((len(self._buckets[bucket]) + _CHUNK - 1) // _CHUNK)
-            del self._buckets[bucket]
-            self._changes.touch(_chunk_key(bucket, chunk) for chunk in chunks)
-        if gone:
-            self._places = {key: place for key, place in self._places.items() if place[0] in self._buckets}
+            trades = self._buckets.pop(bucket)
+            for trade in trades:
+                for name in trade.names:
+                    del self._places[trade.code, name]
+            self._changes.touch(_chunk_key(bucket, chunk) for chunk in range(-(-len(trades) // _CHUNK)))
         vain = [c for c in self._waiting if first_open is None or c.bucket < first_open]
         if vain:
-            self._waiting = [c for c in self._waiting if c not in vain]
+            self._waiting = [c for c in self._waiting if first_open is not None and c.bucket >= first_open]
             self._waiting_changed = True
         return vain
 
@@ -160,7 +161,9 @@ class TradeLog:
         if self._waiting_changed:
             self._waiting_changed = False
             waiting = [[c.code, c.ref, c.trade_id, c.bucket, c.ts, c.cancel, c.values, c.item] for c in self._waiting]
-            delta[_WAITING] = pack(waiting) if waiting else None
+            if waiting or self._waiting_stored:
+                delta[_WAITING] = pack(waiting) if waiting else None
+            self._waiting_stored = bool(waiting)
         return delta
 
     def _blob(self, key: int) -> bytes | None:
@@ -184,6 +187,7 @@ class TradeLog:
             for code, ref, name, bucket, ts, cancel, values, item in unpack(state[_WAITING]):
                 self._waiting.append(Correction(code, ref, name, bucket, ts, cancel, Values(*values), item))
             own.add(_WAITING)
+            self._waiting_stored = True
         return own
 
 

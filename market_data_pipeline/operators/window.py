@@ -33,6 +33,7 @@ from market_data_pipeline.operators.accumulators import Accumulators
 from market_data_pipeline.operators.aggregations import Aggregation, ItemList
 from market_data_pipeline.operators.base import Operator, OperatorContext
 from market_data_pipeline.operators.fold import Fold
+from market_data_pipeline.operators.keys import check_field
 from market_data_pipeline.operators.lateness import LATE, Lateness, LatePolicy, check_late_policy
 from market_data_pipeline.operators.session import SessionBook
 from market_data_pipeline.operators.window_book import Book, CountBook, Emitting, TimeBook
@@ -117,9 +118,11 @@ class WindowAggregate(_Windowed):
         early_items: int | None = None,
         early_every: Duration | None = None,
     ) -> None:
+        if not isinstance(aggregations, Mapping):
+            raise ConfigError(f"aggregations: {aggregations!r} is no mapping; write for example {{'n': Count()}}")
         self.windows = windows
         self.aggregations = dict(aggregations)
-        self.key, self.ts = key, ts
+        self.key, self.ts = key, _checked_ts(ts)
         lateness = Lateness.of(late, allowed_lateness)
         self.late, self.allowed_lateness = lateness.policy, lateness.allowed
         self.early_items = early_items
@@ -161,6 +164,10 @@ def _key_names(key: Key) -> tuple[str, ...]:
     return names
 
 
+def _checked_ts(ts: Any) -> Any:
+    return ts if callable(ts) else check_field(ts, "ts")
+
+
 def _check_windows(windows: Any, lateness: Lateness, early_items: Any, early_every: Any) -> None:
     if not isinstance(windows, Hop | Session | CountWindow):
         raise ConfigError(f"windows: {windows!r} is not allowed; one of: Tumble, Hop, Session, CountWindow")
@@ -180,6 +187,8 @@ def _check_aggregations(aggregations: dict[str, Aggregation], windows: Windows, 
     for name, aggregation in aggregations.items():
         if not isinstance(aggregation, Aggregation):
             raise ConfigError(f"aggregations: {name!r} is {aggregation!r}; write for example Count(), Sum('size')")
+        for field in (*aggregation.numbers, *aggregation.scalars):
+            check_field(field, f"aggregations: {name!r}")
         if not isinstance(name, str) or not name or name in (*_RESERVED, *key_names):
             raise ConfigError(
                 f"aggregations: {name!r} is not allowed as a name; a text other than: {', '.join((*key_names, *_RESERVED))}"
@@ -206,7 +215,8 @@ class TumblingWindow(_Windowed):
     ) -> None:
         windows = Tumble(size, align_to)
         self.size, self.align_to = windows.size, windows.align_to
-        self.ts, self.key = ts, key
+        self.ts, self.key = _checked_ts(ts), key
+        _key_names(key)
         self.late = check_late_policy(late, ("drop", "side_output"))
         lateness = Lateness(self.late)
         self._start(_book(windows, [ItemList()], Emitting(lateness)), WindowInput(ts, key), lateness, _whole)

@@ -214,3 +214,25 @@ def test_columns_may_leave_out_optional_fields_and_be_completed() -> None:
     odd = [*items, items[0]._replace(action="cancel")]
     assert set(columns(odd).data) == set(Trade._fields)
     assert columns(odd).rows() == odd
+
+
+@pytest.mark.parametrize("bad", [2**64, -(2**63) - 1, "\ud800"])
+def test_ids_that_cannot_travel_cost_only_their_row(bad: Any) -> None:
+    good = Trade("A", 1, 0, 1.0, 1.0, "", 2**64 - 1)
+    made, rejected = columns_from_rows([good, good._replace(trade_id=bad), good._replace(ref_trade_id=bad)])
+    assert made.rows() == [good]
+    assert len(rejected) == 2
+
+
+def test_a_symbol_that_is_no_unicode_costs_only_its_row() -> None:
+    good = Trade("A", 1, 0, 1.0, 1.0)
+    made, rejected = columns_from_rows([good, good._replace(symbol="\ud800")])
+    assert (made.rows(), len(rejected)) == ([good], 1)
+
+
+def test_an_id_may_be_of_numpy() -> None:
+    made, rejected = columns_from_rows(
+        [Trade("A", 1, 0, 1.0, 1.0, "", np.int64(7)), Trade("A", 1, 0, 1.0, 1.0, "", "x")]
+    )  # type: ignore[arg-type]
+    assert rejected == []
+    assert [(type(row.trade_id), row.trade_id) for row in made.rows()] == [(int, 7), (str, "x")]

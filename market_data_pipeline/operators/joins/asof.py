@@ -41,13 +41,13 @@ from market_data_pipeline.operators.joins.pairs import (
     Combine,
     How,
     as_dict,
-    check_field,
     check_pairs,
     combined,
     flat,
     names_of,
     value_of,
 )
+from market_data_pipeline.operators.keys import check_field
 from market_data_pipeline.operators.lateness import LATE, Lateness, LatePolicy, check_late_policy
 from market_data_pipeline.operators.stateless import apply
 

@@ -19,20 +19,13 @@ def check_pairs(fields: Sequence[str], how: How, combine: Combine | None) -> tup
     """``fields`` as a tuple. Raises ``ConfigError`` for what cannot be meant."""
     if how not in ("left", "inner"):
         raise ConfigError(f"how: {how!r} is not allowed; one of: left, inner")
-    if isinstance(fields, str) or not all(isinstance(name, str) for name in fields):
+    if isinstance(fields, str) or not isinstance(fields, Iterable) or not all(isinstance(name, str) for name in fields):
         raise ConfigError(f"fields: {fields!r} is not a list of names")
     if combine is not None:
         check_function(combine, "combine")
     elif not fields:
         raise ConfigError("fields: name at least one field of the right item, or give combine")
     return tuple(fields)
-
-
-def check_field(name: str, what: str) -> str:
-    """``name`` if it can name a field. Raises ``ConfigError``."""
-    if not isinstance(name, str) or not name:
-        raise ConfigError(f"{what}: {name!r} is not the name of a field")
-    return name
 
 
 def names_of(fields: Iterable[str], taken: Container[str], prefix: str) -> list[str]:

@@ -21,7 +21,8 @@ import numpy as np
 from market_data_pipeline.frame import Array, Columns, Frame
 from market_data_pipeline.operators.joins.asof import LatestJoin
 from market_data_pipeline.operators.joins.keyed import Chunk, object_array, plain_column
-from market_data_pipeline.operators.joins.pairs import Combine, How, check_field, check_pairs, value_of
+from market_data_pipeline.operators.joins.pairs import Combine, How, check_pairs, value_of
+from market_data_pipeline.operators.keys import check_field
 from market_data_pipeline.operators.lateness import LatePolicy, check_late_policy
 
 REFERENCE: Final = "reference"

@@ -11,7 +11,7 @@ import pytest
 from market_data_pipeline.frame import Columns, columns_from_rows
 from market_data_pipeline.operators.as_records import keep, record_columns
 from market_data_pipeline.operators.base import OperatorContext
-from market_data_pipeline.records import Trade
+from market_data_pipeline.records import Bar, Trade
 
 ROW: dict[str, Any] = {"symbol": "A", "ts_event": 5, "price": 2.0, "size": 3}
 
@@ -60,3 +60,11 @@ def test_keep_rejects_the_others() -> None:
     assert keep(items, np.ones(3, bool), "no", ctx) is items
     assert keep(items, np.array([True, False, True]), "odd", ctx).rows() == [{"ts_event": 0}, {"ts_event": 2}]
     assert [(letter.item, letter.reason) for letter in ctx.dead_letters] == [({"ts_event": 1}, "odd")]
+
+
+def test_columns_that_lack_usual_fields_get_them() -> None:
+    ctx = OperatorContext("bars")
+    rows = [{"symbol": "A", "ts_open": 0, "ts_close": 5, "open": 1.0, "high": 2.0, "low": 1.0, "close": 2.0}]
+    columns = columns_from_rows(rows, tuple(rows[0]))[0]
+    made = record_columns(columns, Bar, ctx)
+    assert made.rows() == record_columns(rows, Bar, ctx).rows() == [Bar("A", 0, 5, 1.0, 2.0, 1.0, 2.0, 0.0, 2.0, 0)]

@@ -463,3 +463,82 @@ def test_mistakes_in_the_options_are_named(options: dict[str, Any], message: str
 def test_mistakes_in_the_convention_are_named() -> None:
     with pytest.raises(ConfigError, match="closed: 'middle' is not allowed; one of: left, right"):
         BarConvention(closed="middle")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_gap_marks_the_same_bars_in_any_frames(together: bool, restart: bool) -> None:
+    job = Job(interval="1s")
+    job.feed(trade(0, 1.0))
+    job.advance(SECOND)
+    items = [trade(SECOND, 1.0), Gap("A", 1, 2, 2, 3 * SECOND + 5), trade(3 * SECOND + 5, 2.0)]
+    for part in [items] if together else [[item] for item in items]:
+        job.feed(*part, columns=False)
+        if restart:
+            job.restart()
+    assert [(bar.ts_open // SECOND, bar.partial) for bar in job.advance(END)] == [(1, True), (3, True)]
+
+
+@pytest.mark.parametrize(("symbol", "ts"), [("A", None), (None, 5), ("A", 2**70), ("A", 1.5), (["A"], 5)])
+def test_a_gap_without_symbol_or_time_costs_no_trade(symbol: Any, ts: Any) -> None:
+    job = Job(interval="1ms")
+    job.feed(trade(5, 1.0), Gap(symbol, 1, 2, 2, ts), trade(6, 2.0), columns=False)
+    job.restart()
+    assert [bar.trade_count for bar in job.advance(END)] == [2]
+
+
+@pytest.mark.parametrize("closed", ["left", "right"])
+def test_the_smallest_time_there_is_is_too_far(closed: Any) -> None:
+    job = Job(interval="1ms", convention=BarConvention(closed=closed))
+    job.feed(trade(-(2**63), 1.0), trade(5, 2.0))
+    assert [bar.close for bar in job.advance(END)] == [2.0]
+    assert len(job.operator.ctx.dead_letters) == 1
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_correction_means_the_first_trade_of_its_id_whenever_a_commit_comes(restart: bool) -> None:
+    job = Job(interval="1s", rules=TradeRules(corrections=True))
+    steps = [
+        trade(1, 10.0, trade_id=7), trade(2, 20.0, trade_id=8),
+        trade(3, 11.0, trade_id=9, action="correct", ref_trade_id=7), trade(SECOND, 30.0, trade_id=7),
+    ]  # fmt: skip
+    for step in steps:
+        job.feed(step)
+        if restart:
+            job.restart()
+    job.feed(trade(4, 0.0, action="cancel", ref_trade_id=9))
+    assert [(bar.open, bar.trade_count) for bar in job.advance(END)] == [(20.0, 1), (30.0, 1)]
+
+
+def test_a_cancel_needs_no_price() -> None:
+    job = Job(interval="1s", rules=TradeRules(corrections=True))
+    job.feed(trade(1, 10.0, trade_id=7), trade(2, 20.0, trade_id=8))
+    job.feed(trade(3, math.nan, math.nan, action="cancel", ref_trade_id=8))
+    assert [(bar.close, bar.volume) for bar in job.advance(END)] == [(10.0, 1.0)]
+    assert job.operator.ctx.dead_letters == []
+
+
+def test_a_correction_at_whose_conditions_a_predicate_raises_changes_nothing() -> None:
+    job = Job(interval="1s", rules=TradeRules(updates_ohlc=lambda c: [True][len(c)], corrections=True))
+    job.feed(trade(1, 10.0, trade_id=7))
+    job.feed(trade(3, 11.0, action="correct", ref_trade_id=7, conditions="X"))
+    assert [(bar.close, bar.trade_count) for bar in job.advance(END)] == [(10.0, 1)]
+    assert len(job.operator.ctx.dead_letters) == 1
+
+
+def test_ids_that_cannot_be_stored_stop_no_commit() -> None:
+    job = Job(interval="1s", rules=TradeRules(corrections=True))
+    job.feed(trade(1, 10.0, trade_id=2**70), trade(2, 11.0, symbol="\ud800"), trade(3, 12.0), columns=False)
+    job.restart()
+    assert [(bar.close, bar.trade_count) for bar in job.advance(END)] == [(12.0, 1)]
+
+
+def test_far_jumps_and_late_trades_among_empty_bars_equal_the_oracle() -> None:
+    job = Job(interval="1s", empty="carry", late="revise", allowed_lateness="1h")
+    job.feed(trade(0, 1.0), trade(0, 5.0, symbol="B"))
+    assert len(job.advance(2000 * SECOND)) == 4000
+    job.feed(trade(1000 * SECOND, 2.0), trade(1500 * SECOND, 7.0, symbol="C"))
+    bars = {(bar.symbol, bar.ts_open // SECOND): bar.close for bar in job.advance(2001 * SECOND)}
+    revised = {("A", at): 2.0 for at in range(1000, 2001)}
+    first = {("C", at): 7.0 for at in range(1500, 2001)}
+    assert bars == {**revised, **first, ("B", 2000): 5.0}

@@ -188,3 +188,23 @@ def test_align_to_may_be_negative() -> None:
     bench.feed([quote("A", 40 * minute, 1), quote("A", 50 * minute, 2)])
     bench.advance(45 * minute)
     assert bench.out == [quote("A", 40 * minute, 1)]
+
+
+def test_columns_keep_the_order_in_which_keys_arrived() -> None:
+    quotes = [quote("A", 1, 1), quote("B", 2, 2), quote("A", 3, 3)]
+    outs = []
+    for items in (quotes, columns_from_rows(quotes)[0]):
+        bench = Bench("1s")
+        bench.feed(items)
+        bench.advance(END)
+        outs.append(bench.out)
+    assert outs[0] == outs[1] == [quotes[2], quotes[1]]
+
+
+def test_a_key_that_cannot_be_stored_is_a_dead_letter() -> None:
+    bench = Bench("1s")
+    bench.feed([quote("A", 1, 1), quote("\ud800", 1, 1)])
+    bench.restart()
+    bench.advance(END)
+    assert bench.out == [quote("A", 1, 1)]
+    assert bench.ctx.counts["dead_letter"] == 1

@@ -106,3 +106,13 @@ def test_many_symbols_change_few_blocks() -> None:
     bench.restart()
     bench.feed([trade("S999", 3), trade("S0", 2)])
     assert bench.gaps == [Gap("S999", 2, 2, 1, 7)]
+
+
+def test_what_cannot_be_stored_passes_unnumbered() -> None:
+    bench = Bench(connection="side")
+    odd = [trade("\ud800", 5), trade("A", 2**70), {"symbol": "A", "trade_id": 2, "side": "\ud800"}]
+    bench.feed([trade("A", 1), *odd, trade("A", 3)._replace(ts_event="now")])  # type: ignore[arg-type]
+    bench.restart()
+    assert len(bench.passed) == 5
+    assert bench.gaps == [Gap("A", 2, 2, 1, 0)]
+    assert bench.ctx.counts["unnumbered"] == 3

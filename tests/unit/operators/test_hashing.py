@@ -16,8 +16,9 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=5)
 TIMES = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats()
 TRADES = st.builds(
-    Trade, TEXT, TIMES, TIMES, FLOATS, FLOATS, st.sampled_from(["", "buy", "sell"]), st.one_of(TIMES, TEXT)
-)
+    Trade, TEXT, TIMES, TIMES, FLOATS, FLOATS, st.sampled_from(["", "buy", "sell"]), st.one_of(TIMES, TEXT),
+    TEXT, TEXT, st.one_of(TIMES, TEXT),
+)  # fmt: skip
 FIELDS = st.lists(st.sampled_from(Trade._fields), min_size=1, max_size=7, unique=True)
 MASK = 2**64 - 1
 

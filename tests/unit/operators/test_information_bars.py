@@ -447,3 +447,19 @@ def test_the_configuration_is_what_was_given() -> None:
     assert config == {
         "notional": 1e6, "overshoot": "split", "label": "right", "updates_ohlc": None, "updates_volume": None,
     }  # fmt: skip
+
+
+def test_a_huge_trade_costs_nobody_else() -> None:
+    trades = [Trade("A", 1, 0, 1.0, 2.0), Trade("B", 2, 0, 1.0, 1e300), Trade("A", 3, 0, 1.0, 8.0)]
+    assert [bar.trade_count for bar in all_of(VolumeBars(10), trades)] == [1, 2]
+
+
+def test_the_smallest_time_there_is_is_too_far() -> None:
+    assert all_of(TickBars(1), [Trade("A", -(2**63), 0, 1.0, 2.0)]) == []
+
+
+def test_a_gap_without_a_symbol_is_a_dead_letter() -> None:
+    bench = Bench(TickBars(1))
+    bench.feed([Trade("A", 1, 0, 1.0, 1.0), Gap(None, 1, 2, 2, 5), Trade("A", 2, 0, 1.0, 1.0)])  # type: ignore[arg-type]
+    assert len(bench.bars) == 2
+    assert bench.ctx.counts["dead_letter"] == 1

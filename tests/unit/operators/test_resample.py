@@ -200,3 +200,27 @@ def test_mistakes_in_the_label_are_named() -> None:
         LabelBars("1m", label="middle")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="ts: 'time' is not allowed; one of: ts_event"):
         LabelBars("1m", ts="time")
+
+
+def bar_at(second: int, **more: Any) -> Bar:
+    return Bar("A", second * SECOND, (second + 1) * SECOND, 1.0, 2.0, 1.0, 1.5, 3.0, 1.5, 2)._replace(**more)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"volume": math.nan}, {"vwap": math.inf}, {"high": math.inf}, {"open": math.nan}, {"buy_volume": math.nan},
+        {"ts_open": -(2**63), "ts_close": -(2**63)},
+    ],
+)  # fmt: skip
+def test_a_bar_of_no_numbers_spoils_no_other(bad: dict[str, Any]) -> None:
+    job = Job(lambda: Resample("1m"))
+    job.feed([bar_at(0), bar_at(1, **bad), bar_at(2)])
+    [bar] = job.advance(END)
+    assert (bar.open, bar.high, bar.close, bar.volume, bar.vwap, bar.trade_count) == (1.0, 2.0, 1.5, 6.0, 1.5, 4)
+    assert len(job.operators[0].ctx.dead_letters) == 1
+
+
+def test_bars_have_no_time_of_receipt() -> None:
+    with pytest.raises(ConfigError, match="ts_recv"):
+        Resample("1m", convention=BarConvention(ts="ts_recv"))

@@ -34,7 +34,7 @@ TIMES = st.one_of(st.integers(-5, 5), st.sampled_from([2**62, -(2**62), 2**63 - 
 PRICES = st.sampled_from([1.0, -0.5, math.nan, math.inf, 1e300])
 TRADES = st.builds(
     Trade, st.sampled_from(["A", "B", ""]), TIMES, st.just(0), PRICES, st.just(2.0), st.sampled_from(["", "buy"]),
-    st.integers(0, 3),
+    st.integers(0, 3), st.just(""), st.just("new"), st.just(""),
 )  # fmt: skip
 
 
