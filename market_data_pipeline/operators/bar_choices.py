@@ -22,16 +22,21 @@ class BarConvention:
 
     ``closed``: which end of its interval belongs to a bar: ``left`` is ``[start, end)``, ``right`` is ``(start, end]``.
     ``label``: which end is the bar's ``ts_event``. ``ts``: the time that decides to which bar a trade belongs; with ``ts_recv``
-    bars still fire by event time, so each trade must have ``ts_recv >= ts_event``, or may come late.
+    bars still fire by event time, so each trade must have ``ts_recv >= ts_event``, or may come late. ``max_empty``: how many
+    bars in a row a silent symbol has with ``empty="null"`` or ``"carry"``; all that are due at once, some 360 bytes each, are
+    in memory together, also when one trade is dated years ahead.
     """
 
     closed: Side = "left"
     label: Side = "left"
     ts: TimeField = "ts_event"
+    max_empty: int = 3_600
 
     def __post_init__(self) -> None:
         for name, allowed in (("closed", Side), ("label", Side), ("ts", TimeField)):
             check_choice(name, getattr(self, name), get_args(allowed))
+        if type(self.max_empty) is not int or self.max_empty < 1:
+            raise ConfigError(f"max_empty: {self.max_empty!r} is not allowed; an int of at least 1")
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

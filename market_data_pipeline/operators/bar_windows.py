@@ -38,9 +38,6 @@ from market_data_pipeline.operators.buckets import FARTHEST, LONGEST, OUTSIDE, B
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.lateness import LATE, Lateness
 
-MAX_EMPTY = 100_000
-"""Empty bars of one symbol in a row; behind them it is taken for dead until its next trade."""
-
 
 class BarWindows(Operator):
     """Base of operators whose results are bars over buckets of event time.
@@ -48,8 +45,8 @@ class BarWindows(Operator):
     A bar fires when the watermark reaches its end, ordered by bucket, then by its symbol's first appearance. What comes
     later is decided by :class:`Lateness`. ``empty``: buckets without a trade between a symbol's first bar and the watermark
     (at the end of input, its last bar) have no bar (``skip``), one with NaN prices and volume 0 (``null``), or one at the
-    last close (``carry``); a symbol that is silent for 100,000 buckets has none until its next trade. ``early_every``: when
-    the watermark passes ``start + k * early_every``, a bar that changed is emitted before its end, not final. The first bar
+    last close (``carry``); a symbol that is silent for ``max_empty`` buckets has none until its next trade. ``early_every``:
+    when the watermark passes ``start + k * early_every``, a bar that changed is emitted before its end, not final. The first bar
     of every symbol is ``partial``. State: about 120 bytes per open bar, and 13 per symbol; at most 524,288 symbols a
     partition. A commit writes the buckets that changed, and the blocks of 256 symbols.
     """
@@ -277,13 +274,13 @@ class BarWindows(Operator):
         bucket = int(rows.bucket[0]) if self._filled is None else self._filled
         empty: list[Array] = []
         while fired is None or bucket < fired:
-            missing = self._symbols.step(self._table.rows_of(bucket).code, MAX_EMPTY)
+            missing = self._symbols.step(self._table.rows_of(bucket).code, self.convention.max_empty)
             if fired is None:
                 missing = missing[last[missing] > bucket]
             if len(missing):
                 empty.append((bucket << CODE_BITS) | missing)
                 self._changes.touch((bucket,))
-            waiting = self._symbols.waiting(MAX_EMPTY)
+            waiting = self._symbols.waiting(self.convention.max_empty)
             if len(waiting if fired is not None else waiting[last[waiting] > bucket]):
                 bucket = self._buckets.after(bucket)
                 continue
@@ -306,7 +303,7 @@ class BarWindows(Operator):
         for key in keys[~going_on].tolist():
             bucket, code = key >> CODE_BITS, key & (MAX_SYMBOLS - 1)
             behind: list[int] = []
-            while (bucket := self._buckets.after(bucket)) < self._filled and len(behind) < MAX_EMPTY:
+            while (bucket := self._buckets.after(bucket)) < self._filled and len(behind) < self.convention.max_empty:
                 behind.append((bucket << CODE_BITS) | code)
             empty = np.array(behind, np.int64)
             empty = empty[~self._table.has(empty)]

@@ -433,9 +433,8 @@ def test_a_gap_counts_from_where_it_stands_among_the_trades_of_its_frame(togethe
     assert [(b.ts_open // SECOND, b.partial) for b in job.advance(END)] == [(0, True), (1, True), (2, False), (3, True)]
 
 
-def test_empty_bars_stop_for_a_symbol_that_stays_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("market_data_pipeline.operators.bar_windows.MAX_EMPTY", 5)
-    job = Job(interval="1s", empty="carry")
+def test_empty_bars_stop_for_a_symbol_that_stays_silent() -> None:
+    job = Job(interval="1s", empty="carry", convention=BarConvention(max_empty=5))
     job.feed(trade(0, 3.0))
     assert len(job.advance(10**6 * SECOND)) == 1 + 5
     job.feed(trade(2 * 10**6 * SECOND, 4.0))
@@ -463,6 +462,8 @@ def test_mistakes_in_the_options_are_named(options: dict[str, Any], message: str
 def test_mistakes_in_the_convention_are_named() -> None:
     with pytest.raises(ConfigError, match="closed: 'middle' is not allowed; one of: left, right"):
         BarConvention(closed="middle")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="max_empty: 0 is not allowed; an int of at least 1"):
+        BarConvention(max_empty=0)
 
 
 @pytest.mark.parametrize("together", [False, True])
