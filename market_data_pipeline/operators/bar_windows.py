@@ -45,10 +45,10 @@ class BarWindows(Operator):
     A bar fires when the watermark reaches its end, ordered by bucket, then by its symbol's first appearance. What comes
     later is decided by :class:`Lateness`. ``empty``: buckets without a trade between a symbol's first bar and the watermark
     (at the end of input, its last bar) have no bar (``skip``), one with NaN prices and volume 0 (``null``), or one at the
-    last close (``carry``); a symbol that is silent for ``max_empty`` buckets has none until its next trade. ``early_every``:
-    when the watermark passes ``start + k * early_every``, a bar that changed is emitted before its end, not final. The first bar
-    of every symbol is ``partial``. State: about 120 bytes per open bar, and 13 per symbol; at most 524,288 symbols a
-    partition. A commit writes the buckets that changed, and the blocks of 256 symbols.
+    last close (``carry``); a symbol that is silent for ``max_empty`` buckets has none until its next trade.
+    ``early_every``: when the watermark passes ``start + k * early_every``, a bar that changed is emitted before its end, not
+    final. The first bar of every symbol is ``partial``. State: about 120 bytes per open bar, and 13 per symbol; at most
+    524,288 symbols a partition. A commit writes the buckets that changed, and the blocks of 256 symbols.
     """
 
     outputs = (LATE,)
