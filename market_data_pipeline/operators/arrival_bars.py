@@ -15,10 +15,11 @@ import numpy as np
 
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame, Items
 from market_data_pipeline.operators.as_records import between_gaps, keep, record_columns
-from market_data_pipeline.operators.bar_choices import Side, check_choice
+from market_data_pipeline.operators.bar_choices import Side
 from market_data_pipeline.operators.bars import sides_of
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.buckets import FARTHEST
+from market_data_pipeline.operators.choices import check_choice
 from market_data_pipeline.operators.conditions import ConditionMask, Predicate
 from market_data_pipeline.operators.open_bars import COUNT, FIRST, LAST, PRICES, SUMS, OpenBars, bar_columns
 from market_data_pipeline.operators.runs import run_totals

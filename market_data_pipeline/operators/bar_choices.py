@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from market_data_pipeline.durations import Duration, positive_duration, signed_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.operators.buckets import LONGEST, Buckets, Tumbling
+from market_data_pipeline.operators.choices import check_choice
 
 Side = Literal["left", "right"]
 Empty = Literal["skip", "null", "carry"]
@@ -37,12 +38,6 @@ class BarConvention:
             check_choice(name, getattr(self, name), get_args(allowed))
         if type(self.max_empty) is not int or self.max_empty < 1:
             raise ConfigError(f"max_empty: {self.max_empty!r} is not allowed; an int of at least 1")
-
-
-def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raises ``ConfigError`` unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
-        raise ConfigError(f"{name}: {value!r} is not allowed; one of: {', '.join(allowed)}")
 
 
 LEFT = BarConvention()

@@ -15,7 +15,7 @@ from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame
 from market_data_pipeline.operators.as_records import keep
-from market_data_pipeline.operators.bar_choices import BarConvention, Empty, check_choice
+from market_data_pipeline.operators.bar_choices import BarConvention, Empty
 from market_data_pipeline.operators.bar_symbols import BarSymbols
 from market_data_pipeline.operators.bar_table import (
     CARRIED,
@@ -36,6 +36,7 @@ from market_data_pipeline.operators.bar_table import (
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.buckets import FARTHEST, LONGEST, OUTSIDE, Buckets, Tumbling
 from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.operators.choices import check_choice
 from market_data_pipeline.operators.lateness import LATE, Lateness
 
 

@@ -37,7 +37,8 @@ from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Array, Columns
 from market_data_pipeline.operators.arrival_bars import Batch, InformationBars, Pieces, whole
 from market_data_pipeline.operators.as_records import keep
-from market_data_pipeline.operators.bar_choices import Side, check_choice
+from market_data_pipeline.operators.bar_choices import Side
+from market_data_pipeline.operators.choices import check_choice
 from market_data_pipeline.operators.conditions import Predicate
 from market_data_pipeline.operators.open_bars import PROGRESS
 from market_data_pipeline.operators.runs import run_totals

@@ -25,6 +25,7 @@ from typing import Final, Literal, get_args
 from market_data_pipeline.durations import Duration, parse_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END
+from market_data_pipeline.operators.choices import check_choice
 from market_data_pipeline.records import MIN_TIME
 
 LatePolicy = Literal["drop", "side_output", "revise"]
@@ -69,6 +70,5 @@ class Lateness:
 
 def check_late_policy(late: LatePolicy, allowed: tuple[str, ...] = get_args(LatePolicy)) -> LatePolicy:
     """``late`` if it is one of ``allowed``. Raises ``ConfigError``."""
-    if late not in allowed:
-        raise ConfigError(f"late: {late!r} is not allowed; one of: {', '.join(allowed)}")
+    check_choice("late", late, allowed)
     return late

@@ -21,12 +21,13 @@ from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import NO_MARK, Array, Columns, Frame
 from market_data_pipeline.operators.as_records import keep, record_columns
-from market_data_pipeline.operators.bar_choices import LEFT, BarConvention, Empty, Side, check_choice, make_buckets
+from market_data_pipeline.operators.bar_choices import LEFT, BarConvention, Empty, Side, make_buckets
 from market_data_pipeline.operators.bar_table import CODE_BITS, Groups, combined, group_bars, groups_of
 from market_data_pipeline.operators.bar_windows import BarWindows
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.buckets import FARTHEST, LONGEST, OUTSIDE, Buckets
 from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.operators.choices import check_choice
 from market_data_pipeline.operators.lateness import Lateness, LatePolicy
 from market_data_pipeline.operators.stateless import apply
 from market_data_pipeline.records import COLUMN_TYPES, Bar, field

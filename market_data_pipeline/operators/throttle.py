@@ -28,6 +28,7 @@ from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Columns, Dictionary, Frame, to_rows
 from market_data_pipeline.operators.base import Operator, pack_items
 from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.operators.choices import check_choice
 from market_data_pipeline.operators.keys import check_field, check_key
 from market_data_pipeline.operators.stateless import apply
 from market_data_pipeline.records import field
@@ -103,10 +104,9 @@ class Throttle(Operator):
         for name, value in (("burst", burst), ("max_waiting", max_waiting)):
             if type(value) is not int or value < 1:
                 raise ConfigError(f"{name}: {value!r} is not allowed; a whole number from 1 on")
-        if over not in get_args(Over):
-            raise ConfigError(f"over: {over!r} is not allowed; one of: {', '.join(get_args(Over))}")
-        if by is not None and by not in get_args(By):
-            raise ConfigError(f"by: {by!r} is not allowed; one of: {', '.join(get_args(By))}")
+        check_choice("over", over, get_args(Over))
+        if by is not None:
+            check_choice("by", by, get_args(By))
         self.rate, self.burst, self.key, self.total = rate, burst, check_field(key, "key"), total
         self.over: Over = over
         self.by: By = by or ("event" if over == "drop" else "wall")

@@ -23,9 +23,9 @@ from market_data_pipeline.durations import Duration, parse_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Array, Column, Columns, Frame, Items, to_rows
 from market_data_pipeline.operators.base import Operator
+from market_data_pipeline.operators.buckets import FARTHEST
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.joins.keyed import (
-    FARTHEST,
     Chunk,
     Keys,
     Latest,

@@ -21,7 +21,8 @@ from market_data_pipeline.durations import Duration, parse_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import NO_MARK, Frame, Items, to_rows
 from market_data_pipeline.operators.base import Operator
-from market_data_pipeline.operators.joins.keyed import FARTHEST, Keys, as_columns, place
+from market_data_pipeline.operators.buckets import FARTHEST
+from market_data_pipeline.operators.joins.keyed import Keys, as_columns, place
 from market_data_pipeline.operators.joins.log import ItemLog
 from market_data_pipeline.operators.joins.pairs import (
     Combine,

@@ -17,12 +17,11 @@ from market_data_pipeline.frame import (
     same_shape,
     to_rows,
 )
+from market_data_pipeline.operators.buckets import FARTHEST
 from market_data_pipeline.operators.keys import check_key
 from market_data_pipeline.operators.stateless import apply
 from market_data_pipeline.records import KINDS, SIDES, field
 
-FARTHEST = 2**62
-"""Times and spans (ns) are nearer to 0 than this, so that their sums are in the range of 64 bits."""
 _MERGED_ITEMS = 8192
 
 

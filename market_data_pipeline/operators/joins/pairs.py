@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.operators.base import OperatorContext
+from market_data_pipeline.operators.choices import check_choice
 from market_data_pipeline.operators.stateless import apply, check_function
 from market_data_pipeline.records import field
 
@@ -17,8 +18,7 @@ How = Literal["left", "inner"]
 
 def check_pairs(fields: Sequence[str], how: How, combine: Combine | None) -> tuple[str, ...]:
     """``fields`` as a tuple. Raises ``ConfigError`` for what cannot be meant."""
-    if how not in ("left", "inner"):
-        raise ConfigError(f"how: {how!r} is not allowed; one of: left, inner")
+    check_choice("how", how, get_args(How))
     if isinstance(fields, str) or not isinstance(fields, Iterable) or not all(isinstance(name, str) for name in fields):
         raise ConfigError(f"fields: {fields!r} is not a list of names")
     if combine is not None:
