@@ -8,7 +8,7 @@ nothing (a filter that drops everything must not hold a join back).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +113,22 @@ class Chain:
         if frame.born and (not born or frame.born < born):
             self._output.born = frame.born
         self._push(self._stages[node], key, frame.items, frame.mark, frame.born)
+
+    def feed_together(self, node: str, frames: Sequence[tuple[str, Frame]]) -> None:
+        """Frames for ``node`` along one edge, each with its input's key, none of them idle or ended if there are several: the
+        items are joined before an operator sees them, and the marks come behind them."""
+        if len(frames) == 1 or self._stages[node].merger.idle:
+            for key, frame in frames:
+                self.feed(node, key, frame)
+            return
+        born = min((frame.born for _, frame in frames if frame.born), default=0)
+        marks: dict[str, int] = {}
+        for key, frame in frames:
+            marks[key] = max(frame.mark, marks.get(key, NO_MARK))
+        for items in join_items(frame.items for _, frame in frames):
+            self.feed(node, frames[0][0], Frame(items, NO_MARK, born))
+        for key, mark in marks.items():
+            self.feed(node, key, Frame([], mark, born))
 
     def take(self) -> StepOutput:
         """Everything produced since the last call."""

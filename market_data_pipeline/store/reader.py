@@ -21,8 +21,10 @@ from market_data_pipeline.store.client import cancel_and_wait, until_done
 log = logging.getLogger(__name__)
 
 _BLOCK_MS = 1000
-_ENTRIES = 128
-"""Entries asked for in one command, over all streams."""
+_REPLY_BYTES = 8 * 1024 * 1024
+"""How large the answer to one command should be, about."""
+_ENTRY_BYTES = 64 * 1024
+"""What an entry is taken to weigh before any was seen."""
 
 
 class _Waiter:
@@ -47,6 +49,8 @@ class StreamReader:
         self._blocked = False
         self._job: asyncio.Task[None] | None = None
         self._error: Exception | None = None
+        self._entry_bytes = float(_ENTRY_BYTES)
+        self._turn = asyncio.Lock()
 
     async def __aenter__(self) -> StreamReader:
         self._job = asyncio.create_task(self._run(), name="stream-reader")
@@ -60,7 +64,11 @@ class StreamReader:
             waiter.future.cancel()
 
     async def read(self, cursors: Mapping[str, str], timeout: float) -> dict[str, list[Entry]]:
-        """Entries behind ``cursors`` (stream key -> id), up to 16 a stream; empty after ``timeout`` seconds."""
+        """Entries behind ``cursors`` (stream key -> id), up to 16 a stream; empty after ``timeout`` seconds.
+
+        Readers that are served together go on one by one, with a look at the sockets between them: else a source whose commit
+        was answered would wait for a step of each of them, and with many partitions their frames would become few and small.
+        """
         if self._error is not None:
             raise self._error
         waiter = _Waiter(cursors)
@@ -70,12 +78,15 @@ class StreamReader:
             await self._interrupt()
         try:
             async with asyncio.timeout(timeout):
-                return await waiter.future
+                found = await waiter.future
         except TimeoutError:
             return {}
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
+        async with self._turn:
+            await asyncio.sleep(0)
+        return found
 
     async def _interrupt(self) -> None:
         self._blocked = False
@@ -113,7 +124,7 @@ class StreamReader:
             cursors = self._cursors()
             if not cursors:  # those who waited gave up meanwhile
                 return {}
-            count = max(1, min(MAX_ENTRIES, _ENTRIES // len(cursors)))
+            count = max(1, min(MAX_ENTRIES, int(_REPLY_BYTES / (self._entry_bytes * len(cursors)))))
             self._blocked = True
             reply = await self._blocking.execute_command(
                 "XREAD", "COUNT", count, "BLOCK", _BLOCK_MS, "STREAMS", *cursors, *cursors.values()
@@ -123,7 +134,13 @@ class StreamReader:
             raise
         finally:
             self._blocked = False
-        return _entries(reply)
+        found = _entries(reply)
+        self._weigh([len(entry.blob) for entries in found.values() for entry in entries])
+        return found
+
+    def _weigh(self, sizes: list[int]) -> None:
+        if sizes:
+            self._entry_bytes += 0.25 * (max(1.0, sum(sizes) / len(sizes)) - self._entry_bytes)
 
 
 def _entries(reply: Any) -> dict[str, list[Entry]]:
