@@ -34,6 +34,14 @@ _ROW_WEIGHT = 4
 """How many times more bytes a row takes than a row of columns; keeps commits of rows as small as those of columns."""
 
 
+_TARGETS, _MOST_COMMIT_ITEMS = 64, 4
+"""A source that feeds more than so many partitions reads more for a commit, else their frames would be tiny; at most so many
+times as much."""
+
+_BUSY_LINGERS = 8
+"""A source that is never waited for commits after so many times ``linger``."""
+
+
 class _Incoming(NamedTuple):
     """A frame that was read: along which edge, the entry's name, the task that wrote it."""
 
@@ -71,6 +79,9 @@ class ChainTask(Task):
         outbox = {name: blob for name, blob in self._state.items() if name.startswith(OUTBOX)}
         state = {name: blob for name, blob in self._state.items() if name not in outbox}
         self.absorbs = self._chain.absorbs and bool(self.outputs.streams)
+        outputs = self.plan.outputs(self.subgraph)
+        widest = max((len(self.plan.targets(edge, self.id.partition)) for edge in outputs), default=1)
+        self._enough = self.limits.commit_items * min(_MOST_COMMIT_ITEMS, max(1, widest // _TARGETS))
         self._waits = any(self._chain.waiting(edge.dst) is not None for edge in self.inputs.values())
         self._chain.restore(state, meta.get("marks", {}), meta.get("counts", {}))
         self.observer.restored(self._chain.counts())
@@ -249,37 +260,52 @@ class ChainTask(Task):
             await self._commit_step(self._chain.take(), dead_letters=letters)
 
     async def _gather(self) -> tuple[list[Batch], bool]:
-        """Batches for one commit: what comes until there is enough, or until ``linger`` after the first."""
+        """Batches for one commit: what comes until there is enough, or until ``linger`` was waited after the first. A source
+        that has its items at hand is not waited for, however busy this process is; but that too comes to an end."""
         batches: list[Batch] = []
-        count, deadline = 0, None
-        while count < self.limits.commit_items and not self.stopping:
+        count, waited, latest = 0, 0.0, 0.0
+        while count < self._enough and not self.stopping:
             now = self.clock.monotonic()
-            due = self._due()
-            wait = self._watermark.patience(now) if deadline is None else deadline - now
-            batch, pending = await self._next_batch(min(wait, due) if due is not None and not batches else wait)
-            if pending:
+            left = min(self.limits.linger - waited, latest - now) if batches else self._patience(now)
+            if batches and left <= 0:
                 break
+            reading, seconds = await self._read_source(left)
+            if reading is None:
+                break
+            batch = reading.result()
             if batch is None:
                 return batches, True
+            if batches:
+                waited += seconds
+            else:
+                latest = self.clock.monotonic() + _BUSY_LINGERS * self.limits.linger
             batches.append(batch)
             if self.suspicion.careful:
                 break
             weight = 1 if isinstance(batch.items, Columns) else _ROW_WEIGHT
             count += weight * len(batch.items) + len(batch.rejected)
-            deadline = self.clock.monotonic() + self.limits.linger if deadline is None else deadline
         return batches, False
 
-    async def _next_batch(self, timeout: float) -> tuple[Batch | None, bool]:
-        """The source's next batch, or ``(None, True)`` when it is not there within ``timeout``. The read goes on."""
+    def _patience(self, now: float) -> float:
+        """Seconds to wait for the source before something else must be done."""
+        patience, due = self._watermark.patience(now), self._due()
+        return patience if due is None else min(patience, due)
+
+    async def _read_source(self, timeout: float) -> tuple[asyncio.Task[Batch | None] | None, float]:
+        """The source's next batch, and the seconds it was waited for; ``None`` when it is not there within ``timeout``: the
+        read goes on."""
         assert self._source is not None
+        self.check_reload()
         if self._reading is None:
             self._reading = asyncio.create_task(self._source.read())
-        self.check_reload()
-        await self.interruptible(asyncio.wait({self._reading}, timeout=max(0.0, timeout)))
+            await asyncio.sleep(0)
+        started = self.clock.monotonic()
+        if not self._reading.done() and timeout > 0:
+            await self.interruptible(asyncio.wait({self._reading}, timeout=timeout))
         if not self._reading.done():
-            return None, True
+            return None, 0.0
         reading, self._reading = self._reading, None
-        return reading.result(), False
+        return reading, self.clock.monotonic() - started
 
     async def _commit_step(
         self,
