@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -36,6 +35,7 @@ from market_data_pipeline.frame import (
     cut_items,
     to_rows,
 )
+from market_data_pipeline.names import Names, PerNames
 from market_data_pipeline.records import COLUMN_TYPES, MAX_TIME, MIN_TIME, OPTIONAL, RECORDS, ROW_RECORDS, SIDES, SYMBOL
 
 VERSION = 1
@@ -44,6 +44,10 @@ FRAME_ITEMS = 8192
 FRAME_BYTES = 256 * 1024
 _CRC_BYTES = 5
 _OVERHEAD = 256
+_SMALL_NAMES = 64
+"""Bytes of names that may always travel."""
+_NAME_BYTES = 8
+"""What the names in use add to each row of a frame, about."""
 _TYPES = frozenset({"<i8", "<f8", "|i1", "<u4", "<u2", "|u1", "|b1", "<i4", "<f4"})
 _ANY_TYPES = {type(None), bool, int, float, str}
 _RECORD_KEY = "__record__"
@@ -149,37 +153,43 @@ def unseal(data: bytes, where: str) -> bytes:
     return data[4:]
 
 
-@lru_cache(maxsize=64)
-def _pack_names(names: tuple[str, ...]) -> bytes:
-    for name in names:
-        if not isinstance(name, str):
-            raise CodecError(f"a symbol is {name!r:.100}, not text")
+def _pack_names(names: Names) -> bytes:
+    try:
+        "".join(names)
+    except TypeError:
+        wrong = next(name for name in names if not isinstance(name, str))
+        raise CodecError(f"a symbol is {wrong!r:.100}, not text") from None
     return pack(names)
+
+
+_whole_list = PerNames(_pack_names)
 
 
 class _NamesCache:
     """Lists of names by their bytes, those used last, up to so many bytes of them: as strings they are 20 times as large."""
 
-    LIMIT = 512 * 1024
+    LIMIT = 2 * 1024 * 1024
 
     def __init__(self) -> None:
-        self._lists: OrderedDict[bytes, tuple[str, ...]] = OrderedDict()
+        self._lists: OrderedDict[tuple[int, int], tuple[bytes, Names]] = OrderedDict()
         self._size = 0
 
-    def get(self, blob: bytes) -> tuple[str, ...]:
-        """``blob`` unpacked. Raises ``CodecError``."""
-        found = self._lists.get(blob)
-        if found is not None:
-            self._lists.move_to_end(blob)
-            return found
+    def get(self, blob: bytes) -> Names:
+        """``blob`` unpacked; the same tuple for the same bytes. Raises ``CodecError``."""
+        key = len(blob), crc32c(blob)  # ten times as quick as Python's own hash of bytes
+        found = self._lists.get(key)
+        if found is not None and found[0] == blob:
+            self._lists.move_to_end(key)
+            return found[1]
         names = unpack(blob)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise CodecError("a dictionary column's names are not a list of strings")
-        self._lists[blob] = made = tuple(names)
-        self._size += len(blob)
+        made = tuple(names)
+        self._size += len(blob) if found is None else 0
+        self._lists[key] = (blob, made)
         while self._size > self.LIMIT:
-            old, _ = self._lists.popitem(last=False)
-            self._size -= len(old)
+            (size, _), _ = self._lists.popitem(last=False)
+            self._size -= size
         return made
 
 
@@ -187,16 +197,29 @@ _names_of = _NamesCache().get
 
 
 def _compact(column: Dictionary) -> Dictionary:
-    used, codes = np.unique(column.codes, return_inverse=True)
-    return Dictionary(codes.astype(np.uint32), tuple(column.names[code] for code in used.tolist()))
+    """The same with only the names in use."""
+    used = np.zeros(len(column.names), np.bool_)
+    used[column.codes] = True
+    kept = np.flatnonzero(used)
+    codes = np.empty(len(used), np.uint32)
+    codes[kept] = np.arange(len(kept), dtype=np.uint32)
+    return Dictionary(codes[column.codes], tuple(map(column.names.__getitem__, kept.tolist())))
 
 
-def _pack_column(column: Column) -> list[Any]:
-    if isinstance(column, Dictionary):
-        if len(column.names) > len(column):
-            column = _compact(column)
-        kind = "|u1" if len(column.names) <= 0xFF else "<u2" if len(column.names) <= 0xFFFF else "<u4"
-        return ["dict", kind, column.codes.astype(kind, copy=False).tobytes(), _pack_names(column.names)]
+def _pack_dictionary(column: Dictionary, room: int) -> list[Any]:
+    """With its whole list of names where that takes no more than ``room`` bytes: it is then packed once, and the reader
+    knows it again. Else with those in use."""
+    names = b""
+    if len(column.names) <= room:
+        names = _whole_list(column.names)
+    if not names or len(names) > max(room, _SMALL_NAMES):
+        column = _compact(column)
+        names = _pack_names(column.names)
+    kind = "|u1" if len(column.names) <= 0xFF else "<u2" if len(column.names) <= 0xFFFF else "<u4"
+    return ["dict", kind, column.codes.astype(kind, copy=False).tobytes(), names]
+
+
+def _pack_column(column: Array) -> list[Any]:
     if column.dtype == object:
         values = column.tolist()
         if not set(map(type, values)) <= _ANY_TYPES:
@@ -244,7 +267,11 @@ def encode(origin: str, frame: Frame) -> bytes:
     items = frame.items
     payload: Any
     if isinstance(items, Columns):
-        columns = {name: _pack_column(column) for name, column in items.data.items()}
+        room = items.n * _bytes_per_row(items)
+        columns = {
+            name: _pack_dictionary(column, room) if isinstance(column, Dictionary) else _pack_column(column)
+            for name, column in items.data.items()
+        }
         kind, payload = COLUMNS, [items.kind, items.n, columns]
     else:
         kind, payload = ROWS, items
@@ -327,6 +354,20 @@ def _bytes_per_row(columns: Columns) -> int:
     return max(total, 1)
 
 
+def _rows_within(columns: Columns, size: int) -> int:
+    """About how many rows fit into ``size`` bytes, with the names that travel with each frame: all, or those in use."""
+    per_row = _bytes_per_row(columns)
+    whole = 0
+    for column in columns.data.values():
+        if isinstance(column, Dictionary):
+            names = len(_whole_list(column.names)) if len(column.names) <= size // 2 else size
+            if names <= size // 2:
+                whole += names
+            else:
+                per_row += _NAME_BYTES
+    return max(1, (size - min(whole, size // 2)) // per_row)
+
+
 def encode_items(
     origin: str,
     items: Items,
@@ -340,8 +381,9 @@ def encode_items(
     blobs: list[bytes] = []
     rejected: list[Rejected] = []
     if isinstance(items, Columns):
-        frame_items = min(frame_items, max(1, (frame_bytes - _OVERHEAD) // _bytes_per_row(items)))
-    todo = [Frame(part, NO_MARK, born) for part in reversed(cut_items(items, frame_items))]
+        frame_items = min(frame_items, _rows_within(items, frame_bytes - _OVERHEAD))
+    frames = -(-len(items) // frame_items) or 1
+    todo = [Frame(part, NO_MARK, born) for part in reversed(cut_items(items, -(-len(items) // frames)))]
     todo[0] = todo[0]._replace(mark=mark)
     while todo:
         frame = todo.pop()

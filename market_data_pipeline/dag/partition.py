@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import mmh3
 import numpy as np
 
 from market_data_pipeline.frame import Array, Columns, Dictionary, Items
+from market_data_pipeline.names import Names, PerNames
 from market_data_pipeline.records import SIDES, field
 
 
@@ -30,8 +31,12 @@ class _Split(NamedTuple):
     names: tuple[tuple[str, ...], ...]
 
 
-@lru_cache(maxsize=64)
-def _split_names(names: tuple[str, ...], partitions: int) -> _Split:
+@lru_cache
+def _splitter(partitions: int) -> PerNames[_Split]:
+    return PerNames(partial(_split_names, partitions))
+
+
+def _split_names(partitions: int, names: Names) -> _Split:
     split: list[list[str]] = [[] for _ in range(partitions)]
     partition = np.empty(len(names), np.uint16)
     code = np.empty(len(names), np.uint32)
@@ -70,7 +75,7 @@ def split_by_key(items: Items, key: str, partitions: int) -> tuple[dict[int, Ite
 def _split_columns(items: Columns, key: str, partitions: int) -> dict[int, Items]:
     column = items.data[key]
     if isinstance(column, Dictionary):
-        split = _split_names(column.names, partitions)
+        split = _splitter(partitions)(column.names)
         row_partition = split.partition[column.codes]
     else:
         split = None

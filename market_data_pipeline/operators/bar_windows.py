@@ -252,7 +252,7 @@ class BarWindows(Operator):
             self._symbols.close[gone.code[priced]] = gone.floats[priced, CLOSE]
             self._symbols.touch(gone.code)
         last = int(gone.bucket[-1])
-        self._changes.touch(gone.buckets)
+        self._changes.gone(gone.buckets)
         if self._partial:
             self._partial = {key for key in self._partial if key >> CODE_BITS > last}
         self._table.drop(n)

@@ -13,6 +13,9 @@ from market_data_pipeline.frame import Array, Columns, Dictionary
 from market_data_pipeline.sources.base import Batch, Source, SourceContext, checked_idleness
 
 _TABLE_BITS = 20
+_WALK_BITS = 16
+_WALK_MASK = (1 << _WALK_BITS) - 1
+"""Prices walk a closed random path of so many steps, each symbol from another place on it, one step a batch."""
 _BATCH = 32768
 _PACE_SECONDS = 0.005
 DEFAULT_START = 1_767_364_200_000_000_000
@@ -76,13 +79,12 @@ class Synthetic(Source):
         cumulative = np.cumsum(popularity / popularity.sum())
         quantiles = (np.arange(1 << _TABLE_BITS) + 0.5) / (1 << _TABLE_BITS)
         self._table = np.minimum(np.searchsorted(cumulative, quantiles), self.symbols - 1).astype(np.uint32)
-        if position is None:
-            first = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, 2**63]))
-            self._prices: Array = np.round(np.exp(first.uniform(1.0, 6.0, self.symbols)), 2)
-            self._number = 0
-        else:
-            self._number = position["batch"]
-            self._prices = np.frombuffer(position["prices"], np.float64).copy()
+        first = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, 2**63]))
+        self._base: Array = np.round(np.exp(first.uniform(1.0, 6.0, self.symbols)), 2)
+        self._phase: Array = first.integers(0, 1 << _WALK_BITS, self.symbols)
+        walk = np.cumsum(first.normal(0, 1e-4, 1 << _WALK_BITS))
+        self._walk: Array = np.exp(walk - np.linspace(0.0, walk[-1], 1 << _WALK_BITS))
+        self._number = 0 if position is None else position["batch"]
         self._opened_at = (self._clock.monotonic(), self._number * self._batch)
 
     async def read(self) -> Batch | None:
@@ -96,7 +98,7 @@ class Synthetic(Source):
             await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
         columns = self._generate(begin, count)
         self._number += 1
-        return Batch(columns, {"batch": self._number, "prices": self._prices.tobytes()})
+        return Batch(columns, {"batch": self._number})
 
     def _generate(self, begin: int, count: int) -> Columns:
         rng = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, self._number]))
@@ -108,17 +110,22 @@ class Synthetic(Source):
             "symbol": codes,
             "ts_event": ts_event,
             "ts_recv": ts_event + 1_000_000,
-            "price": np.round(self._prices[codes] + ticks * 0.01, 2),
+            "price": np.maximum(np.round(self._levels(codes) + ticks * 0.01, 2), 0.01),
             "size": rng.integers(1, 1000, count, np.int32) / 100.0,
             "side": rng.integers(1, 3, count, np.int8),
             "trade_id": number,
         }
-        self._prices = np.maximum(np.round(self._prices * np.exp(rng.normal(0, 1e-4, self.symbols)), 2), 0.05)
         order = self._arrival(rng, ts_event, count)
         if order is not None:
             data = {name: column[order] for name, column in data.items()}
         data["symbol"] = Dictionary(data["symbol"], self._names)
         return Columns("trade", data)
+
+    def _levels(self, codes: Array) -> Array:
+        """About where each item's symbol trades in this batch: its place on the walk, which depends on nothing before."""
+        if self.symbols > len(codes):
+            return np.asarray(self._base[codes] * self._walk[self._phase[codes] + self._number & _WALK_MASK])
+        return np.asarray((self._base * self._walk[self._phase + self._number & _WALK_MASK])[codes])
 
     def _arrival(self, rng: np.random.Generator, ts_event: Array, count: int) -> Array | None:
         """Which item stands where: late ones moved back, some replaced by a repetition of an earlier one."""
