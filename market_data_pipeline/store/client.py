@@ -226,12 +226,16 @@ class Script:
         self.text = shebang + files("market_data_pipeline.store").joinpath(f"scripts/{name}.lua").read_text()
         self._sha = ""
 
-    async def call(self, client: redis.asyncio.Redis, keys: list[str], args: list[Any]) -> Any:
-        """Run it. Errors come out as they are."""
+    async def sha(self, client: redis.asyncio.Redis) -> str:
+        """Its hash; the first time it is loaded."""
         if not self._sha:
             self._sha = str(await client.script_load(self.text))
+        return self._sha
+
+    async def call(self, client: redis.asyncio.Redis, keys: list[str], args: list[Any]) -> Any:
+        """Run it. Errors come out as they are."""
         try:
-            return await client.evalsha(self._sha, len(keys), *keys, *args)
+            return await client.evalsha(await self.sha(client), len(keys), *keys, *args)
         except NoScriptError:  # flushed, or another server: the text itself cannot be forgotten in between
             return await client.eval(self.text, len(keys), *keys, *args)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import redis.asyncio
@@ -22,7 +23,7 @@ from market_data_pipeline.runtime.contract import (
     StreamsFull,
     TaskRecord,
 )
-from market_data_pipeline.store.client import Client, Script, text_of, until_done
+from market_data_pipeline.store.client import Script, text_of, until_done
 from market_data_pipeline.store.commit_args import CommitArguments, JobRef, Lease
 from market_data_pipeline.store.reader import StreamReader
 
@@ -38,7 +39,6 @@ _ATTEMPT = Script("attempt", "allow-oom")
 _LOAD = Script("load", "no-writes")  # a full server refuses even a transaction that only reads
 
 _LEASE_POLL = 0.02
-_WAIT_MS = 1000
 
 
 class RedisTaskStore:
@@ -60,7 +60,7 @@ class RedisTaskStore:
     ) -> None:
         self.lease_held = held
         self.marking = reader.marking
-        self._replicas = limits.replicas
+        self._committer = reader.committer
         self._client = client
         self._reader = reader
         self._job = job
@@ -133,30 +133,13 @@ class RedisTaskStore:
         keys, args = self._arguments.of(request, self._lease)
         script = _INGEST if request.ingest else _INTERNAL
 
-        async def call() -> list[Any]:
-            if not self._replicas:
-                return list(await script.call(self._client, keys, args))
-            async with self._client.client() as connection:  # WAIT is about the writes of its own connection
-                answer = list(await script.call(connection, keys, args))
-                if answer[0] in (b"OK", b"DUP"):
-                    await self._wait_for_replicas(connection)
-                return answer
-
         try:
-            status, *rest = await until_done(call, f"task {self._task}")
+            status, *rest = await until_done(partial(self._committer.commit, script, keys, args), f"task {self._task}")
         except OutOfMemoryError:
             raise StreamsFull([]) from None
         if status not in (b"OK", b"DUP"):
             self._refuse(status.decode(), [text_of(part) for part in rest])
         return dict(zip(request.outputs, map(int, rest), strict=True))
-
-    async def _wait_for_replicas(self, connection: Client) -> None:
-        """Until the commit, which is made, is on so many replicas that a failover to one of them keeps it."""
-        told = False
-        while await connection.wait(self._replicas, _WAIT_MS) < self._replicas:
-            if not told:
-                log.warning("task %s: waiting for %d replicas to have the commit", self._task, self._replicas)
-                told = True
 
     def _refuse(self, status: str, detail: list[str]) -> NoReturn:
         """Raise what a script's refusal means."""

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from market_data_pipeline.runtime.contract import MAX_ENTRIES, Entry
 from market_data_pipeline.store.client import cancel_and_wait, until_done
+from market_data_pipeline.store.committer import Committer
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +37,12 @@ class _Waiter:
 
 
 class StreamReader:
-    """Shared by all tasks of one event loop, and with it the lock ``marking`` (see ``TaskStore``). Use as an async context
-    manager."""
+    """Shared by all tasks of one event loop, and with it the lock ``marking`` (see ``TaskStore``) and the ``committer``, which
+    waits for so many ``replicas``. Use as an async context manager."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: redis.asyncio.Redis, replicas: int = 0) -> None:
         self.marking = asyncio.Lock()
+        self.committer = Committer(client, replicas)
         self._client: Any = client
         self._blocking: Any = client.client()  # a connection of its own, so that its id can be unblocked
         self._waiters: list[_Waiter] = []
@@ -59,6 +61,7 @@ class StreamReader:
     async def __aexit__(self, *exc: object) -> None:
         if self._job is not None:
             await cancel_and_wait(self._job)
+        await self.committer.aclose()
         await self._blocking.aclose()
         for waiter in self._waiters:
             waiter.future.cancel()

@@ -121,7 +121,7 @@ async def test_a_commit_waits_for_replicas(caplog: Any) -> None:
 
         await asyncio.to_thread(wait_until, caught_up, "the replica to follow")
         control = Control(client, await publish(client, "attempts", PLAN))
-        async with StreamReader(client) as reader:
+        async with StreamReader(client, replicas=1) as reader:
             bench = Bench(client, reader, control)
             store = bench.store(await bench.own("one"), Limits(replicas=1))
             commit = await commit_with(store, (await store.load()).commit)

@@ -35,7 +35,7 @@ async def test_a_commit_that_is_sent_again_waits_for_replicas_too() -> None:
         term = await control.lead("leader", 60_000)
         assert await control.assign(term, "leader", [Transition(0, "w", "token")])
         limits, lease = Limits(replicas=1), Lease(0, 1, "token")
-        store = RedisTaskStore(client, StreamReader(client), control.job.ref, PLAN, TASK, lease, limits)
+        store = RedisTaskStore(client, StreamReader(client, replicas=1), control.job.ref, PLAN, TASK, lease, limits)
         request = CommitRequest((await store.load()).commit, "once", b"")
         os.kill(replica.pid, signal.SIGSTOP)
         try:

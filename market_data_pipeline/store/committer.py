@@ -1,0 +1,106 @@
+"""Group commit: commits of a worker's tasks that come while others are under way go to the server together.
+
+Each is a script of its own, atomic by itself; what they share is the way there: one write, one wake-up of the server and
+one answer, which cost more than a small commit does. A commit that comes alone goes at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, NamedTuple
+
+from redis.exceptions import NoScriptError
+
+from market_data_pipeline.store.client import Client, Script, cancel_and_wait
+
+log = logging.getLogger(__name__)
+
+_TOGETHER = 16
+"""Commits in one go, at most."""
+_WAIT_MS = 1000
+
+
+class _Call(NamedTuple):
+    script: Script
+    keys: list[str]
+    args: list[Any]
+    answer: asyncio.Future[list[Any]]
+
+
+class Committer:
+    """Shared by all tasks of one event loop that commit with so many ``replicas``."""
+
+    def __init__(self, client: Client, replicas: int = 0) -> None:
+        self._client = client
+        self._replicas = replicas
+        self._waiting: list[_Call] = []
+        self._job: asyncio.Task[None] | None = None
+
+    async def commit(self, script: Script, keys: list[str], args: list[Any]) -> list[Any]:
+        """What the script answers, once the replicas have it too. Errors come out as they are; when the connection was lost,
+        nobody knows whether the commit was made: it must be sent again."""
+        call = _Call(script, keys, args, asyncio.get_running_loop().create_future())
+        self._waiting.append(call)
+        if self._job is None or self._job.done():
+            self._job = asyncio.create_task(self._run(), name="committer")
+        return await call.answer
+
+    async def aclose(self) -> None:
+        """Stop; whoever still waits is cancelled."""
+        if self._job is not None:
+            await cancel_and_wait(self._job)
+        for call in self._waiting:
+            call.answer.cancel()
+
+    async def _run(self) -> None:
+        while self._waiting:
+            calls, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
+            try:
+                answers = await self._send(calls)
+            except Exception as error:  # the way there: it concerns all of them
+                answers = [error] * len(calls)
+            except asyncio.CancelledError:
+                for call in calls:
+                    call.answer.cancel()
+                raise
+            for call, answer in zip(calls, answers, strict=True):
+                if call.answer.done():  # its task was cancelled
+                    continue
+                if isinstance(answer, Exception):
+                    call.answer.set_exception(answer)
+                else:
+                    call.answer.set_result(answer)
+
+    async def _send(self, calls: list[_Call]) -> list[Any]:
+        """Until what was made is on so many replicas that a failover to one of them keeps it. A commit that is repeated for
+        that is a duplicate, which writes its id again: WAIT is about the writes of its own connection."""
+        told = False
+        while True:
+            answers, replicas = await self._send_once(calls)
+            made = any(isinstance(answer, list) and answer[0] in (b"OK", b"DUP") for answer in answers)
+            if replicas >= self._replicas or not made:
+                return answers
+            if not told:
+                log.warning("waiting for %d replicas to have the commits", self._replicas)
+                told = True
+
+    async def _send_once(self, calls: list[_Call]) -> tuple[list[Any], int]:
+        pipe = self._client.pipeline(transaction=False)
+        for call in calls:
+            pipe.evalsha(await call.script.sha(self._client), len(call.keys), *call.keys, *call.args)
+        if self._replicas:
+            pipe.execute_command("WAIT", self._replicas, _WAIT_MS)
+        answers = await pipe.execute(raise_on_error=False)
+        replicas = answers.pop() if self._replicas else 0
+        for i, call in enumerate(calls):
+            if isinstance(answers[i], NoScriptError):  # flushed, or another server: the text itself cannot be forgotten
+                answers[i] = await self._text(call)
+                replicas = 0
+        return answers, replicas if isinstance(replicas, int) else 0
+
+    async def _text(self, call: _Call) -> Any:
+        try:
+            return await self._client.eval(call.script.text, len(call.keys), *call.keys, *call.args)
+        except Exception as error:
+            return error
