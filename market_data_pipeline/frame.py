@@ -8,6 +8,7 @@ silent and must not hold others back until its next items or mark.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -78,7 +79,8 @@ _REQUIRED = {kind: cls._fields[: len(cls._fields) - OPTIONAL[kind]] for kind, cl
 _DEFAULTS = {kind: tuple(cls._field_defaults.values())[-OPTIONAL[kind] :] for kind, cls in RECORDS.items()}
 
 
-def _is_record(kind: str, names: Iterable[str]) -> bool:
+@lru_cache(maxsize=1024)
+def _is_record(kind: str, names: tuple[str, ...]) -> bool:
     given = frozenset(names)
     return given <= _FIELDS[kind] and given.issuperset(_REQUIRED[kind])
 
@@ -90,7 +92,7 @@ class Columns:
     __slots__ = ("data", "kind", "n")
 
     def __init__(self, kind: str, data: dict[str, Column]) -> None:
-        self.kind = kind if kind and _is_record(kind, data) else ""
+        self.kind = kind if kind and _is_record(kind, tuple(data)) else ""
         self.data = data
         self.n = len(next(iter(data.values()))) if data else 0
 

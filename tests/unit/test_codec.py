@@ -300,6 +300,38 @@ def test_seal_protects_every_bit() -> None:
     assert unseal(seal(b""), "here") == b""
 
 
+def symbols(n: int, codes: Any, width: int = 6) -> Columns:
+    names = tuple(f"{i:0{width}d}" for i in range(n))
+    return Columns("", {"symbol": Dictionary(np.array(codes, np.uint32), names), "n": np.arange(len(codes))})
+
+
+def test_a_list_of_names_that_is_small_beside_the_rows_travels_whole_and_is_known_again() -> None:
+    first, second = symbols(200, [7, 8] * 2000), symbols(200, [9, 199] * 2000)
+    frames = [decode(encode("o", Frame(items))).frame.items for items in (first, second)]
+    assert frames == [first, second]
+    lists = [frame.dictionary("symbol").names for frame in frames if isinstance(frame, Columns)]
+    assert lists[0] is lists[1]
+    assert len(lists[0]) == 200
+
+
+def test_of_a_list_of_names_that_is_large_beside_the_rows_those_in_use_travel() -> None:
+    items = symbols(5000, [4999, 7, 4999])
+    frame = decode(encode("o", Frame(items))).frame.items
+    assert isinstance(frame, Columns)
+    assert frame == items
+    assert sorted(frame.dictionary("symbol").names) == ["000007", "004999"]
+
+
+@FAST
+@given(st.integers(1, 3000), st.lists(st.integers(0, 10_000), min_size=1, max_size=400), st.integers(2000, 20_000))
+def test_names_and_rows_together_keep_to_the_size_of_a_frame(n: int, codes: list[int], frame_bytes: int) -> None:
+    items = symbols(n, [code % n for code in codes], width=40)
+    blobs, rejected = encode_items("o", items, frame_bytes=frame_bytes)
+    assert rejected == []
+    assert max(map(len, blobs)) <= frame_bytes
+    assert rows_of(blobs) == items.rows()
+
+
 def opened(blobs: list[bytes]) -> list[Frame]:
     return [decode(blob).frame for blob in blobs]
 
@@ -322,9 +354,8 @@ def test_entries_hold_at_most_frame_items_and_the_last_has_the_mark(
     frames = opened(blobs)
     assert rejected == []
     assert rows_of(blobs) == items
-    assert [len(frame.items) for frame in frames] == [
-        min(frame_items, n - start) for start in range(0, max(n, 1), frame_items)
-    ]
+    assert len(frames) == max(1, -(-n // frame_items)), "as few as can be"
+    assert max(len(frame.items) for frame in frames) <= frame_items
     assert [frame.mark for frame in frames] == [NO_MARK] * (len(frames) - 1) + [mark]
     assert {frame.born for frame in frames} == {3}
 

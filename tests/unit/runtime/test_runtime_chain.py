@@ -12,7 +12,7 @@ from tools.memory_job import CommittedRows, ListSource
 from market_data_pipeline.dag.graph import Dag, Node
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import OperatorFailed
-from market_data_pipeline.frame import END, NO_MARK, Frame, columns_from_rows, to_rows
+from market_data_pipeline.frame import END, IDLE, NO_MARK, Frame, columns_from_rows, to_rows
 from market_data_pipeline.operators.bars import TumblingBars
 from market_data_pipeline.operators.base import OnError, Operator
 from market_data_pipeline.operators.dedupe import Dedupe
@@ -258,3 +258,72 @@ def test_the_largest_mark_is_heard_before_the_end_whoever_ends_first(order: tupl
     assert heard[-2:] == [9, END]
     assert heard == sorted(set(heard))
     assert chain.ended
+
+
+class SplitSource(ListSource):
+    splittable = True
+
+
+class Batches(Operator):
+    """Hands on what it gets, and remembers how it came."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def process(self, frame: Frame) -> Iterable[Frame]:
+        self.calls.append(to_rows(frame.items))
+        return [Frame(frame.items)]
+
+    def advance(self, watermark: int) -> Iterable[Frame]:
+        self.calls.append(watermark)
+        return ()
+
+
+def joined_chain(dag_partitions: int = 2) -> tuple[Chain, list[str], Batches]:
+    """The chain behind a keyed edge from a source that runs in every partition, its inputs, and the operator in it."""
+    dag = Dag("chain")
+    dag.add_node(Node("source", SplitSource([])))
+    dag.add_node(Node("batches", Batches()))
+    dag.add_node(Node("out", CommittedRows()))
+    dag.add_edge("source", "batches", key="symbol")
+    dag.add_edge("batches", "out")
+    plan = compile_dag(dag, dag_partitions)
+    subgraph = plan.subgraph_of["batches"]
+    (edge,) = plan.inputs(subgraph)
+    chain = Chain(plan, subgraph, dag, 0)
+    operator = chain._stages["batches"].operator
+    assert isinstance(operator, Batches)
+    return chain, [input_key(edge, origin) for origin in plan.origins(edge, 0)], operator
+
+
+def test_frames_fed_together_are_joined_and_their_marks_follow() -> None:
+    chain, (one, two), operator = joined_chain()
+    first = [(one, Frame(["a"], 5, 30)), (two, Frame(["b"], NO_MARK, 20))]
+    chain.feed_together("batches", [*first, (one, Frame(["c"], 9)), (two, Frame(["d"], 7))])
+    assert operator.calls == [["a", "b", "c", "d"], 7]
+    output = chain.take()
+    assert [item for frame in output.sinks["out"] for item in to_rows(frame.items)] == ["a", "b", "c", "d"]
+    assert output.born == 20
+
+
+def test_a_lower_mark_that_is_sent_again_takes_nothing_back() -> None:
+    chain, (one, two), operator = joined_chain()
+    chain.feed_together("batches", [(one, Frame(["a"], 9)), (one, Frame([], 4)), (two, Frame([], 8))])
+    assert operator.calls == [["a"], 8]
+
+
+def test_frames_of_different_shape_keep_their_order() -> None:
+    chain, (one, two), operator = joined_chain()
+    trade = Trade("A", 3, 3, 1.0, 1.0, "buy", 1)
+    columns, _ = columns_from_rows([trade])
+    chain.feed_together("batches", [(one, Frame([1], 5)), (two, Frame(columns, 6)), (one, Frame([2, 3], 7))])
+    assert operator.calls == [[1], [trade], [2, 3], 6]
+
+
+def test_inputs_that_were_idle_are_woken_by_their_own_frames() -> None:
+    chain, (one, two), operator = joined_chain()
+    chain.feed("batches", one, Frame([], 5))
+    chain.feed("batches", two, Frame([], IDLE))
+    assert operator.calls == [5], "the idle one is left out"
+    chain.feed_together("batches", [(one, Frame(["a"], 6)), (two, Frame(["b"], NO_MARK)), (one, Frame(["c"], 9))])
+    assert operator.calls == [5, ["a"], 6, ["b"], ["c"]], "the second is awake again and has promised nothing more"
