@@ -34,10 +34,18 @@ class Settings(BaseSettings):
     low_watermark_pct: float = Field(0.25, ge=0, lt=1, description="share of the capacity at which it goes on")
     frame_items: int = Field(8192, ge=1, le=1_000_000, description="items in a frame, at most")
     frame_bytes: int = Field(256 * 1024, ge=1024, le=16 * 1024 * 1024, description="bytes of a frame, at most")
-    commit_items: int = Field(65536, ge=1, description="items a source reads for one commit, at most")
+    commit_items: int = Field(
+        65536,
+        ge=1,
+        description="items a source reads for one commit, at most; up to four times as many where they go to more than"
+        " 64 partitions",
+    )
     commit_frames: int = Field(16, ge=1, le=1000, description="frames one commit appends to one stream, at most")
     linger_ms: float = Field(
-        5.0, ge=0, le=10_000, description="how long a source waits for more items before it commits"
+        5.0,
+        ge=0,
+        le=10_000,
+        description="how long a source waits for more items before it commits; items at hand are not waited for",
     )
     mark_interval_ms: float = Field(
         20.0, ge=0, le=10_000, description="how often frames with only a mark are sent, at most"
