@@ -274,14 +274,23 @@ class BarTable:
             self.key, self.ints, self.floats = (array.copy() for array in groups)
             return
         at = np.searchsorted(self.key, groups.key)
-        known = self.has(groups.key)
-        if known.any():
+        known = self._stand_at(at, groups.key)
+        n_known = np.count_nonzero(known)
+        if n_known:
             self._update(at[known], groups.ints[known], groups.floats[known])
-        if not known.all():
-            new = ~known
-            self.key = np.insert(self.key, at[new], groups.key[new])
-            self.ints = np.insert(self.ints, at[new], groups.ints[new], axis=0)
-            self.floats = np.insert(self.floats, at[new], groups.floats[new], axis=0)
+        if n_known < len(known):
+            self._insert(at[~known], groups.take(~known))
+
+    def _insert(self, at: Array, groups: Groups) -> None:
+        """Put ``groups``, none of which is there, before the rows ``at``."""
+        places = at + np.arange(len(at))
+        old = np.ones(len(self.key) + len(at), np.bool_)
+        old[places] = False
+        for name, new in zip(("key", "ints", "floats"), groups, strict=True):
+            array: Array = getattr(self, name)
+            larger = np.empty((len(old), *array.shape[1:]), array.dtype)
+            larger[old], larger[places] = array, new
+            setattr(self, name, larger)
 
     def _update(self, at: Array, ints: Array, floats: Array) -> None:
         old_ints, old = self.ints[at], self.floats[at]
@@ -308,11 +317,14 @@ class BarTable:
 
     def has(self, key: Array) -> Array:
         """Which of ``key`` are there, bool of shape (n,)."""
-        at = np.searchsorted(self.key, key)
-        known = np.zeros(len(key), bool)
-        inside = at < len(self.key)
-        known[inside] = self.key[at[inside]] == key[inside]
-        return known
+        return self._stand_at(np.searchsorted(self.key, key), key)
+
+    def _stand_at(self, at: Array, key: Array) -> Array:
+        """Which of ``key``, whose places in the table are ``at``, are there."""
+        if not len(self.key):
+            return np.zeros(len(key), np.bool_)
+        found: Array = self.key[np.minimum(at, len(self.key) - 1)] == key
+        return found
 
     def rows_of(self, bucket: int) -> Groups:
         """The rows of one bucket, not copied."""
