@@ -165,7 +165,7 @@ def summary(status: JobStatus, seconds: float, outputs: list[str], rate: float) 
         {name: status.total(name) for name in ("duplicate", "late", "dead_letter", "unkeyed", "skipped")}
     )
     latency = " / ".join(
-        "-" if value is None else f"{value * 1000:,.1f} ms" for value in (status.latency["p50"], status.latency["p99"])
+        f"{name} {'-' if value is None else f'{value * 1000:,.1f} ms'}" for name, value in status.latency.items()
     )
     lines = [
         f"job {status.job}: {'interrupted' if status.state == 'running' else status.state} after {seconds:.1f} s",
@@ -181,6 +181,6 @@ def summary(status: JobStatus, seconds: float, outputs: list[str], rate: float) 
         lines.append(f"  without a key       {totals['unkeyed']:,}  (passed on, not deduplicated)")
     if totals["skipped"]:
         lines.append(f"  skipped             {totals['skipped']:,}")
-    lines += [f"  items/s             {rate:,.0f}", f"  latency p50 / p99   {latency}"]
+    lines += [f"  items/s             {rate:,.0f}", f"  latency             {latency}"]
     lines += [f"  written to          {output}" for output in outputs]
     return "\n".join(lines)

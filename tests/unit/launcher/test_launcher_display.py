@@ -89,7 +89,7 @@ def test_the_summary_has_a_line_per_fact() -> None:
     assert "dead letters        1" in text
     assert "without a key       4" in text
     assert facts["skipped"] == "5"
-    assert "12.3 ms / -" in text
+    assert "latency             p50 12.3 ms / p99 -" in text
     assert facts["written to"] == "/tmp/out"
 
 
