@@ -13,7 +13,8 @@ from rich.console import Console
 
 from market_data_pipeline.frame import END
 from market_data_pipeline.launcher.children import Child, service
-from market_data_pipeline.launcher.display import Lines, choose_display, render, summary, watermark_lag
+from market_data_pipeline.launcher.display import Lines, choose_display, summary, watermark_lag
+from market_data_pipeline.launcher.live_table import LiveTable, render
 from market_data_pipeline.store.status import ChannelStatus, JobStatus
 
 
@@ -111,6 +112,12 @@ def test_lines_are_shown_every_two_seconds_at_most(capsys: pytest.CaptureFixture
 
 def test_without_a_terminal_there_are_lines() -> None:
     assert isinstance(choose_display(plain=False), Lines)
+    assert isinstance(choose_display(plain=True), Lines)
+
+
+def test_a_terminal_gets_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert isinstance(choose_display(plain=False), LiveTable)
     assert isinstance(choose_display(plain=True), Lines)
 
 
