@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import redis
@@ -109,19 +109,40 @@ def children_of(pid: int) -> dict[int, str]:
 @dataclass
 class JobRun:
     """One run of a job. ``rate``: see :func:`run_job`. ``cpu``: ns per item by kind of process, over the same time as the
-    rate. ``summary``: what ``mdp run --json`` said."""
+    rate. ``summary``: what ``mdp run --json`` said. ``server``: the server's ``INFO all`` at the end."""
 
     rate: float
     seconds: float
     cpu: dict[str, float]
     summary: dict
+    server: dict = field(default_factory=dict)
 
     def latency(self, percentile: str) -> float | None:
         """Seconds, ``p50`` or ``p99``, from an item's entering to the committed sink."""
         return self.summary["latency"][percentile]
 
 
-def run_job(app: Path, items: int, sets: Mapping[str, object], workers: int = 2) -> JobRun:
+def mdp_run(
+    app: Path, sets: Mapping[str, object], url: str, workers: int = 2, partitions: int = PARTITIONS
+) -> list[str]:
+    """The command that runs ``app`` over the server at ``url``, which keeps nothing."""
+    command = [
+        sys.executable,
+        "-m",
+        "market_data_pipeline.cli",
+        "run",
+        str(app),
+        "--json",
+        "--plain",
+        "--allow-volatile",
+    ]
+    command += ["--workers", str(workers), "--partitions", str(partitions), "--redis-url", url]
+    return command + [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
+
+
+def run_job(
+    app: Path, items: int, sets: Mapping[str, object], workers: int = 2, partitions: int = PARTITIONS
+) -> JobRun:
     """Run ``app`` with ``mdp run`` over a server of its own: launcher, coordinator, ``workers`` and server.
 
     The rate is taken from outside, by looking at the server a hundred times a second: the items that came in behind the first
@@ -130,20 +151,18 @@ def run_job(app: Path, items: int, sets: Mapping[str, object], workers: int = 2)
     """
     with EmbeddedServer() as server, connect_blocking(server.url) as client:
         given = {"items": items, **sets}
-        command = [sys.executable, "-m", "market_data_pipeline.cli", "run", str(app), "--json", "--plain"]
-        command += ["--workers", str(workers), "--partitions", str(PARTITIONS), "--redis-url", server.url]
-        command += [part for name, value in given.items() for part in ("--set", f"{name}={value}")]
-        process = subprocess.Popen(
-            [*command, "--allow-volatile"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        watch = _Watch(client, process, server.pid, app, {name: str(value) for name, value in given.items()})
+        command = mdp_run(app, given, server.url, workers, partitions)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        sets = {name: str(value) for name, value in given.items()}
+        watch = _Watch(client, process, server.pid, app, sets, partitions)
         watch.until_the_end()
+        info = client.info("all")
         out, errors = process.communicate()
     if process.returncode:
         sys.exit(errors)
     summary = json.loads(out)
     assert summary["items_in"] == items, f"{summary['items_in']} of {items} items came in"
-    return watch.judged(summary)
+    return replace(watch.judged(summary), server=info)
 
 
 @dataclass
@@ -163,12 +182,13 @@ class _Watch:
     server: int
     app: Path
     sets: dict[str, str]
+    partitions: int
     kinds: dict[int, str] = field(default_factory=dict)
 
     def until_the_end(self) -> None:
         """Look until the launcher is gone; keeps the first look with items, and the one at which the last task ended."""
         dag = load_app(str(self.app), self.sets)
-        plan = compile_dag(dag, PARTITIONS)
+        plan = compile_dag(dag, self.partitions)
         fed = {edge.dst for edge in plan.edges}
         sources = {node.name for node in plan.nodes if node.name not in fed}
         subgraphs = {plan.subgraph_of[name].name for name in sources}
