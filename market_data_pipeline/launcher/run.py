@@ -304,7 +304,8 @@ class _Meter:
 
 def child_environment(settings: Settings, address: Address, embedded: bool, workers: int) -> Mapping[str, str]:
     """The settings as environment, for children: a password never stands in a command line. The workers share the cores, so
-    each has one thread for linear algebra where the user says nothing else (starting more also costs each child 50 ms of CPU)."""
+    each has one thread for linear algebra where the user says nothing else (starting more also costs each child 50 ms of
+    CPU)."""
     env = {
         f"MDP_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         for name, value in settings.model_dump(exclude={"redis_url", "job", "http_port"}).items()
