@@ -9,13 +9,25 @@ from __future__ import annotations
 import asyncio
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
+from types import coroutine
 from typing import Any, Generic, Literal, Self, TypeVar
 
 from market_data_pipeline.errors import ChannelClosed, ConfigError
 
-__all__ = ["BaseChannel", "ChannelClosed", "Hysteresis", "LevelCallback", "Watermark", "wait_on"]
+__all__ = [
+    "BaseChannel",
+    "ChannelClosed",
+    "Hysteresis",
+    "LevelCallback",
+    "Waiters",
+    "Watermark",
+    "turn",
+    "wait_on",
+    "wake_one",
+]
 
 T = TypeVar("T")
 LevelCallback = Callable[[], Any] | Callable[[], Awaitable[Any]]
@@ -128,24 +140,34 @@ class BaseChannel(ABC, Generic[T]):
                 await result
 
 
-async def wait_on(waiters: list[asyncio.Future[None]]) -> None:
-    """Wait until one of the other side wakes this waiter; hands the wake-up on when cancelled after it came."""
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+Waiters = deque[asyncio.Future[None]]
+"""Those of one side that wait, the longest waiting first."""
+
+
+@coroutine
+def turn() -> Generator[None, None, None]:
+    """Let everything else that is ready run once."""
+    yield
+
+
+async def wait_on(waiters: Waiters) -> None:
+    """Wait until one of the other side wakes this waiter; hands the wake-up on when it ends after that came."""
+    future: asyncio.Future[None] = asyncio.Future(loop=asyncio.get_running_loop())
     waiters.append(future)
     try:
         await future
-    except asyncio.CancelledError:
+    except BaseException:  # cancelled, or closed with its coroutine
         if future in waiters:
             waiters.remove(future)
-        elif future.done() and not future.cancelled():
+        elif not future.cancelled():
             wake_one(waiters)
         raise
 
 
-def wake_one(waiters: list[asyncio.Future[None]]) -> None:
+def wake_one(waiters: Waiters) -> None:
     """Wake the longest waiting one."""
     while waiters:
-        future = waiters.pop(0)
+        future = waiters.popleft()
         if not future.done():
             future.set_result(None)
             return

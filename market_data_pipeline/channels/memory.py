@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Awaitable, Generator
 from typing import TypeVar
@@ -11,7 +10,9 @@ from market_data_pipeline.channels.base import (
     DEFAULT_CAPACITY,
     BaseChannel,
     LevelCallback,
+    Waiters,
     Watermark,
+    turn,
     wait_on,
     wake_one,
 )
@@ -32,6 +33,10 @@ class Channel(BaseChannel[T]):
 
     ``capacity`` in items (default 2048); ``watermark`` defaults to 75 % and 25 % of it. ``on_high`` and ``on_low``, sync or
     async, fire once per crossing, after the item was put or taken. All calls from one event loop.
+
+    A ``put`` or ``get`` that is cancelled while it waits has done nothing. When an async ``on_high`` raises or is cancelled
+    the item is in the channel already. When ``on_low`` does, the items taken go back to the front, and stand over the
+    capacity if others were put meanwhile.
     """
 
     def __init__(
@@ -43,8 +48,8 @@ class Channel(BaseChannel[T]):
     ) -> None:
         super().__init__(capacity, watermark, on_high, on_low)
         self._items: deque[T] = deque()
-        self._getters: list[asyncio.Future[None]] = []
-        self._putters: list[asyncio.Future[None]] = []
+        self._getters: Waiters = deque()
+        self._putters: Waiters = deque()
         self._closed = False
         # the hysteresis is spelled out here rather than called: this is the hot path of coroutine nodes
         self._above = False
@@ -64,6 +69,9 @@ class Channel(BaseChannel[T]):
 
     async def put(self, item: T) -> None:
         items = self._items
+        # the other side is often one turn of the loop away, which is cheaper than a future; who waits already goes first
+        if len(items) >= self.capacity and not self._putters and not self._closed:
+            await turn()
         while len(items) >= self.capacity and not self._closed:
             await wait_on(self._putters)
         if self._closed:
@@ -77,6 +85,8 @@ class Channel(BaseChannel[T]):
 
     async def get(self) -> T:
         items = self._items
+        if not items and not self._getters and not self._closed:
+            await turn()
         while not items:
             if self._closed:
                 raise ChannelClosed("the channel is closed and drained")
@@ -106,6 +116,8 @@ class Channel(BaseChannel[T]):
             await self._fire("low")
         except BaseException:
             self._items.extendleft(reversed(taken))
+            for _ in taken:
+                wake_one(self._getters)
             raise
 
     def close(self) -> Awaitable[None]:

@@ -1,4 +1,4 @@
-"""What ``mdp run`` and ``mdp status`` show: a live table on a terminal, plain lines elsewhere, a summary at the end."""
+"""What ``mdp run`` shows: a live table on a terminal, plain lines elsewhere, a summary at the end."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ from collections import Counter
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
 from market_data_pipeline.frame import END
 from market_data_pipeline.store.status import JobStatus
 from market_data_pipeline.terminal import visible
 
 _LINE_EVERY = 2.0
-_BAR_WIDTH = 24
 
 
 class Display(Protocol):
@@ -35,28 +29,6 @@ class Display(Protocol):
 
     def say(self, text: str) -> None:
         """One line that stays."""
-
-
-class LiveTable:
-    """A table that is drawn again in place."""
-
-    def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, refresh_per_second=8, transient=True)
-
-    def __enter__(self) -> Self:
-        self._live.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.__exit__(kind, error, trace)
-
-    def show(self, status: JobStatus, rate: float) -> None:
-        self._live.update(render(status, rate))
-
-    def say(self, text: str) -> None:
-        self._live.console.print(visible(text, lines=True), markup=False, highlight=False)
 
 
 class Lines:
@@ -91,8 +63,11 @@ class Lines:
 
 def choose_display(plain: bool) -> Display:
     """The table on a terminal, lines elsewhere or when asked for."""
-    console = Console(stderr=True)
-    return LiveTable(console) if console.is_terminal and not plain else Lines()
+    if plain or not sys.stderr.isatty():
+        return Lines()
+    from market_data_pipeline.launcher.live_table import LiveTable  # noqa: PLC0415 - rich only where it draws
+
+    return LiveTable()
 
 
 def watermark_lag(status: JobStatus) -> str:
@@ -104,68 +79,13 @@ def watermark_lag(status: JobStatus) -> str:
     return f"{(max(going) - min(going)) / 1e9:.3f}s" if len(going) == len(marks) and going else "0s"
 
 
-def render(status: JobStatus, rate: float | None) -> Group:
-    """The whole table; without a rate where nobody measured one."""
-    speed = "" if rate is None else f"   {rate:,.0f} items/s"
-    head = Text.assemble(
-        (f"{status.job} ", "bold"), f"plan {status.fingerprint}  ", (status.state, "green" if not status.error else "red"),
-        f"{speed}   in {status.items_in:,}   out {status.items_out:,}"
-        f"   watermark lag {watermark_lag(status)}   dead letters {status.dead_letters:,}"
-        f"   tasks ended {status.tasks_ended}/{status.tasks}",
-    )  # fmt: skip
-    return Group(head, _channels(status), _nodes(status), _owners(status))
-
-
-def _channels(status: JobStatus) -> Table:
-    table = Table("channel", "backlog (frames)", "fullest stream", box=None, pad_edge=False)
-    for channel in status.channels:
-        fullest = max(channel.lengths.values(), default=0)
-        filled = round(_BAR_WIDTH * fullest / channel.capacity)
-        bar = "█" * filled + "·" * (_BAR_WIDTH - filled)
-        table.add_row(
-            channel.name,
-            f"{channel.backlog}/{channel.capacity * len(channel.lengths)}",
-            f"{bar} {fullest}/{channel.capacity}",
-        )
-    return table
-
-
-def _nodes(status: JobStatus) -> Table:
-    table = Table("node", "in", "out", "other", box=None, pad_edge=False)
-    for name, counts in status.nodes.items():
-        other = ", ".join(f"{key} {n:,}" for key, n in sorted(counts.items()) if key not in ("in", "out"))
-        table.add_row(name, f"{counts.get('in', 0):,}", f"{counts.get('out', 0):,}", other)
-    return table
-
-
-def _owners(status: JobStatus) -> Table:
-    table = Table("worker", "partitions", box=None, pad_edge=False)
-    for worker in status.workers:
-        table.add_row(visible(worker["name"]), _ranges(worker["partitions"]))
-    orphans = [p for p in range(status.partitions) if not status.owners.get(p)]
-    if orphans:
-        table.add_row(Text("nobody", "red"), _ranges(orphans))
-    return table
-
-
-def _ranges(numbers: list[int]) -> str:
-    """``[0, 1, 2, 5]`` as ``0-2 5``."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and parts[-1][-1] == number - 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return " ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts) or "none"
-
-
 def summary(status: JobStatus, seconds: float, outputs: list[str], rate: float) -> str:
     """The end of a run, a line per fact."""
     totals: Counter[str] = Counter(
         {name: status.total(name) for name in ("duplicate", "late", "dead_letter", "unkeyed", "skipped")}
     )
     latency = " / ".join(
-        "-" if value is None else f"{value * 1000:,.1f} ms" for value in (status.latency["p50"], status.latency["p99"])
+        f"{name} {'-' if value is None else f'{value * 1000:,.1f} ms'}" for name, value in status.latency.items()
     )
     lines = [
         f"job {status.job}: {'interrupted' if status.state == 'running' else status.state} after {seconds:.1f} s",
@@ -181,6 +101,6 @@ def summary(status: JobStatus, seconds: float, outputs: list[str], rate: float) 
         lines.append(f"  without a key       {totals['unkeyed']:,}  (passed on, not deduplicated)")
     if totals["skipped"]:
         lines.append(f"  skipped             {totals['skipped']:,}")
-    lines += [f"  items/s             {rate:,.0f}", f"  latency p50 / p99   {latency}"]
+    lines += [f"  items/s             {rate:,.0f}", f"  latency             {latency}"]
     lines += [f"  written to          {output}" for output in outputs]
     return "\n".join(lines)

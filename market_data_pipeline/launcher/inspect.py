@@ -12,7 +12,7 @@ from rich.console import Console
 from market_data_pipeline.codec import unpack
 from market_data_pipeline.dag.plan import Plan, plan_from_dict
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.launcher.display import render
+from market_data_pipeline.launcher.live_table import render
 from market_data_pipeline.settings import load_settings, server_address
 from market_data_pipeline.sinks.encoding import json_line, plain
 from market_data_pipeline.store.client import Client, connect, explained, text_of

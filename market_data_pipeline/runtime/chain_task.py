@@ -87,7 +87,7 @@ class ChainTask(Task):
         self.observer.restored(self._chain.counts())
         self.outputs.restore(outbox)
         self.outputs.restore_marks(meta.get("out_marks", {}), meta.get("out_idle", ()))
-        self._latency = LatencyHistogram({int(k): v for k, v in meta.get("latency", {}).items()})
+        self._latency = LatencyHistogram(meta.get("latency"))
         self._position = meta.get("position")
         self._sink_states: dict[str, Any] = meta.get("sinks", {})
         for name in self.subgraph.nodes:
@@ -362,7 +362,7 @@ class ChainTask(Task):
         }
         if self._sinks:
             meta["sinks"] = self._sink_states
-            meta["latency"] = {str(bucket): n for bucket, n in self._latency.buckets.items()}
+            meta["latency"] = self._latency.packed()
         if self._source is not None:
             meta["position"] = self._position
             meta["source_mark"] = self._watermark.mark

@@ -47,6 +47,7 @@ class JobStatus:
     nodes: dict[str, dict[str, int]]
     watermarks: dict[str, int | None]
     latency: dict[str, float | None]
+    """Seconds from entering the job to the committed sink: ``p50``, ``p90``, ``p99``, ``p99.9``, ``max``."""
     dead_letters: int
     first_dead_letter: str = ""
     """Node, place and reason of the oldest one."""
@@ -95,12 +96,11 @@ async def read_status(
     metas = [_meta(blob) for blob in replies[: len(tasks)]]
     lengths = replies[len(tasks) : len(tasks) + len(streams)]
     workers, owners = await control.workers(), await control.assignment()
-    latency = _latency(metas)
     return JobStatus(
         job.name, job.uid, state or "gone", error, job.fingerprint, job.partitions, len(tasks), int(replies[-1]),
         _workers(workers, owners), _owners(owners, workers), _channels(streams, lengths, capacity),
         _nodes(metas), _watermarks(plan, tasks, metas),
-        {"p50": latency.percentile(0.5), "p99": latency.percentile(0.99)}, int(replies[-2]),
+        _latency(metas).summary(), int(replies[-2]),
         first_dead_letter=_first_letter(replies[-3]), sources=_entries(plan),
         sinks=[n.name for n in plan.nodes if n.kind == "sink"],
     )  # fmt: skip

@@ -4,8 +4,10 @@ from market_data_pipeline import Pipeline, Synthetic
 from market_data_pipeline.sinks.discard import Discard
 
 
-def pipeline(items: int = 20_000_000, symbols: int = 1000, dedupe: bool = True) -> Pipeline:
-    job = Pipeline("main-job").source(Synthetic(symbols=symbols, items=items)).key_by("symbol")
+def pipeline(items: int = 20_000_000, symbols: int = 1000, dedupe: bool = True, event_rate: float = 10_000) -> Pipeline:
+    """``event_rate``: items per second of event time."""
+    source = Synthetic(symbols=symbols, items=items, event_rate=event_rate)
+    job = Pipeline("main-job").source(source).key_by("symbol")
     if dedupe:
         job = job.dedupe("symbol", "trade_id", within="10s")
     return job.bars("1s").sink(Discard())

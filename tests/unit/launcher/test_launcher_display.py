@@ -13,7 +13,8 @@ from rich.console import Console
 
 from market_data_pipeline.frame import END
 from market_data_pipeline.launcher.children import Child, service
-from market_data_pipeline.launcher.display import Lines, choose_display, render, summary, watermark_lag
+from market_data_pipeline.launcher.display import Lines, choose_display, summary, watermark_lag
+from market_data_pipeline.launcher.live_table import LiveTable, render
 from market_data_pipeline.store.status import ChannelStatus, JobStatus
 
 
@@ -89,7 +90,7 @@ def test_the_summary_has_a_line_per_fact() -> None:
     assert "dead letters        1" in text
     assert "without a key       4" in text
     assert facts["skipped"] == "5"
-    assert "12.3 ms / -" in text
+    assert "latency             p50 12.3 ms / p99 -" in text
     assert facts["written to"] == "/tmp/out"
 
 
@@ -111,6 +112,12 @@ def test_lines_are_shown_every_two_seconds_at_most(capsys: pytest.CaptureFixture
 
 def test_without_a_terminal_there_are_lines() -> None:
     assert isinstance(choose_display(plain=False), Lines)
+    assert isinstance(choose_display(plain=True), Lines)
+
+
+def test_a_terminal_gets_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert isinstance(choose_display(plain=False), LiveTable)
     assert isinstance(choose_display(plain=True), Lines)
 
 

@@ -1,16 +1,12 @@
-"""Marks, watermarks and the latency histogram, against plain arithmetic."""
+"""Marks and watermarks, against plain arithmetic."""
 
 from __future__ import annotations
 
-import random
-
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market_data_pipeline.frame import END, NO_MARK, columns_from_rows
 from market_data_pipeline.records import Trade
-from market_data_pipeline.runtime.latency import LatencyHistogram
 from market_data_pipeline.runtime.progress import MarkMerger, SourceWatermark
 
 quick = settings(derandomize=True, max_examples=200, deadline=None)
@@ -75,40 +71,3 @@ def test_items_without_a_time_do_not_move_it() -> None:
     watermark = SourceWatermark(0)
     assert watermark.observe([1, "x", None, {"a": 1}, {"ts_event": "late"}, {"ts_event": 3.5}]) == NO_MARK
     assert watermark.observe([{"ts_event": 4}, 7]) == 4
-
-
-# --- latency ----------------------------------------------------------------------------------------------------
-
-
-def test_an_empty_histogram_has_no_percentile() -> None:
-    assert LatencyHistogram().percentile(0.5) is None
-
-
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.9, 0.99, 1.0])
-def test_percentiles_are_within_five_percent(share: float) -> None:
-    rng = random.Random(4)
-    nanos = sorted(int(10 ** rng.uniform(3.1, 10)) for _ in range(5000))
-    histogram = LatencyHistogram()
-    for value in nanos:
-        histogram.record(value)
-    exact = nanos[max(0, int(share * len(nanos) + 0.999999) - 1)] / 1e9
-    assert histogram.percentile(share) == pytest.approx(exact, rel=0.051)
-
-
-@pytest.mark.parametrize("nanos", [-5, 0, 1, 1000])
-def test_everything_up_to_a_microsecond_is_one(nanos: int) -> None:
-    histogram = LatencyHistogram()
-    histogram.record(nanos, 3)
-    assert histogram.percentile(1.0) == pytest.approx(1e-6)
-    assert histogram.buckets.total() == 3
-
-
-def test_merging_equals_recording_together() -> None:
-    one, two, both = LatencyHistogram(), LatencyHistogram(), LatencyHistogram()
-    for target, values in ((one, (2_000, 5_000_000)), (two, (2_000, 900))):
-        for value in values:
-            target.record(value, 2)
-            both.record(value, 2)
-    one.merge(two.buckets)
-    assert one.buckets == both.buckets
-    assert LatencyHistogram(one.buckets).percentile(0.5) == both.percentile(0.5)

@@ -72,6 +72,19 @@ def test_children_get_every_secret_and_no_star(tmp_path: Path) -> None:
     assert not [name for name, value in env.items() if "*" in value]
 
 
+def test_children_have_one_thread_for_linear_algebra_unless_the_user_says_how_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    settings = load_settings(redis_url="redis://127.0.0.1:1/0")
+    env = child_environment(settings, server_address(settings), False, 2)
+    assert [env[name] for name in names] == ["1", "1", "1"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert not set(names) & set(child_environment(settings, server_address(settings), False, 2))
+
+
 @pytest.mark.parametrize("name", ["redis_url", "sentinel_password"])
 def test_a_secret_of_the_wrong_type_is_not_shown(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"^--{name.replace('_', '-')}: \*\*\*: ") as caught:

@@ -1,0 +1,94 @@
+"""The state of a job as a table on a terminal: what ``mdp run`` draws again and again, and ``mdp status`` once."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from market_data_pipeline.launcher.display import watermark_lag
+from market_data_pipeline.store.status import JobStatus
+from market_data_pipeline.terminal import visible
+
+_BAR_WIDTH = 24
+
+
+class LiveTable:
+    """A table that is drawn again in place."""
+
+    def __init__(self) -> None:
+        self._live = Live(console=Console(stderr=True), refresh_per_second=8, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def show(self, status: JobStatus, rate: float) -> None:
+        self._live.update(render(status, rate))
+
+    def say(self, text: str) -> None:
+        self._live.console.print(visible(text, lines=True), markup=False, highlight=False)
+
+
+def render(status: JobStatus, rate: float | None) -> Group:
+    """The whole table; without a rate where nobody measured one."""
+    speed = "" if rate is None else f"   {rate:,.0f} items/s"
+    head = Text.assemble(
+        (f"{status.job} ", "bold"), f"plan {status.fingerprint}  ", (status.state, "green" if not status.error else "red"),
+        f"{speed}   in {status.items_in:,}   out {status.items_out:,}"
+        f"   watermark lag {watermark_lag(status)}   dead letters {status.dead_letters:,}"
+        f"   tasks ended {status.tasks_ended}/{status.tasks}",
+    )  # fmt: skip
+    return Group(head, _channels(status), _nodes(status), _owners(status))
+
+
+def _channels(status: JobStatus) -> Table:
+    table = Table("channel", "backlog (frames)", "fullest stream", box=None, pad_edge=False)
+    for channel in status.channels:
+        fullest = max(channel.lengths.values(), default=0)
+        filled = round(_BAR_WIDTH * fullest / channel.capacity)
+        bar = "█" * filled + "·" * (_BAR_WIDTH - filled)
+        table.add_row(
+            channel.name,
+            f"{channel.backlog}/{channel.capacity * len(channel.lengths)}",
+            f"{bar} {fullest}/{channel.capacity}",
+        )
+    return table
+
+
+def _nodes(status: JobStatus) -> Table:
+    table = Table("node", "in", "out", "other", box=None, pad_edge=False)
+    for name, counts in status.nodes.items():
+        other = ", ".join(f"{key} {n:,}" for key, n in sorted(counts.items()) if key not in ("in", "out"))
+        table.add_row(name, f"{counts.get('in', 0):,}", f"{counts.get('out', 0):,}", other)
+    return table
+
+
+def _owners(status: JobStatus) -> Table:
+    table = Table("worker", "partitions", box=None, pad_edge=False)
+    for worker in status.workers:
+        table.add_row(visible(worker["name"]), _ranges(worker["partitions"]))
+    orphans = [p for p in range(status.partitions) if not status.owners.get(p)]
+    if orphans:
+        table.add_row(Text("nobody", "red"), _ranges(orphans))
+    return table
+
+
+def _ranges(numbers: list[int]) -> str:
+    """``[0, 1, 2, 5]`` as ``0-2 5``."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][-1] == number - 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return " ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts) or "none"
