@@ -38,8 +38,8 @@ _TARGETS, _MOST_COMMIT_ITEMS = 64, 4
 """A source that feeds more than so many partitions reads more for a commit, else their frames would be tiny; at most so many
 times as much."""
 
-_BUSY_LINGERS = 8
-"""A source that is never waited for commits after so many times ``linger``."""
+_AT_HAND_SECONDS = 0.04
+"""A source that always has items at hand commits after so long."""
 
 
 class _Incoming(NamedTuple):
@@ -111,7 +111,7 @@ class ChainTask(Task):
         self._watermark = SourceWatermark(source.max_delay, source.idle_after, source.live)
         self._watermark.heard(self.clock.monotonic())
         self._watermark.mark = meta.get("source_mark", NO_MARK)
-        self._reading: asyncio.Task[Batch | None] | None = None
+        self._reading: asyncio.Task[tuple[Batch | None, int]] | None = None
         self._opened = self._watermark.mark != END
         if self._opened:
             partitions = self.plan.partitions if self.subgraph.home is None else 1
@@ -237,12 +237,11 @@ class ChainTask(Task):
 
     async def _step_source(self) -> None:
         await self.ask_about_deaths()
-        batches, ended = await self._gather()
+        batches, born, ended = await self._gather()
         letters = [letter for batch in batches for letter in batch.rejected]
         if letters:
             self._chain.counts()[self._source_name]["dead_letter"] += len(letters)
         await self._set_now()
-        born = self.clock.time_ns()
         for items in join_items(batch.items for batch in batches):
             frame = Frame(items, self._watermark.observe(items), born)
             if self.suspicion.marking:
@@ -252,60 +251,66 @@ class ChainTask(Task):
         if batches:
             self._position = batches[-1].position
             self._watermark.heard(self.clock.monotonic())
-        mark = self._watermark.end() if ended else self._watermark.silence(self.clock.monotonic(), born)
+        now = self.clock.time_ns()
+        mark = self._watermark.end() if ended else self._watermark.silence(self.clock.monotonic(), now)
         if mark is not None:
             self._chain.feed(self._source_name, SOURCE_INPUT, Frame([], mark))
-        self._chain.tick(born)
+        self._chain.tick(now)
         if batches or ended or self._due() == 0.0 or not self._chain.untouched:
             await self._commit_step(self._chain.take(), dead_letters=letters)
 
-    async def _gather(self) -> tuple[list[Batch], bool]:
-        """Batches for one commit: what comes until there is enough, or until ``linger`` was waited after the first. A source
-        that has its items at hand is not waited for, however busy this process is; but that too comes to an end."""
+    async def _gather(self) -> tuple[list[Batch], int, bool]:
+        """Batches for one commit, the wall time (ns) at which the first was there, and whether the source has ended.
+
+        What comes until there is enough, or until ``linger`` was waited after the first. What is at hand is taken without
+        waiting, for a while: else a source that is faster than commits would fall behind.
+        """
         batches: list[Batch] = []
-        count, waited, latest = 0, 0.0, 0.0
+        count, waited, born, latest = 0, 0.0, 0, 0.0
         while count < self._enough and not self.stopping:
             now = self.clock.monotonic()
-            left = min(self.limits.linger - waited, latest - now) if batches else self._patience(now)
-            if batches and left <= 0:
+            if batches and now >= latest:
                 break
-            reading, seconds = await self._read_source(left)
-            if reading is None:
+            started = now
+            came = await self._read_source(self.limits.linger - waited if batches else self._patience(now))
+            if came is None:
                 break
-            batch = reading.result()
+            batch, at = came
             if batch is None:
-                return batches, True
+                return batches, born, True
             if batches:
-                waited += seconds
+                waited += self.clock.monotonic() - started
             else:
-                latest = self.clock.monotonic() + _BUSY_LINGERS * self.limits.linger
+                born, latest = at, self.clock.monotonic() + max(_AT_HAND_SECONDS, self.limits.linger)
             batches.append(batch)
             if self.suspicion.careful:
                 break
             weight = 1 if isinstance(batch.items, Columns) else _ROW_WEIGHT
             count += weight * len(batch.items) + len(batch.rejected)
-        return batches, False
+        return batches, born, False
 
     def _patience(self, now: float) -> float:
         """Seconds to wait for the source before something else must be done."""
         patience, due = self._watermark.patience(now), self._due()
         return patience if due is None else min(patience, due)
 
-    async def _read_source(self, timeout: float) -> tuple[asyncio.Task[Batch | None] | None, float]:
-        """The source's next batch, and the seconds it was waited for; ``None`` when it is not there within ``timeout``: the
-        read goes on."""
-        assert self._source is not None
+    async def _read_source(self, timeout: float) -> tuple[Batch | None, int] | None:
+        """The source's next batch and the wall time at which it was there; ``None`` when it is not there within ``timeout``:
+        the read goes on, also while a commit is made."""
         self.check_reload()
         if self._reading is None:
-            self._reading = asyncio.create_task(self._source.read())
+            self._reading = asyncio.create_task(self._read_and_stamp())
             await asyncio.sleep(0)
-        started = self.clock.monotonic()
         if not self._reading.done() and timeout > 0:
             await self.interruptible(asyncio.wait({self._reading}, timeout=timeout))
         if not self._reading.done():
-            return None, 0.0
+            return None
         reading, self._reading = self._reading, None
-        return reading, self.clock.monotonic() - started
+        return reading.result()
+
+    async def _read_and_stamp(self) -> tuple[Batch | None, int]:
+        assert self._source is not None
+        return await self._source.read(), self.clock.time_ns()
 
     async def _commit_step(
         self,
