@@ -267,11 +267,14 @@ class BarTable:
         self.key: Array = np.empty(0, np.int64)
         self.ints: Array = np.empty((0, INTS), np.int64)
         self.floats: Array = np.empty((0, FLOATS), np.float64)
+        self.segment: Array = np.empty(0, np.int64)
+        """Which stored segment holds each row as it is; -1 where it changed since."""
 
     def merge(self, groups: Groups) -> None:
         """Add ``groups``; where a bar is there already, the two become one. Of equal times the table's price is the earlier."""
         if not len(self.key):
             self.key, self.ints, self.floats = (array.copy() for array in groups)
+            self.segment = np.full(len(self.key), -1)
             return
         at = np.searchsorted(self.key, groups.key)
         known = self._stand_at(at, groups.key)
@@ -286,7 +289,7 @@ class BarTable:
         places = at + np.arange(len(at))
         old = np.ones(len(self.key) + len(at), np.bool_)
         old[places] = False
-        for name, new in zip(("key", "ints", "floats"), groups, strict=True):
+        for name, new in (*zip(("key", "ints", "floats"), groups, strict=True), ("segment", -1)):
             array: Array = getattr(self, name)
             larger = np.empty((len(old), *array.shape[1:]), array.dtype)
             larger[old], larger[places] = array, new
@@ -305,13 +308,13 @@ class BarTable:
         old_ints[:, LAST] = np.maximum(old_ints[:, LAST], ints[:, LAST])
         old_ints[:, COUNT] += ints[:, COUNT]
         old_ints[:, FLAGS] |= ints[:, FLAGS]
-        self.ints[at], self.floats[at] = old_ints, old
+        self.ints[at], self.floats[at], self.segment[at] = old_ints, old, -1
 
     def replace(self, groups: Groups) -> None:
         """Put ``groups`` in the place of the bars of the same keys, which keep revision and flags and count as changed."""
         at = np.searchsorted(self.key, groups.key)
         kept = self.ints[at, REVISION:].copy()
-        self.ints[at], self.floats[at] = groups.ints, groups.floats
+        self.ints[at], self.floats[at], self.segment[at] = groups.ints, groups.floats, -1
         self.ints[at, REVISION:] = kept
         self.ints[at, FLAGS] |= CHANGED
 
@@ -344,9 +347,9 @@ class BarTable:
         """Remove the first ``n`` rows."""
         if n:
             self.key, self.ints, self.floats = self.key[n:].copy(), self.ints[n:].copy(), self.floats[n:].copy()
+            self.segment = self.segment[n:].copy()
 
-    def load(self, parts: list[Groups]) -> None:
-        """Put ``parts``, in order, in the place of everything."""
-        self.key = np.concatenate([part.key for part in parts])
-        self.ints = np.concatenate([part.ints for part in parts])
-        self.floats = np.concatenate([part.floats for part in parts])
+    def load(self, rows: Groups, segment: Array) -> None:
+        """Put ``rows``, which are stored in ``segment`` each, in the place of everything."""
+        self.key, self.ints, self.floats = rows
+        self.segment = segment

@@ -16,6 +16,7 @@ from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame
 from market_data_pipeline.operators.as_records import keep
 from market_data_pipeline.operators.bar_choices import BarConvention, Empty
+from market_data_pipeline.operators.bar_segments import BarSegments
 from market_data_pipeline.operators.bar_symbols import BarSymbols
 from market_data_pipeline.operators.bar_table import (
     CARRIED,
@@ -30,12 +31,10 @@ from market_data_pipeline.operators.bar_table import (
     REVISION,
     BarTable,
     Groups,
-    groups_of,
     no_trades,
 )
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.buckets import FARTHEST, LONGEST, OUTSIDE, Buckets, Tumbling
-from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.choices import check_choice
 from market_data_pipeline.operators.lateness import LATE, Lateness
 
@@ -49,7 +48,7 @@ class BarWindows(Operator):
     last close (``carry``); a symbol that is silent for ``max_empty`` buckets has none until its next trade.
     ``early_every``: when the watermark passes ``start + k * early_every``, a bar that changed is emitted before its end, not
     final. The first bar of every symbol is ``partial``. State: about 120 bytes per open bar, and 13 per symbol; at most
-    524,288 symbols a partition. A commit writes the buckets that changed, and the blocks of 256 symbols.
+    524,288 symbols a partition. A commit writes the bars that changed, and the blocks of 256 symbols.
     """
 
     outputs = (LATE,)
@@ -79,7 +78,7 @@ class BarWindows(Operator):
         self._shift = 1 if convention.closed == "right" else 0  # (start, end] is [start + 1, end + 1)
         self._table = BarTable()
         self._symbols = BarSymbols()
-        self._changes = Changes()
+        self._segments = BarSegments(self._table)
         self._watermark = NO_MARK
         self._partial: set[int] = set()
         """Keys of bars that lie where trades are missing."""
@@ -133,7 +132,6 @@ class BarWindows(Operator):
     def merge(self, groups: Groups) -> None:
         """Groups of buckets that are not closed."""
         self._table.merge(groups)
-        self._changes.touch(groups.buckets)
         if self._filled is not None and int(groups.key[0] >> CODE_BITS) < self._filled:
             self._fill_behind(groups)
 
@@ -142,7 +140,6 @@ class BarWindows(Operator):
         known = self._table.has(groups.key)
         if known.any():
             self._table.replace(groups.take(known))
-            self._changes.touch(groups.bucket[known].tolist())
         if not known.all():
             self.merge(groups.take(~known))
 
@@ -238,7 +235,7 @@ class BarWindows(Operator):
         bars = rows.bars(self._symbols.names, ts_open, ts_close, label, final)
         self._table.ints[due, REVISION] += 1
         self._table.ints[due, FLAGS] = rows.ints[:, FLAGS] & ~CHANGED
-        self._changes.touch(rows.buckets)
+        self._table.segment[due] = -1
         return bars
 
     def _close(self, n: int) -> None:
@@ -252,7 +249,6 @@ class BarWindows(Operator):
             self._symbols.close[gone.code[priced]] = gone.floats[priced, CLOSE]
             self._symbols.touch(gone.code)
         last = int(gone.bucket[-1])
-        self._changes.gone(gone.buckets)
         if self._partial:
             self._partial = {key for key in self._partial if key >> CODE_BITS > last}
         self._table.drop(n)
@@ -280,7 +276,6 @@ class BarWindows(Operator):
                 missing = missing[last[missing] > bucket]
             if len(missing):
                 empty.append((bucket << CODE_BITS) | missing)
-                self._changes.touch((bucket,))
             waiting = self._symbols.waiting(self.convention.max_empty)
             if len(waiting if fired is not None else waiting[last[waiting] > bucket]):
                 bucket = self._buckets.after(bucket)
@@ -310,7 +305,6 @@ class BarWindows(Operator):
             empty = empty[~self._table.has(empty)]
             if len(empty):
                 self._table.merge(no_trades(empty))
-                self._changes.touch((empty >> CODE_BITS).tolist())
             self._symbols.know(code, len(behind))
 
     def _carry(self, fired: int | None) -> None:
@@ -328,23 +322,18 @@ class BarWindows(Operator):
             carried[changed] = before[changed]
             rows.ints[start:stop, FLAGS] |= np.where(changed, CHANGED, 0)
             running[code] = np.where(np.isnan(close), before, close)
-            if changed.any():
-                self._changes.touch((int(buckets[start]),))
+            self._table.segment[start:stop][changed] = -1
 
     # State
 
     def snapshot(self) -> dict[str, bytes | None]:
         self.settle(None)
-        delta = self._changes.take(self._blob)
+        delta = self._segments.snapshot()
         delta.update(self._symbols.snapshot())
         facts = pack([self._filled, sorted(self._partial)])
         if facts != self._facts:
             delta["facts"] = self._facts = facts
         return delta
-
-    def _blob(self, bucket: int) -> bytes | None:
-        rows = self._table.rows_of(bucket)
-        return pack([array.tobytes() for array in rows]) if len(rows.key) else None
 
     def restore(self, state: Mapping[str, bytes], watermark: int = NO_MARK) -> None:
         self._watermark = watermark
@@ -352,8 +341,7 @@ class BarWindows(Operator):
             self._facts = state["facts"]
             self._filled, partial = unpack(self._facts)
             self._partial = set(partial)
-        buckets = sorted(map(int, state.keys() - self._symbols.restore(state) - {"facts"}))
-        parts = [unpack(state[str(bucket)]) for bucket in buckets]
-        if parts:
-            self._table.load([groups_of(*part) for part in parts])
-        self._changes.restored(buckets)
+        self._symbols.restore(state)
+        self._segments.restore(state)
+        if watermark != NO_MARK:
+            self._table.drop(self._table.count_below(self.first_open()))

@@ -15,12 +15,6 @@ class Changes:
     def touch(self, keys: Iterable[int]) -> None:
         self._changed.update(keys)
 
-    def gone(self, keys: Iterable[int]) -> None:
-        """Nothing is left of ``keys``, nor will be: only those in the store are still to be removed."""
-        over = set(keys)
-        self._changed -= over
-        self._changed |= over & self._stored
-
     def restored(self, keys: Iterable[int]) -> None:
         self._stored.update(keys)
 
