@@ -284,15 +284,17 @@ class Meter:
     def __init__(self) -> None:
         self._last: tuple[int, float] | None = None
         self._looked: tuple[int, float] | None = None
+        self._began: float | None = None
         self._rate = 0.0
         self.busy = 0.0
-        """Seconds between the looks in which anything was committed: what still stands in the streams behind the last item
-        that came in takes its time as well."""
+        """Seconds from the look before the first commit to the look behind the last one: what still stands in the streams
+        when the last item came in takes its time as well."""
 
     def update(self, items: int, done: int, now: float) -> float:
         """The rate at which ``items`` come in; ``done`` grows with whatever any node committed."""
         if self._looked is not None and done > self._looked[0]:
-            self.busy += now - self._looked[1]
+            self._began = self._looked[1] if self._began is None else self._began
+            self.busy = now - self._began
         self._looked = (done, now)
         if self._last is not None:
             before, then = self._last
