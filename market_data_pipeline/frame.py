@@ -8,6 +8,7 @@ silent and must not hold others back until its next items or mark.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -51,9 +52,8 @@ class Dictionary:
 
     @classmethod
     def encode(cls, values: Sequence[str]) -> Dictionary:
-        table: dict[str, int] = {}
-        codes = np.fromiter((table.setdefault(v, len(table)) for v in values), np.uint32, len(values))
-        return cls(codes, tuple(table))
+        table = {name: code for code, name in enumerate(dict.fromkeys(values))}
+        return cls(np.fromiter(map(table.__getitem__, values), np.uint32, len(values)), tuple(table))
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -140,7 +140,8 @@ class Columns:
         if cls is not None:
             defaults = cls._field_defaults
             values = [lists[name] if name in lists else repeat(defaults[name], self.n) for name in cls._fields]
-            return list(map(cls._make, zip(*values, strict=True)))
+            # what cls._make does, without its call: the number of values is right
+            return list(map(partial(tuple.__new__, cls), zip(*values, strict=True)))
         names = list(lists)
         return [dict(zip(names, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
@@ -191,7 +192,8 @@ def _portable(name: str, value: Any) -> int | str:
 def make_column(name: str, values: Sequence[Any]) -> Column:
     """A column of the type that :data:`COLUMN_TYPES` gives ``name``. Raises on a value of another type."""
     kind = COLUMN_TYPES[name]
-    for cls in set(map(type, values)):
+    types = set(map(type, values))
+    for cls in types:
         if not issubclass(cls, _ALLOWED[kind]) or (cls is bool and kind != FLAG):
             raise RecordError(f"{name}: a value of type {cls.__name__}")
     if kind == SYMBOL:
@@ -199,9 +201,10 @@ def make_column(name: str, values: Sequence[Any]) -> Column:
         "".join(column.names).encode()  # raises on text that is no Unicode, which could not travel
         return column
     if name == "side":
-        return np.fromiter((SIDE_CODES[v] for v in values), np.int8, len(values))
+        return np.fromiter(map(SIDE_CODES.__getitem__, values), np.int8, len(values))
     if kind == ANY:
-        if all(isinstance(v, int | np.integer) and MIN_TIME <= v <= MAX_TIME for v in values):
+        whole = all(issubclass(cls, int | np.integer) for cls in types)
+        if whole and MIN_TIME <= min(values, default=0) and max(values, default=0) <= MAX_TIME:
             return np.array(values, dtype=np.int64)
         return _object_array([_portable(name, v) for v in values])
     return np.array(values, dtype=kind)
