@@ -204,7 +204,7 @@ def make_column(name: str, values: Sequence[Any]) -> Column:
         return np.fromiter(map(SIDE_CODES.__getitem__, values), np.int8, len(values))
     if kind == ANY:
         whole = all(issubclass(cls, int | np.integer) for cls in types)
-        if whole and MIN_TIME <= min(values, default=0) and max(values, default=0) <= MAX_TIME:
+        if whole and min(values, default=0) >= MIN_TIME and max(values, default=0) <= MAX_TIME:
             return np.array(values, dtype=np.int64)
         return _object_array([_portable(name, v) for v in values])
     return np.array(values, dtype=kind)
