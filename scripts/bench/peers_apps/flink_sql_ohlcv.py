@@ -2,8 +2,8 @@
 
     flink_sql_ohlcv.py ITEMS [--count]
 
-Prints ``seconds S``: from submitting the statement to the end of its job. The sink is a black hole; with ``--count`` the bars are
-counted instead (a job of its own, not to be timed, and slow: use few items) and ``bars N of M trades`` is printed.
+Prints ``seconds S``: from submitting the statement to the end of its job. The sink is a black hole; with ``--count`` the bars
+are counted instead (a job of its own, not to be timed, and slow: use few items) and ``bars N of M trades`` is printed.
 
 The watermark is a millisecond behind: ten trades share one, and those behind the first would be late at a window's end.
 """
