@@ -8,7 +8,7 @@ silent and must not hold others back until its next items or mark.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -52,9 +52,8 @@ class Dictionary:
 
     @classmethod
     def encode(cls, values: Sequence[str]) -> Dictionary:
-        table: dict[str, int] = {}
-        codes = np.fromiter((table.setdefault(v, len(table)) for v in values), np.uint32, len(values))
-        return cls(codes, tuple(table))
+        table = {name: code for code, name in enumerate(dict.fromkeys(values))}
+        return cls(np.fromiter(map(table.__getitem__, values), np.uint32, len(values)), tuple(table))
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -142,7 +141,8 @@ class Columns:
         if cls is not None:
             defaults = cls._field_defaults
             values = [lists[name] if name in lists else repeat(defaults[name], self.n) for name in cls._fields]
-            return list(map(cls._make, zip(*values, strict=True)))
+            # what cls._make does, without its call: the number of values is right
+            return list(map(partial(tuple.__new__, cls), zip(*values, strict=True)))
         names = list(lists)
         return [dict(zip(names, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
@@ -193,7 +193,8 @@ def _portable(name: str, value: Any) -> int | str:
 def make_column(name: str, values: Sequence[Any]) -> Column:
     """A column of the type that :data:`COLUMN_TYPES` gives ``name``. Raises on a value of another type."""
     kind = COLUMN_TYPES[name]
-    for cls in set(map(type, values)):
+    types = set(map(type, values))
+    for cls in types:
         if not issubclass(cls, _ALLOWED[kind]) or (cls is bool and kind != FLAG):
             raise RecordError(f"{name}: a value of type {cls.__name__}")
     if kind == SYMBOL:
@@ -201,25 +202,57 @@ def make_column(name: str, values: Sequence[Any]) -> Column:
         "".join(column.names).encode()  # raises on text that is no Unicode, which could not travel
         return column
     if name == "side":
-        return np.fromiter((SIDE_CODES[v] for v in values), np.int8, len(values))
+        return np.fromiter(map(SIDE_CODES.__getitem__, values), np.int8, len(values))
     if kind == ANY:
-        if all(isinstance(v, int | np.integer) and MIN_TIME <= v <= MAX_TIME for v in values):
+        whole = all(issubclass(cls, int | np.integer) for cls in types)
+        if whole and min(values, default=0) >= MIN_TIME and max(values, default=0) <= MAX_TIME:
             return np.array(values, dtype=np.int64)
         return _object_array([_portable(name, v) for v in values])
     return np.array(values, dtype=kind)
 
 
-def _fields_of(items: Sequence[Any], names: tuple[str, ...]) -> dict[str, Column]:
-    return {name: make_column(name, [field(item, name) for item in items]) for name in names}
+def _values_of(kind: str, items: Sequence[Any], needs: tuple[str, ...]) -> dict[str, Sequence[Any]]:
+    """The values of ``items`` by field: of records of ``kind`` without the optional fields where all have the defaults; of
+    other items the fields ``needs``."""
+    if not kind:
+        return {name: [field(item, name) for item in items] for name in needs}
+    fields = RECORDS[kind]._fields
+    values = list(zip(*items, strict=True)) or [()] * len(fields)
+    n, defaults = len(_REQUIRED[kind]), _DEFAULTS[kind]
+    plain = all(given.count(default) == len(items) for given, default in zip(values[n:], defaults, strict=True))
+    return dict(zip(fields[:n] if plain else fields, values, strict=False))
 
 
-def _names_in_use(kind: str, items: Sequence[Any]) -> tuple[str, ...]:
-    """The fields of records that must stand in columns: without the optional ones where all items have the defaults."""
-    required, defaults = _REQUIRED[kind], _DEFAULTS[kind]
-    n = len(required)
-    plain = all(item[n:] == defaults for item in items) if OPTIONAL[kind] else True
-    fields: tuple[str, ...] = RECORDS[kind]._fields
-    return required if plain else fields
+def _made(kind: str, values: dict[str, Sequence[Any]]) -> Columns:
+    return Columns(kind, {name: make_column(name, given) for name, given in values.items()})
+
+
+_EXACT: dict[str, frozenset[type]] = {
+    SYMBOL: frozenset({str}),
+    SIDE: frozenset({str}),
+    ANY: frozenset({str, int}),
+    INT: frozenset({int}),
+    FLOAT: frozenset({float, np.float64}),
+    FLAG: frozenset({bool}),
+}
+"""Types that come back from a column as they went in (``np.float64``: as a row that travels does)."""
+
+
+def compact(items: Items) -> Items:
+    """Rows that are records of one kind as columns, which travel in a tenth of the time, where nothing changes by it: every
+    value has exactly its field's type. Everything else as it is."""
+    if isinstance(items, Columns) or not items:
+        return items
+    kind = KINDS.get(type(items[0]), "")
+    if not kind or len(set(map(type, items))) > 1:
+        return items
+    try:
+        values = _values_of(kind, items, ())
+        if all(_EXACT[COLUMN_TYPES[name]].issuperset(map(type, given)) for name, given in values.items()):
+            return _made(kind, values)
+    except (RecordError, KeyError, ValueError, OverflowError):  # an int over 64 bits, an unknown side, no Unicode
+        pass
+    return items
 
 
 def columns_from_rows(items: Sequence[Any], needs: tuple[str, ...] = ()) -> tuple[Columns, list[tuple[Any, str]]]:
@@ -231,22 +264,22 @@ def columns_from_rows(items: Sequence[Any], needs: tuple[str, ...] = ()) -> tupl
     classes = {type(item) for item in items}
     only = classes.pop() if len(classes) == 1 else None
     kind = KINDS.get(only, "") if only is not None else ""
-    names = _names_in_use(kind, items) if kind else needs
+    names = _REQUIRED[kind] if kind else needs
     if not names:
         reason = "only records of one kind can become columns here"
         return Columns("", {}), [(item, f"{type(item).__name__}: {reason}") for item in items]
     try:
-        return Columns(kind, _fields_of(items, names)), []
+        return _made(kind, _values_of(kind, items, needs)), []
     except Exception:  # some item is bad: find which, one at a time; anything a user's item raises counts
         good: list[Any] = []
         bad: list[tuple[Any, str]] = []
         for item in items:
             try:
-                _fields_of([item], names)
+                _made(kind, _values_of(kind, [item], needs))
                 good.append(item)
             except Exception as error:
                 bad.append((item, f"needs {', '.join(names)}: {type(error).__name__}: {error}"))
-        return Columns(kind, _fields_of(good, names)), bad
+        return _made(kind, _values_of(kind, good, needs)), bad
 
 
 def to_rows(items: Items) -> list[Any]:

@@ -56,6 +56,8 @@ def split_by_key(items: Items, key: str, partitions: int) -> tuple[dict[int, Ite
         return ({0: items} if len(items) else {}), []
     if isinstance(items, Columns):
         if key not in items.data:
+            items = items.completed()  # an optional field is left out where all items have its default
+        if key not in items.data:
             return {}, [(item, f"no field {key!r} to partition by") for item in items.rows()]
         return _split_columns(items, key, partitions), []
     parts: dict[int, Items] = {}

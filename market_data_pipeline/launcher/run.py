@@ -191,7 +191,7 @@ class Launcher:
 
     async def _watch(self, job: JobInfo) -> str:
         """Until the job is over or a signal came; the job's state."""
-        meter = _Meter()
+        meter = Meter()
         while True:
             try:
                 status = await self._read(job)
@@ -201,7 +201,8 @@ class Launcher:
                 self._look_after_server()
                 await asyncio.sleep(_LOOK_EVERY)
                 continue
-            rate = meter.update(status.items_in, time.monotonic())
+            done = sum(sum(counts.values()) for counts in status.nodes.values())
+            rate = meter.update(status.items_in, done + status.tasks_ended, time.monotonic())
             self._busy_seconds = meter.busy
             self._display.show(status, rate)
             self._tell_of_dead_letters(status, rate)
@@ -279,20 +280,27 @@ class Launcher:
             self._display.say(summary(self._status, seconds, outputs, rate))
 
 
-class _Meter:
+class Meter:
     """Items per second from counts seen now and then."""
 
     def __init__(self) -> None:
         self._last: tuple[int, float] | None = None
+        self._looked: tuple[int, float] | None = None
+        self._began: float | None = None
         self._rate = 0.0
         self.busy = 0.0
-        """Seconds between the looks in which items came in."""
+        """Seconds from the look before the first commit to the look behind the last one: what still stands in the streams
+        when the last item came in takes its time as well."""
 
-    def update(self, items: int, now: float) -> float:
+    def update(self, items: int, done: int, now: float) -> float:
+        """The rate at which ``items`` come in; ``done`` grows with whatever any node committed."""
+        if self._looked is not None and done > self._looked[0]:
+            self._began = self._looked[1] if self._began is None else self._began
+            self.busy = now - self._began
+        self._looked = (done, now)
         if self._last is not None:
             before, then = self._last
             if items > before:
-                self.busy += now - then
                 self._rate = (items - before) / (now - then)
             elif now - then > 1.0:
                 self._rate = 0.0

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from market_data_pipeline.codec import encode_items, pack, unpack, with_mark
 from market_data_pipeline.dag.partition import split_by_key
 from market_data_pipeline.dag.plan import Plan, PlanEdge, Subgraph
-from market_data_pipeline.frame import END, IDLE, NO_MARK, Items, join_items
+from market_data_pipeline.frame import END, IDLE, NO_MARK, Items, compact, join_items
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.contract import Limits, Stream
 
@@ -126,7 +126,7 @@ class Outputs:
 
     def _route(self, out: _Edge, batches: list[Items], bad: list[DeadLetter]) -> dict[int, list[Items]]:
         parts: dict[int, list[Items]] = {}
-        for items in join_items(batches):
+        for items in map(compact, join_items(batches)):
             if out.edge.kind == "keyed":
                 assert out.edge.key is not None
                 split, unkeyed = split_by_key(items, out.edge.key, self._partitions)

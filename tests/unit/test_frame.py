@@ -1,5 +1,6 @@
 """Frames: rows and columns, conversions both ways, joining and cutting."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from market_data_pipeline.frame import (
     Dictionary,
     Frame,
     columns_from_rows,
+    compact,
     concat,
     cut_items,
     join_items,
@@ -236,3 +238,47 @@ def test_an_id_may_be_of_numpy() -> None:
     )  # type: ignore[arg-type]
     assert rejected == []
     assert [(type(row.trade_id), row.trade_id) for row in made.rows()] == [(int, 7), (str, "x")]
+
+
+EXACT_TRADE = Trade("A", 1, 2, 3.5, 4.0, "buy", 7)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [EXACT_TRADE],
+        [EXACT_TRADE, EXACT_TRADE._replace(symbol="Ä", trade_id="text", conditions="@")],
+        [EXACT_TRADE._replace(price=np.float64(1.25)), EXACT_TRADE._replace(price=math.inf)],
+        [Quote("A", 1, 2, 3.0, 4.0, 5.0, 6.0)],
+        [Bar("A", 0, 10, 1.0, 2.0, 0.5, 1.5, 9.0, 1.2, 3, revision=2, is_final=False)],
+        [EXACT_TRADE._replace(trade_id=2**63)],
+    ],
+)
+def test_records_become_columns_where_nothing_changes_by_it(items: list[Any]) -> None:
+    columns = compact(items)
+    assert isinstance(columns, Columns)
+    assert columns.rows() == items
+    assert [list(map(type, row)) for row in columns.rows()] == [
+        [float if isinstance(value, float) else type(value) for value in row] for row in items
+    ]
+    assert compact(columns) is columns
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [],
+        [{"symbol": "A"}],
+        [EXACT_TRADE, Quote("A", 1, 2, 3.0, 4.0, 5.0, 6.0)],
+        [EXACT_TRADE, EXACT_TRADE._replace(price=3)],
+        [EXACT_TRADE._replace(price=None)],
+        [EXACT_TRADE._replace(side="none")],
+        [EXACT_TRADE._replace(ts_event=2**63)],
+        [EXACT_TRADE._replace(trade_id=2**64)],
+        [EXACT_TRADE._replace(trade_id=True)],
+        [EXACT_TRADE._replace(symbol="\ud800")],
+        [Bar("A", 0, 10, 1.0, 2.0, 0.5, 1.5, 9.0, 1.2, 3, is_final=0)],
+    ],
+)
+def test_rows_that_would_change_stay_rows(items: list[Any]) -> None:
+    assert compact(items) is items

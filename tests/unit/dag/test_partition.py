@@ -119,3 +119,12 @@ def test_nothing_splits_into_nothing() -> None:
     for items in batches:
         for partitions in (1, 5):
             assert split_by_key(items, "symbol", partitions) == ({}, [])
+
+
+@pytest.mark.parametrize("conditions", [[""] * 5, ["", "@", "", "F", "@"]])
+def test_an_optional_field_that_the_columns_leave_out_is_a_key_all_the_same(conditions: list[str]) -> None:
+    items = [trade._replace(conditions=c) for trade, c in zip(trades(list("abcde")), conditions, strict=True)]
+    from_columns, bad = split_by_key(columns(items), "conditions", 7)
+    from_rows, _ = split_by_key(items, "conditions", 7)
+    assert bad == []
+    assert {p: to_rows(part) for p, part in from_columns.items()} == from_rows

@@ -11,7 +11,8 @@ from tools.memory_job import CommittedRows, ListSource
 from market_data_pipeline.codec import decode
 from market_data_pipeline.dag.graph import Dag, Node
 from market_data_pipeline.dag.planner import compile_dag
-from market_data_pipeline.frame import END, NO_MARK, to_rows
+from market_data_pipeline.frame import END, NO_MARK, Columns, to_rows
+from market_data_pipeline.records import Trade
 from market_data_pipeline.runtime.contract import Limits, Stream
 from market_data_pipeline.runtime.outputs import OUTBOX, Outputs
 
@@ -51,6 +52,18 @@ def test_items_go_to_the_partition_of_their_symbol_in_order() -> None:
     assert {p: part for p, part in found.items() if part} == expected
     assert delta == {}
     assert all(len(decode(blob).frame.items) <= 3 for blobs in frames.values() for blob in blobs)
+
+
+@pytest.mark.parametrize("price", [1.5, 2])
+def test_records_in_rows_travel_as_columns_where_nothing_changes_by_it(price: float) -> None:
+    out = outputs(limits=LIMITS._replace(commit_frames=100))
+    items = [Trade(f"S{n % 9}", n, n, price, 1.0, "buy", n) for n in range(60)]
+    assert out.add({"source.out": [items]}, {}, 0, 0.0) == []
+    frames, _ = out.take()
+    decoded = [decode(blob).frame.items for blobs in frames.values() for blob in blobs]
+    assert {isinstance(part, Columns) for part in decoded} == {isinstance(price, float)}
+    assert sorted(item for part in items_of(frames).values() for item in part) == sorted(items)
+    assert {type(item.price) for part in decoded for item in to_rows(part)} == {type(price)}
 
 
 def test_broadcast_goes_everywhere() -> None:
