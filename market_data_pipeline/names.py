@@ -10,12 +10,12 @@ T = TypeVar("T")
 
 Names = tuple[str, ...]
 
-_MOST_NAMES = 1_000_000
+_MOST_NAMES = 500_000
 
 
 class PerNames(Generic[T]):
     """Remembers what ``make`` made of a tuple of names, by the tuple's identity: to hash or compare a hundred thousand names
-    would cost what is to be saved. Keeps those used last, of ``limit`` names (default a million) in all."""
+    would cost what is to be saved. Keeps those used last, of ``limit`` names (default 500,000) in all."""
 
     def __init__(self, make: Callable[[Names], T], limit: int = _MOST_NAMES) -> None:
         self._make = make

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import repeat
 
 import numpy as np
 
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Array, Dictionary
+from market_data_pipeline.names import Names, PerNames
 from market_data_pipeline.operators.bar_table import MAX_SYMBOLS
 from market_data_pipeline.operators.changes import Changes
 
@@ -28,8 +30,7 @@ class BarSymbols:
         self._codes: dict[str, int] = {}
         self._names: tuple[str, ...] = ()
         self._names_stored = 0
-        self._frame_names: tuple[str, ...] | None = None
-        self._frame_codes: Array = np.empty(0, np.int64)
+        self._codes_of = PerNames(self._known)
         self.started: Array = np.zeros(0, bool)
         self.run: Array = np.zeros(0, np.int32)
         self.close: Array = np.zeros(0, np.float64)
@@ -38,18 +39,20 @@ class BarSymbols:
     def intern(self, symbols: Dictionary) -> Array:
         """The code of each row's symbol, int64. Only symbols that a row has get one: a frame may name those of all partitions.
         Raises ``ConfigError`` when there are too many."""
-        if symbols.names is not self._frame_names:
-            self._frame_names = symbols.names
-            self._frame_codes = np.array([self._codes.get(name, -1) for name in symbols.names], np.int64)
-        codes = self._frame_codes[symbols.codes]
+        known = self._codes_of(symbols.names)
+        codes = known.take(symbols.codes)
         if len(codes) and codes.min() < 0:
             try:
                 for at in np.unique(symbols.codes[codes < 0]).tolist():
-                    self._frame_codes[at] = self._code_of(symbols.names[at])
+                    known[at] = self._code_of(symbols.names[at])
             finally:
                 self._grow()
-            codes = self._frame_codes[symbols.codes]
+            codes = known.take(symbols.codes)
         return codes
+
+    def _known(self, names: Names) -> Array:
+        """The code of each name, -1 where it has none yet."""
+        return np.fromiter(map(self._codes.get, names, repeat(-1)), np.int64, len(names))
 
     def code_of(self, name: str) -> int:
         """The code of one symbol."""
