@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from redis.exceptions import NoScriptError
 
 from market_data_pipeline.store.client import Client, Script, cancel_and_wait
+from market_data_pipeline.store.line import Command, Line
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Committer:
     """Shared by all tasks of one event loop that commit with so many ``replicas``."""
 
     def __init__(self, client: Client, replicas: int = 0) -> None:
-        self._client = client
+        self._client, self._line = client, Line(client)
         self._replicas = replicas
         self._waiting: list[_Call] = []
         self._job: asyncio.Task[None] | None = None
@@ -50,6 +51,7 @@ class Committer:
         """Stop; whoever still waits is cancelled."""
         if self._job is not None:
             await cancel_and_wait(self._job)
+        await self._line.aclose()
         for call in self._waiting:
             call.answer.cancel()
 
@@ -86,21 +88,15 @@ class Committer:
                 told = True
 
     async def _send_once(self, calls: list[_Call]) -> tuple[list[Any], int]:
-        pipe = self._client.pipeline(transaction=False)
-        for call in calls:
-            pipe.evalsha(await call.script.sha(self._client), len(call.keys), *call.keys, *call.args)
+        commands: list[Command] = [
+            ("EVALSHA", await call.script.sha(self._client), len(call.keys), *call.keys, *call.args) for call in calls
+        ]
         if self._replicas:
-            pipe.execute_command("WAIT", self._replicas, _WAIT_MS)
-        answers = await pipe.execute(raise_on_error=False)
+            commands.append(("WAIT", self._replicas, _WAIT_MS))
+        answers = await self._line.ask(*commands)
         replicas = answers.pop() if self._replicas else 0
         for i, call in enumerate(calls):
             if isinstance(answers[i], NoScriptError):  # flushed, or another server: the text itself cannot be forgotten
-                answers[i] = await self._text(call)
+                answers[i : i + 1] = await self._line.ask(("EVAL", call.script.text, *commands[i][2:]))
                 replicas = 0
         return answers, replicas if isinstance(replicas, int) else 0
-
-    async def _text(self, call: _Call) -> Any:
-        try:
-            return await self._client.eval(call.script.text, len(call.keys), *call.keys, *call.args)
-        except Exception as error:
-            return error

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from market_data_pipeline.runtime.contract import MAX_ENTRIES, Entry
 from market_data_pipeline.store.client import cancel_and_wait, until_done
 from market_data_pipeline.store.committer import Committer
+from market_data_pipeline.store.line import Line
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ class StreamReader:
     def __init__(self, client: redis.asyncio.Redis, replicas: int = 0) -> None:
         self.marking = asyncio.Lock()
         self.committer = Committer(client, replicas)
-        self._client: Any = client
-        self._blocking: Any = client.client()  # a connection of its own, so that its id can be unblocked
+        self._reading, self._bell = Line(client), Line(client)  # the one that blocks, and what unblocks it
+        self._ringing = asyncio.Lock()
         self._waiters: list[_Waiter] = []
         self._wanted = asyncio.Event()
         self._client_id: int | None = None
@@ -62,7 +63,8 @@ class StreamReader:
         if self._job is not None:
             await cancel_and_wait(self._job)
         await self.committer.aclose()
-        await self._blocking.aclose()
+        await self._reading.aclose()
+        await self._bell.aclose()
         for waiter in self._waiters:
             waiter.future.cancel()
 
@@ -94,7 +96,8 @@ class StreamReader:
     async def _interrupt(self) -> None:
         self._blocked = False
         try:
-            await self._client.execute_command("CLIENT", "UNBLOCK", self._client_id)
+            async with self._ringing:
+                await self._bell.ask(("CLIENT", "UNBLOCK", self._client_id))
         except (RedisError, OSError, RuntimeError) as error:
             log.debug("unblock: %s", error)  # the blocked read ends by itself within a second
 
@@ -123,13 +126,13 @@ class StreamReader:
     async def _xread(self) -> dict[str, list[Entry]]:
         try:
             if self._client_id is None:
-                self._client_id = int(await self._blocking.client_id())
+                self._client_id = int(await self._asked("CLIENT", "ID"))
             cursors = self._cursors()
             if not cursors:  # those who waited gave up meanwhile
                 return {}
             count = max(1, min(MAX_ENTRIES, int(_REPLY_BYTES / (self._entry_bytes * len(cursors)))))
             self._blocked = True
-            reply = await self._blocking.execute_command(
+            reply = await self._asked(
                 "XREAD", "COUNT", count, "BLOCK", _BLOCK_MS, "STREAMS", *cursors, *cursors.values()
             )
         except Exception:
@@ -141,14 +144,20 @@ class StreamReader:
         self._weigh([len(entry.blob) for entries in found.values() for entry in entries])
         return found
 
+    async def _asked(self, *command: Any) -> Any:
+        (answer,) = await self._reading.ask(command)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
     def _weigh(self, sizes: list[int]) -> None:
         if sizes:
             self._entry_bytes += 0.25 * (max(1.0, sum(sizes) / len(sizes)) - self._entry_bytes)
 
 
 def _entries(reply: Any) -> dict[str, list[Entry]]:
-    """From redis-py's answer for RESP2: ``[[key, [(id, {field: value}), ...]], ...]``."""
+    """From the answer in RESP2: ``[[key, [[id, [field, value]], ...]], ...]``."""
     return {
-        key.decode(): [Entry(entry_id.decode(), next(iter(fields.values()), b"")) for entry_id, fields in entries]
+        key.decode(): [Entry(entry_id.decode(), fields[1]) for entry_id, fields in entries]
         for key, entries in reply or ()
     }
