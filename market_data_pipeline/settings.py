@@ -42,10 +42,10 @@ class Settings(BaseSettings):
     )
     commit_frames: int = Field(16, ge=1, le=1000, description="frames one commit appends to one stream, at most")
     linger_ms: float = Field(
-        5.0,
+        2.0,
         ge=0,
         le=10_000,
-        description="how long a source waits for more items before it commits; items at hand are not waited for",
+        description="a source commits at most this often, and at once when it was quiet before",
     )
     mark_interval_ms: float = Field(
         20.0, ge=0, le=10_000, description="how often frames with only a mark are sent, at most"

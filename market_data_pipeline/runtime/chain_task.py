@@ -106,7 +106,7 @@ class ChainTask(Task):
         return self._sink_context._replace(node=name, generation=self.generation, reject=reject)
 
     async def _open_source(self, name: str, template: Source, meta: Meta) -> None:
-        self._source_name = name
+        self._source_name, self._gathered_at = name, float("-inf")
         self._source = source = template.fresh()
         self._watermark = SourceWatermark(source.max_delay, source.idle_after, source.live)
         self._watermark.heard(self.clock.monotonic())
@@ -262,31 +262,30 @@ class ChainTask(Task):
     async def _gather(self) -> tuple[list[Batch], int, bool]:
         """Batches for one commit, the wall time (ns) at which the first was there, and whether the source has ended.
 
-        What comes until there is enough, or until ``linger`` was waited after the first. What is at hand is taken without
-        waiting, for a while: else a source that is faster than commits would fall behind.
+        A source commits at most every ``linger`` seconds, and at once when it was quiet before. What is at hand is taken
+        without waiting, for a while: else a source that is faster than commits would fall behind.
         """
         batches: list[Batch] = []
-        count, waited, born, latest = 0, 0.0, 0, 0.0
+        count, born, latest = 0, 0, 0.0
+        until = self._gathered_at + self.limits.linger
         while count < self._enough and not self.stopping:
             now = self.clock.monotonic()
             if batches and now >= latest:
                 break
-            started = now
-            came = await self._read_source(self.limits.linger - waited if batches else self._patience(now))
+            came = await self._read_source(until - now if batches else self._patience(now))
             if came is None:
                 break
             batch, at = came
             if batch is None:
                 return batches, born, True
-            if batches:
-                waited += self.clock.monotonic() - started
-            else:
+            if not batches:
                 born, latest = at, self.clock.monotonic() + max(_AT_HAND_SECONDS, self.limits.linger)
             batches.append(batch)
             if self.suspicion.careful:
                 break
             weight = 1 if isinstance(batch.items, Columns) else _ROW_WEIGHT
             count += weight * len(batch.items) + len(batch.rejected)
+        self._gathered_at = self.clock.monotonic()
         return batches, born, False
 
     def _patience(self, now: float) -> float:

@@ -155,7 +155,7 @@ class Limits(NamedTuple):
     channel_bytes: int = 32 * 1024 * 1024
     high: int = 48
     low: int = 16
-    linger: float = 0.005
+    linger: float = 0.002
     mark_interval: float = 0.02
     dead_letter_capacity: int = 100_000
     replicas: int = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError
@@ -30,11 +31,12 @@ class _Call(NamedTuple):
 
 
 class Committer:
-    """Shared by all tasks of one event loop that commit with so many ``replicas``."""
+    """Shared by all tasks of one event loop that commit with so many ``replicas``. ``more``: whether tasks are about to step,
+    whose commits may go with those that wait."""
 
-    def __init__(self, client: Client, replicas: int = 0) -> None:
+    def __init__(self, client: Client, replicas: int = 0, more: Callable[[], bool] = lambda: False) -> None:
         self._client, self._line = client, Line(client)
-        self._replicas = replicas
+        self._replicas, self._more = replicas, more
         self._waiting: list[_Call] = []
         self._job: asyncio.Task[None] | None = None
 
@@ -57,6 +59,8 @@ class Committer:
 
     async def _run(self) -> None:
         while self._waiting:
+            while len(self._waiting) < _TOGETHER and self._more():  # noqa: ASYNC110 - each turn lets one of them step
+                await asyncio.sleep(0)
             calls, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
             try:
                 answers = await self._send(calls)

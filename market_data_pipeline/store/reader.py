@@ -43,7 +43,7 @@ class StreamReader:
 
     def __init__(self, client: redis.asyncio.Redis, replicas: int = 0) -> None:
         self.marking = asyncio.Lock()
-        self.committer = Committer(client, replicas)
+        self.committer = Committer(client, replicas, lambda: self._served > 0)
         self._reading, self._bell = Line(client), Line(client)  # the one that blocks, and what unblocks it
         self._ringing = asyncio.Lock()
         self._waiters: list[_Waiter] = []
@@ -53,7 +53,7 @@ class StreamReader:
         self._job: asyncio.Task[None] | None = None
         self._error: Exception | None = None
         self._entry_bytes = float(_ENTRY_BYTES)
-        self._turn = asyncio.Lock()
+        self._turn, self._served = asyncio.Lock(), 0
 
     async def __aenter__(self) -> StreamReader:
         self._job = asyncio.create_task(self._run(), name="stream-reader")
@@ -89,8 +89,12 @@ class StreamReader:
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
-        async with self._turn:
-            await asyncio.sleep(0)
+        self._served += 1
+        try:
+            async with self._turn:
+                await asyncio.sleep(0)
+        finally:
+            self._served -= 1
         return found
 
     async def _interrupt(self) -> None:
