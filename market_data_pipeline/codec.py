@@ -44,8 +44,8 @@ FRAME_ITEMS = 8192
 FRAME_BYTES = 256 * 1024
 _CRC_BYTES = 5
 _OVERHEAD = 256
-_SMALL_NAMES = 64
-"""Bytes of names that may always travel."""
+_SMALL_NAMES = 2048
+"""So many bytes of names travel with any frame: it takes longer to find out which are in use."""
 _NAME_BYTES = 8
 """What the names in use add to each row of a frame, about."""
 _TYPES = {kind: np.dtype(kind) for kind in ("<i8", "<f8", "|i1", "<u4", "<u2", "|u1", "|b1", "<i4", "<f4")}
@@ -210,7 +210,7 @@ def _pack_dictionary(column: Dictionary, room: int) -> list[Any]:
     """With its whole list of names where that takes no more than ``room`` bytes: it is then packed once, and the reader
     knows it again. Else with those in use."""
     names = b""
-    if len(column.names) <= room:
+    if len(column.names) <= max(room, _SMALL_NAMES):
         names = _whole_list(column.names)
     if not names or len(names) > max(room, _SMALL_NAMES):
         column = _compact(column)
