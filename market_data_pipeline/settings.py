@@ -37,8 +37,8 @@ class Settings(BaseSettings):
     commit_items: int = Field(
         65536,
         ge=1,
-        description="items a source reads for one commit, at most; up to four times as many where they go to more than"
-        " 64 partitions",
+        description="items a source reads for one commit, at most; up to four times as many where they go to over"
+        " 16 partitions",
     )
     commit_frames: int = Field(16, ge=1, le=1000, description="frames one commit appends to one stream, at most")
     linger_ms: float = Field(

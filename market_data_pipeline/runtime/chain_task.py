@@ -34,7 +34,7 @@ _ROW_WEIGHT = 4
 """How many times more bytes a row takes than a row of columns; keeps commits of rows as small as those of columns."""
 
 
-_TARGETS, _MOST_COMMIT_ITEMS = 64, 4
+_TARGETS, _MOST_COMMIT_ITEMS = 16, 4
 """A source that feeds more than so many partitions reads more for a commit, else their frames would be tiny; at most so many
 times as much."""
 

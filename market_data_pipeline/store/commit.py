@@ -134,7 +134,8 @@ class RedisTaskStore:
         script = _INGEST if request.ingest else _INTERNAL
 
         try:
-            status, *rest = await until_done(partial(self._committer.commit, script, keys, args), f"task {self._task}")
+            send = partial(self._committer.commit, script, keys, args, request.ingest)
+            status, *rest = await until_done(send, f"task {self._task}")
         except OutOfMemoryError:
             raise StreamsFull([]) from None
         if status not in (b"OK", b"DUP"):

@@ -38,13 +38,15 @@ class Committer:
         self._client, self._line = client, Line(client)
         self._replicas, self._more = replicas, more
         self._waiting: list[_Call] = []
+        self._hurry = False
         self._job: asyncio.Task[None] | None = None
 
-    async def commit(self, script: Script, keys: list[str], args: list[Any]) -> list[Any]:
-        """What the script answers, once the replicas have it too. Errors come out as they are; when the connection was lost,
-        nobody knows whether the commit was made: it must be sent again."""
+    async def commit(self, script: Script, keys: list[str], args: list[Any], hurry: bool = False) -> list[Any]:
+        """What the script answers, once the replicas have it too. ``hurry``: do not wait for others to come along. Errors come
+        out as they are; when the connection was lost, nobody knows whether the commit was made: it must be sent again."""
         call = _Call(script, keys, args, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
+        self._hurry |= hurry
         if self._job is None or self._job.done():
             self._job = asyncio.create_task(self._run(), name="committer")
         return await call.answer
@@ -59,8 +61,9 @@ class Committer:
 
     async def _run(self) -> None:
         while self._waiting:
-            while len(self._waiting) < _TOGETHER and self._more():  # noqa: ASYNC110 - each turn lets one of them step
-                await asyncio.sleep(0)
+            while len(self._waiting) < _TOGETHER and self._more() and not self._hurry:  # noqa: ASYNC110
+                await asyncio.sleep(0)  # each turn of the loop lets one of them step
+            self._hurry = False
             calls, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
             try:
                 answers = await self._send(calls)
