@@ -11,7 +11,15 @@ import pytest
 
 BENCHES = Path(__file__).resolve().parents[2] / "scripts" / "bench"
 SCRIPTS = sorted(path.name for path in BENCHES.iterdir() if path.is_file() and not path.suffix)
-COLUMNS = {"idle": [2], "main_job": [7], "operators": [6, 5], "peers": [5], "record": [2], "rows": [6]}
+COLUMNS = {
+    "idle": [2],
+    "main_job": [7],
+    "operators": [6, 5],
+    "peers": [5],
+    "record": [2],
+    "rows": [6],
+    "scale": [6, 4, 3, 5],
+}
 """Columns of each table of a bench that is listed here; another one prints one table of at least two."""
 
 
