@@ -105,7 +105,9 @@ class SourceWatermark:
 
     def silence(self, now: float, wall: int) -> int | None:
         """The mark that a silent source gives at wall time ``wall`` (ns), ``None`` where it has nothing to say."""
-        if self.idle_after is None or (now - self._heard_at) * 1e9 < self.idle_after or self.mark == END:
+        if self.idle_after is None or self.mark == END:
+            return None
+        if round((now - self._heard_at) * 1e9) < self.idle_after:  # seconds in floats are not exact to the ns
             return None
         if self.live and self.max_delay is not None:
             before, self.mark = self.mark, max(self.mark, wall - self.max_delay)
