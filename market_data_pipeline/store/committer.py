@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 _TOGETHER = 16
 """Commits in one go, at most."""
+_COMPANY_SECONDS = 0.003
+"""How long a commit waits for tasks that are about to step."""
 _WAIT_MS = 1000
 
 
@@ -60,9 +62,11 @@ class Committer:
             call.answer.cancel()
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         while self._waiting:
-            while len(self._waiting) < _TOGETHER and self._more() and not self._hurry:  # noqa: ASYNC110
-                await asyncio.sleep(0)  # each turn of the loop lets one of them step
+            latest = loop.time() + _COMPANY_SECONDS
+            while self._may_wait() and loop.time() < latest:  # noqa: ASYNC110 - each turn of the loop lets one of them step
+                await asyncio.sleep(0)
             self._hurry = False
             calls, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
             try:
@@ -80,6 +84,9 @@ class Committer:
                     call.answer.set_exception(answer)
                 else:
                     call.answer.set_result(answer)
+
+    def _may_wait(self) -> bool:
+        return len(self._waiting) < _TOGETHER and not self._hurry and self._more()
 
     async def _send(self, calls: list[_Call]) -> list[Any]:
         """Until what was made is on so many replicas that a failover to one of them keeps it. A commit that is repeated for

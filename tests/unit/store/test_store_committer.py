@@ -97,3 +97,18 @@ async def test_closing_cancels_those_who_wait(client: redis.asyncio.Redis) -> No
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(result, (list, asyncio.CancelledError)) for result in results)
     assert any(isinstance(result, asyncio.CancelledError) for result in results)
+
+
+async def test_a_commit_waits_for_those_who_are_about_to_come_and_not_for_ever(client: redis.asyncio.Redis) -> None:
+    about_to_come = True
+    committer, script = Committer(client, more=lambda: about_to_come), Echo()
+    await script.sha(client)
+    calls = [asyncio.create_task(committer.commit(script, ["list"], ["a"]))]
+    await asyncio.sleep(0)
+    calls.append(asyncio.create_task(committer.commit(script, ["list"], ["b"])))
+    assert await asyncio.gather(*calls) == [[b"OK", 1], [b"OK", 2]], "they come too late: it goes without them"
+    hurried = committer.commit(script, ["list"], ["c"], hurry=True)
+    assert await hurried == [b"OK", 3]
+    about_to_come = False
+    assert await committer.commit(script, ["list"], ["d"]) == [b"OK", 4]
+    await committer.aclose()
