@@ -162,7 +162,14 @@ def _pack_names(names: Names) -> bytes:
     return pack(names)
 
 
-_whole_list = PerNames(_pack_names)
+def _packed_or_nothing(names: Names) -> bytes:
+    try:
+        return _pack_names(names)
+    except CodecError:  # one of them cannot travel: those in use go by themselves, and only the items of that one stay
+        return b""
+
+
+_whole_list = PerNames(_packed_or_nothing)
 
 
 class _NamesCache:
@@ -208,11 +215,12 @@ def _compact(column: Dictionary) -> Dictionary:
 
 def _pack_dictionary(column: Dictionary, room: int) -> list[Any]:
     """With its whole list of names where that takes no more than ``room`` bytes: it is then packed once, and the reader
-    knows it again. Else with those in use."""
+    knows it again. Else, and for one item that may have to be as small as can be, with those in use."""
     names = b""
-    if len(column.names) <= max(room, _SMALL_NAMES):
+    room = max(room, _SMALL_NAMES) if len(column) > 1 else 0
+    if len(column.names) <= room:
         names = _whole_list(column.names)
-    if not names or len(names) > max(room, _SMALL_NAMES):
+    if not names or len(names) > room:
         column = _compact(column)
         names = _pack_names(column.names)
     kind = "|u1" if len(column.names) <= 0xFF else "<u2" if len(column.names) <= 0xFFFF else "<u4"
@@ -360,8 +368,8 @@ def _rows_within(columns: Columns, size: int) -> int:
     whole = 0
     for column in columns.data.values():
         if isinstance(column, Dictionary):
-            names = len(_whole_list(column.names)) if len(column.names) <= size // 2 else size
-            if names <= size // 2:
+            names = len(_whole_list(column.names)) if len(column.names) <= size // 2 else 0
+            if 0 < names <= size // 2:
                 whole += names
             else:
                 per_row += _NAME_BYTES

@@ -16,6 +16,8 @@ from market_data_pipeline.operators.changes import Changes
 
 _BLOCK = 256
 _NEVER = -1
+_KNOWN_NAMES = 1 << 15
+"""Names of which the codes are remembered, list by list: per task, so not many."""
 _NAMES, _FACTS = "names:", "symbols:"
 
 
@@ -30,7 +32,7 @@ class BarSymbols:
         self._codes: dict[str, int] = {}
         self._names: tuple[str, ...] = ()
         self._names_stored = 0
-        self._codes_of = PerNames(self._known)
+        self._codes_of = PerNames(self._known, _KNOWN_NAMES)
         self.started: Array = np.zeros(0, bool)
         self.run: Array = np.zeros(0, np.int32)
         self.close: Array = np.zeros(0, np.float64)

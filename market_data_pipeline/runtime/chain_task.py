@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.codec import decode
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, PlanEdge, TaskId
 from market_data_pipeline.errors import CodecError
 from market_data_pipeline.faults import fault_point
-from market_data_pipeline.frame import END, IDLE, NO_MARK, Columns, Frame, join_items, slice_items, to_rows
+from market_data_pipeline.frame import END, IDLE, NO_MARK, Columns, Frame, Items, join_items, slice_items, to_rows
 from market_data_pipeline.operators.async_map import all_of
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
@@ -378,15 +380,30 @@ class ChainTask(Task):
 
 def _together(incoming: Iterator[_Incoming], enough: int) -> Iterator[list[_Incoming]]:
     """Neighbouring small frames of an edge in groups of about ``enough`` items, so that operators, whose cost is mostly by the
-    call, are called less often. What says that an input is idle or has ended stays by itself."""
+    call, are called less often. Whether an item is late does not change by it: a frame with items before a mark in the group
+    begins another one. What says that an input is idle or has ended stays by itself."""
     group: list[_Incoming] = []
-    count = 0
+    count, mark = 0, NO_MARK
     for one in incoming:
         alone = one.frame.mark in (IDLE, END)
-        if group and (alone or one.edge is not group[0].edge or count + len(one.frame.items) > enough):
+        if group and (
+            alone
+            or count + len(one.frame.items) > enough
+            or one.edge is not group[0].edge
+            or not _all_behind(one.frame.items, mark)
+        ):
             yield group
-            group, count = [], 0
+            group, count, mark = [], 0, NO_MARK
         group.append(one)
-        count = enough if alone else count + len(one.frame.items)
+        count = enough + 1 if alone else count + len(one.frame.items)
+        mark = max(mark, one.frame.mark)
     if group:
         yield group
+
+
+def _all_behind(items: Items, mark: int) -> bool:
+    """Whether none of ``items`` is of a time before ``mark``, as far as that is quickly told."""
+    if mark == NO_MARK or not len(items):
+        return True
+    times = items.data.get("ts_event") if isinstance(items, Columns) else None
+    return isinstance(times, np.ndarray) and times.dtype == np.int64 and int(times.min()) >= mark

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 _TOGETHER = 16
 """Commits in one go, at most."""
+_TOGETHER_BYTES = 2 * 1024 * 1024
+"""Bytes from which on no further one goes with them: what was lost on a slow link must be sent again."""
 _COMPANY_SECONDS = 0.003
 """How long a commit waits for tasks that are about to step."""
 _WAIT_MS = 1000
@@ -68,7 +70,7 @@ class Committer:
             while self._may_wait() and loop.time() < latest:  # noqa: ASYNC110 - each turn of the loop lets one of them step
                 await asyncio.sleep(0)
             self._hurry = False
-            calls, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
+            calls = self._next()
             try:
                 answers = await self._send(calls)
             except Exception as error:  # the way there: it concerns all of them
@@ -85,32 +87,42 @@ class Committer:
                 else:
                     call.answer.set_result(answer)
 
+    def _next(self) -> list[_Call]:
+        """Those that go now: some, as long as they are not large."""
+        calls: list[_Call] = []
+        size = 0
+        while self._waiting and len(calls) < _TOGETHER and (not calls or size < _TOGETHER_BYTES):
+            calls.append(self._waiting.pop(0))
+            size += sum(len(arg) for arg in calls[-1].args if isinstance(arg, bytes))
+        return calls
+
     def _may_wait(self) -> bool:
         return len(self._waiting) < _TOGETHER and not self._hurry and self._more()
 
     async def _send(self, calls: list[_Call]) -> list[Any]:
-        """Until what was made is on so many replicas that a failover to one of them keeps it. A commit that is repeated for
-        that is a duplicate, which writes its id again: WAIT is about the writes of its own connection."""
+        """Send them, and wait until what was made is on so many replicas that a failover to one of them keeps it. WAIT is
+        about the writes of its own connection: when that is lost, all must be sent again, and duplicates write their ids
+        again."""
+        answers = await self._send_once(calls)
+        made = any(isinstance(answer, list) and answer[0] in (b"OK", b"DUP") for answer in answers)
         told = False
-        while True:
-            answers, replicas = await self._send_once(calls)
-            made = any(isinstance(answer, list) and answer[0] in (b"OK", b"DUP") for answer in answers)
-            if replicas >= self._replicas or not made:
-                return answers
+        while self._replicas and made:
+            (replicas,) = await self._line.ask_again(("WAIT", self._replicas, _WAIT_MS))
+            if isinstance(replicas, Exception):
+                raise replicas
+            if replicas >= self._replicas:
+                break
             if not told:
                 log.warning("waiting for %d replicas to have the commits", self._replicas)
                 told = True
+        return answers
 
-    async def _send_once(self, calls: list[_Call]) -> tuple[list[Any], int]:
+    async def _send_once(self, calls: list[_Call]) -> list[Any]:
         commands: list[Command] = [
             ("EVALSHA", await call.script.sha(self._client), len(call.keys), *call.keys, *call.args) for call in calls
         ]
-        if self._replicas:
-            commands.append(("WAIT", self._replicas, _WAIT_MS))
         answers = await self._line.ask(*commands)
-        replicas = answers.pop() if self._replicas else 0
         for i, call in enumerate(calls):
             if isinstance(answers[i], NoScriptError):  # flushed, or another server: the text itself cannot be forgotten
-                answers[i : i + 1] = await self._line.ask(("EVAL", call.script.text, *commands[i][2:]))
-                replicas = 0
-        return answers, replicas if isinstance(replicas, int) else 0
+                answers[i : i + 1] = await self._line.ask_again(("EVAL", call.script.text, *commands[i][2:]))
+        return answers

@@ -23,10 +23,10 @@ from market_data_pipeline.store.line import Line
 log = logging.getLogger(__name__)
 
 _BLOCK_MS = 1000
-_REPLY_BYTES = 8 * 1024 * 1024
+_REPLY_BYTES = 32 * 1024 * 1024
 """How large the answer to one command should be, about."""
 _ENTRY_BYTES = 64 * 1024
-"""What an entry is taken to weigh before any was seen."""
+"""What an entry is taken to weigh at least: small ones may be followed by larger ones."""
 
 
 class _Waiter:
@@ -141,6 +141,9 @@ class StreamReader:
             )
         except Exception:
             self._client_id = None
+            self._entry_bytes = min(
+                2 * self._entry_bytes, _REPLY_BYTES
+            )  # perhaps the answer was too large for its time
             raise
         finally:
             self._blocked = False
@@ -155,8 +158,8 @@ class StreamReader:
         return answer
 
     def _weigh(self, sizes: list[int]) -> None:
-        if sizes:
-            self._entry_bytes += 0.25 * (max(1.0, sum(sizes) / len(sizes)) - self._entry_bytes)
+        """What an entry may weigh: as much as the largest, which is forgotten slowly."""
+        self._entry_bytes = max(_ENTRY_BYTES, *sizes, 0.9 * self._entry_bytes) if sizes else self._entry_bytes
 
 
 def _entries(reply: Any) -> dict[str, list[Entry]]:

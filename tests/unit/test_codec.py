@@ -322,6 +322,24 @@ def test_of_a_list_of_names_that_is_large_beside_the_rows_those_in_use_travel() 
     assert sorted(frame.dictionary("symbol").names) == ["000007", "004999"]
 
 
+@pytest.mark.parametrize("bad", [None, "\ud800"])
+def test_a_name_that_cannot_travel_costs_only_the_items_that_use_it(bad: Any) -> None:
+    items = Columns("", {"symbol": Dictionary(np.array([0, 1, 0, 2], np.uint32), ("A", bad, "B")), "n": np.arange(4)})
+    blobs, rejected = encode_items("o", items)
+    assert [item["n"] for item, _ in rejected] == [1]
+    assert [row["n"] for row in rows_of(blobs)] == [0, 2, 3]
+    unused = Columns("", {"symbol": Dictionary(np.array([0, 2], np.uint32), ("A", bad, "B"))})
+    assert encode_items("o", unused)[1] == []
+
+
+def test_the_smallest_frames_hold_an_item_whatever_else_its_list_names() -> None:
+    items = symbols(250, [1, 2, 3])
+    blobs, rejected = encode_items("o", items, frame_bytes=1024)
+    assert rejected == []
+    assert max(map(len, blobs)) <= 1024
+    assert rows_of(blobs) == items.rows()
+
+
 @FAST
 @given(st.integers(1, 3000), st.lists(st.integers(0, 10_000), min_size=1, max_size=400), st.integers(2000, 20_000))
 def test_names_and_rows_together_keep_to_the_size_of_a_frame(n: int, codes: list[int], frame_bytes: int) -> None:
