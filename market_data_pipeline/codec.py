@@ -46,6 +46,8 @@ _CRC_BYTES = 5
 _OVERHEAD = 256
 _SMALL_NAMES = 2048
 """So many bytes of names travel with any frame: it takes longer to find out which are in use."""
+_LARGE_ROW = 256
+"""Bytes of a row that is larger than most: so many rows fit into a frame for sure, or it is cut when it turns out too large."""
 _NAME_BYTES = 8
 """What the names in use add to each row of a frame, about."""
 _TYPES = {kind: np.dtype(kind) for kind in ("<i8", "<f8", "|i1", "<u4", "<u2", "|u1", "|b1", "<i4", "<f4")}
@@ -388,7 +390,7 @@ def encode_items(
     ``mark``; and the items that cannot travel."""
     blobs: list[bytes] = []
     rejected: list[Rejected] = []
-    if isinstance(items, Columns):
+    if isinstance(items, Columns) and len(items) > frame_bytes // _LARGE_ROW:
         frame_items = min(frame_items, _rows_within(items, frame_bytes - _OVERHEAD))
     frames = -(-len(items) // frame_items) or 1
     todo = [Frame(part, NO_MARK, born) for part in reversed(cut_items(items, -(-len(items) // frames)))]

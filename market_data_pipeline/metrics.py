@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Mapping
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.plan import TaskId
 from market_data_pipeline.frame import END, NO_MARK
 from market_data_pipeline.runtime.contract import CommitRequest, Stream
 from market_data_pipeline.runtime.observe import TaskObserver
+
+Metric = TypeVar("Metric", bound=MetricWrapperBase)
 
 _LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -71,18 +75,26 @@ class _Observer(TaskObserver):
         self._task = task
         self._capacity = capacity
         self._seen: dict[str, Tally[str]] = {}
+        self._children: dict[tuple[MetricWrapperBase, tuple[str, ...]], MetricWrapperBase] = {}
+
+    def _of(self, metric: Metric, *labels: str) -> Metric:
+        """``metric`` with ``labels``. The client checks them and takes a lock each time: ten times as slow as to remember."""
+        key = (metric, labels)
+        if key not in self._children:
+            self._children[key] = metric.labels(*labels)
+        return self._children[key]  # type: ignore[return-value] # what labels() gives is of its own type
 
     def committed(self, request: CommitRequest, lengths: Mapping[Stream, int], seconds: float) -> None:
         m = self._m
-        m.commits.labels(self._task.subgraph).inc()
-        m.commit_seconds.labels(self._task.subgraph).observe(seconds)
+        self._of(m.commits, self._task.subgraph).inc()
+        self._of(m.commit_seconds, self._task.subgraph).observe(seconds)
         for consumed in request.consumed:
-            m.frames_in.labels(consumed.stream[0]).inc(consumed.entries)
+            self._of(m.frames_in, consumed.stream[0]).inc(consumed.entries)
         for (channel, partition), frames in request.outputs.items():
-            m.frames_out.labels(channel).inc(len(frames))
-            m.bytes_out.labels(channel).inc(sum(map(len, frames)))
-            m.length.labels(channel, str(partition)).set(lengths[channel, partition])
-            m.capacity.labels(channel).set(self._capacity)
+            self._of(m.frames_out, channel).inc(len(frames))
+            self._of(m.bytes_out, channel).inc(sum(map(len, frames)))
+            self._of(m.length, channel, str(partition)).set(lengths[channel, partition])
+            self._of(m.capacity, channel).set(self._capacity)
 
     def restored(self, counts: Mapping[str, Tally[str]]) -> None:
         self._seen = {node: Tally(tally) for node, tally in counts.items()}
@@ -96,7 +108,7 @@ class _Observer(TaskObserver):
             self._seen[node] = Tally(tally)
         if watermark not in (NO_MARK, END):
             lag = (self._m.clock.time_ns() - watermark) / 1e9
-            self._m.lag.labels(self._task.subgraph, str(self._task.partition)).set(lag)
+            self._of(self._m.lag, self._task.subgraph, str(self._task.partition)).set(lag)
 
     def _count(self, node: str, name: str, n: int) -> None:
         named = {
@@ -107,21 +119,21 @@ class _Observer(TaskObserver):
             "dead_letter": self._m.dead_letters,
         }
         if name in named:
-            named[name].labels(node).inc(n)
+            self._of(named[name], node).inc(n)
         else:
-            self._m.events.labels(node, name).inc(n)
+            self._of(self._m.events, node, name).inc(n)
 
     def latency(self, nanos: int, items: int) -> None:
         self._m.latency.observe(nanos / 1e9)
 
     def paused(self, seconds: float) -> None:
-        self._m.paused.labels(self._task.subgraph).inc(seconds)
+        self._of(self._m.paused, self._task.subgraph).inc(seconds)
 
     def crossed(self, stream: Stream, level: str) -> None:
-        self._m.crossings.labels(stream[0], level).inc()
+        self._of(self._m.crossings, stream[0], level).inc()
 
     def reloaded(self) -> None:
-        self._m.reloads.labels(self._task.subgraph).inc()
+        self._of(self._m.reloads, self._task.subgraph).inc()
 
 
 class CoordinatorMetrics:

@@ -330,7 +330,6 @@ class ChainTask(Task):
         refused, self._refused = self._refused, []
         state = self._chain.snapshot()
         await self.commit(self._meta_now(), state, consumed or [], letters + unsent + refused)
-        self.observer.counted(self._chain.counts(), self._chain.watermark())
         done = self.clock.time_ns()
         for name in prepared:
             fault_point("before-publish")
@@ -341,6 +340,7 @@ class ChainTask(Task):
                 if frame.born:
                     self._latency.record(done - frame.born, len(frame.items))
                     self.observer.latency(done - frame.born, len(frame.items))
+        self.observer.counted(self._chain.counts(), self._chain.watermark())
 
     async def _write_sinks(self, output: StepOutput, seal: bool) -> list[str]:
         """The sinks that have something in this commit."""
