@@ -126,5 +126,4 @@ def limits_of(settings: Settings) -> Limits:
         linger=settings.linger_ms / 1000,
         mark_interval=settings.mark_interval_ms / 1000,
         dead_letter_capacity=settings.dead_letter_capacity,
-        replicas=settings.wait_replicas,
     )

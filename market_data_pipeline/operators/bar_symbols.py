@@ -128,8 +128,8 @@ class BarSymbols:
         rows = slice(block * _BLOCK, (block + 1) * _BLOCK)
         return pack([self.started[rows].tobytes(), self.run[rows].tobytes(), self.close[rows].tobytes()])
 
-    def restore(self, state: Mapping[str, bytes]) -> set[str]:
-        """Continue from ``state``; the keys that were its own."""
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        """Continue from what is its own in ``state``."""
         chunks = sorted(int(key.removeprefix(_NAMES)) for key in state if key.startswith(_NAMES))
         for chunk in chunks:
             for name in unpack(state[f"{_NAMES}{chunk}"]):
@@ -145,4 +145,3 @@ class BarSymbols:
             self.run[rows] = np.frombuffer(run, np.int32)[:room]
             self.close[rows] = np.frombuffer(close, np.float64)[:room]
         self._changes.restored(blocks)
-        return {f"{_NAMES}{chunk}" for chunk in chunks} | {f"{_FACTS}{block}" for block in blocks}

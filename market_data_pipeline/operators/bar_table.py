@@ -43,13 +43,6 @@ class Groups(NamedTuple):
         return self.key >> CODE_BITS
 
     @property
-    def buckets(self) -> list[int]:
-        """The distinct buckets."""
-        bucket = self.bucket
-        distinct: list[int] = bucket[np.append(True, bucket[1:] != bucket[:-1])].tolist() if len(bucket) else []
-        return distinct
-
-    @property
     def code(self) -> Array:
         return self.key & (MAX_SYMBOLS - 1)
 

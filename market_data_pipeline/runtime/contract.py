@@ -158,7 +158,6 @@ class Limits(NamedTuple):
     linger: float = 0.002
     mark_interval: float = 0.02
     dead_letter_capacity: int = 100_000
-    replicas: int = 0
 
     @property
     def commit_bytes(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -28,8 +27,6 @@ from market_data_pipeline.store.commit_args import CommitArguments, JobRef, Leas
 from market_data_pipeline.store.reader import StreamReader
 
 __all__ = ["JobRef", "Lease", "RedisTaskStore"]
-
-log = logging.getLogger(__name__)
 
 # a full server must still drain, so internal commits may exceed maxmemory (they are bounded by the streams' capacity);
 # commits that bring new data in may not

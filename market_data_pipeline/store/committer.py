@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from redis.exceptions import NoScriptError
 
 from market_data_pipeline.store.client import Client, Script, cancel_and_wait
-from market_data_pipeline.store.line import Command, Line
+from market_data_pipeline.store.line import Command, Line, size_of
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Committer:
         size = 0
         while self._waiting and len(calls) < _TOGETHER and (not calls or size < _TOGETHER_BYTES):
             calls.append(self._waiting.pop(0))
-            size += sum(len(arg) for arg in calls[-1].args if isinstance(arg, bytes))
+            size += size_of(calls[-1].args)
         return calls
 
     def _may_wait(self) -> bool:

@@ -36,10 +36,10 @@ class Line:
     async def ask(self, *commands: Command) -> list[Any]:
         """The answers, in order; where a command was refused, its ``ResponseError``. Raises what redis-py raises when the
         server is away, and ``TimeoutError`` after 10 s (later for large commands): nobody knows then what was done."""
-        size = sum(len(part) for command in commands for part in command if isinstance(part, bytes))
-        async with asyncio.timeout(_ANSWER_SECONDS + size / _BYTES_PER_SECOND):
+        sized = [(command, size_of(command)) for command in commands]
+        async with asyncio.timeout(_ANSWER_SECONDS + sum(size for _, size in sized) / _BYTES_PER_SECOND):
             connection = await self._connected()
-            parts = [part for command in commands for part in _packed(connection, command)]
+            parts = [part for command, size in sized for part in _packed(connection, command, size)]
             await connection.send_packed_command(parts)
             return [await _answer(connection) for _ in commands]
 
@@ -67,8 +67,12 @@ class Line:
             await self._pool.release(connection)
 
 
-def _packed(connection: Any, command: Command) -> Iterable[bytes]:
-    size = sum(len(part) for part in command if isinstance(part, bytes))
+def size_of(command: Command) -> int:
+    """Its bytes, but for the numbers and names in it, which are small."""
+    return sum(len(part) for part in command if isinstance(part, bytes))
+
+
+def _packed(connection: Any, command: Command, size: int) -> Iterable[bytes]:
     if size > _LARGE:
         pieces: Iterable[bytes] = connection.pack_command(*command)
         return pieces

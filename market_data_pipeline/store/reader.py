@@ -141,9 +141,8 @@ class StreamReader:
             )
         except Exception:
             self._client_id = None
-            self._entry_bytes = min(
-                2 * self._entry_bytes, _REPLY_BYTES
-            )  # perhaps the answer was too large for its time
+            # perhaps the answer was too large for its time
+            self._entry_bytes = min(2 * self._entry_bytes, _REPLY_BYTES)
             raise
         finally:
             self._blocked = False

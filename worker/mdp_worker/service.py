@@ -138,7 +138,7 @@ class Worker:
             heart.start()
         try:
             await until_done(self._control.wake, "saying hello")
-            async with StreamReader(self._client, self._limits.replicas) as self._reader:
+            async with StreamReader(self._client, self._settings.wait_replicas) as self._reader:
                 try:
                     await self._loop(heart)
                 finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from itertools import permutations, product
 from typing import Any
 
@@ -38,6 +38,16 @@ def got(*jobs: asyncio.Task[Any]) -> list[Any]:
     return [job.result() for job in jobs if job.done() and not job.cancelled() and job.exception() is None]
 
 
+def run_all(run: Any, race: Callable[..., Coroutine[Any, Any, None]], *choices: Iterable[Any]) -> None:
+    """``race`` with every combination of ``choices``, one after another, on one loop."""
+
+    async def every() -> None:
+        for chosen in product(*choices):
+            await race(*chosen)
+
+    run(every())
+
+
 def test_a_get_cancelled_at_any_moment_around_a_put(run: Any) -> None:
     async def race(before: int, between: int, first: str) -> None:
         channel: Channel[int] = Channel(4)
@@ -55,11 +65,7 @@ def test_a_get_cancelled_at_any_moment_around_a_put(run: Any) -> None:
         assert got(getter) + list(channel._items) == [1]
         assert not channel._getters
 
-    async def every() -> None:
-        for before, between, first in product(STEPS, STEPS, ("cancel", "put")):
-            await race(before, between, first)
-
-    run(every())
+    run_all(run, race, STEPS, STEPS, ("cancel", "put"))
 
 
 def test_a_put_cancelled_at_any_moment_around_a_get(run: Any) -> None:
@@ -81,16 +87,12 @@ def test_a_put_cancelled_at_any_moment_around_a_get(run: Any) -> None:
         assert taken + list(channel._items) == ([1] if putter.cancelled() else [1, 2])
         assert not channel._putters
 
-    async def every() -> None:
-        for before, between, first in product(STEPS, STEPS, ("cancel", "get")):
-            await race(before, between, first)
-
-    run(every())
+    run_all(run, race, STEPS, STEPS, ("cancel", "get"))
 
 
 @pytest.mark.parametrize("order", [*permutations(("put", "cancel one", "cancel two"))])
 def test_of_three_getters_the_one_that_is_left_gets_the_item(run: Any, order: tuple[str, ...]) -> None:
-    async def race(waits: tuple[int, ...]) -> None:
+    async def race(*waits: int) -> None:
         channel: Channel[int] = Channel(4)
         one, two, three = jobs = [asyncio.create_task(channel.get()) for _ in range(3)]
         for event, wait in zip(order, waits, strict=True):
@@ -106,16 +108,12 @@ def test_of_three_getters_the_one_that_is_left_gets_the_item(run: Any, order: tu
         await channel.close()
         await settle(three)
 
-    async def every() -> None:
-        for waits in product(STEPS, STEPS, STEPS):
-            await race(waits)
-
-    run(every())
+    run_all(run, race, STEPS, STEPS, STEPS)
 
 
 @pytest.mark.parametrize("order", [*permutations(("get", "cancel one", "cancel two"))])
 def test_of_three_putters_the_one_that_is_left_gets_the_room(run: Any, order: tuple[str, ...]) -> None:
-    async def race(waits: tuple[int, ...]) -> None:
+    async def race(*waits: int) -> None:
         channel: Channel[int] = Channel(1)
         await channel.put(0)
         one, two, three = jobs = [asyncio.create_task(channel.put(n)) for n in (1, 2, 3)]
@@ -134,16 +132,12 @@ def test_of_three_putters_the_one_that_is_left_gets_the_room(run: Any, order: tu
         three.cancel()
         await settle(three)
 
-    async def every() -> None:
-        for waits in product(STEPS, STEPS, STEPS):
-            await race(waits)
-
-    run(every())
+    run_all(run, race, STEPS, STEPS, STEPS)
 
 
 @pytest.mark.parametrize("order", [*permutations(("put", "cancel", "close"))])
 def test_a_cancelled_get_beside_a_close(run: Any, order: tuple[str, ...]) -> None:
-    async def race(waits: tuple[int, ...]) -> None:
+    async def race(*waits: int) -> None:
         channel: Channel[int] = Channel(4)
         getter, other = asyncio.create_task(channel.get()), asyncio.create_task(channel.get())
         refused = False
@@ -162,11 +156,7 @@ def test_a_cancelled_get_beside_a_close(run: Any, order: tuple[str, ...]) -> Non
         left = [item async for item in channel]
         assert got(getter, other) + left == ([] if refused else [1])
 
-    async def every() -> None:
-        for waits in product(STEPS, STEPS, STEPS):
-            await race(waits)
-
-    run(every())
+    run_all(run, race, STEPS, STEPS, STEPS)
 
 
 def test_a_get_many_that_times_out_takes_nothing(run: Any) -> None:
@@ -181,11 +171,7 @@ def test_a_get_many_that_times_out_takes_nothing(run: Any) -> None:
         await settle(many)
         assert [n for taken in got(many) for n in taken] + list(channel._items) == [0, 1, 2]
 
-    async def every() -> None:
-        for before, between in product(STEPS, STEPS):
-            await race(before, between)
-
-    run(every())
+    run_all(run, race, STEPS, STEPS)
 
 
 def test_waiters_that_gave_up_leave_nothing_behind(run: Any) -> None:

@@ -123,7 +123,7 @@ async def test_a_commit_waits_for_replicas(caplog: Any) -> None:
         control = Control(client, await publish(client, "attempts", PLAN))
         async with StreamReader(client, replicas=1) as reader:
             bench = Bench(client, reader, control)
-            store = bench.store(await bench.own("one"), Limits(replicas=1))
+            store = bench.store(await bench.own("one"))
             commit = await commit_with(store, (await store.load()).commit)
             assert (await other.hget(control.keys.task(TASK), "commit")).decode() == commit
             await other.replicaof("no", "one")

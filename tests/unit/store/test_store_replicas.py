@@ -34,8 +34,8 @@ async def test_a_commit_that_is_sent_again_waits_for_replicas_too() -> None:
         control = Control(client, await publish(client, "replicas", PLAN))
         term = await control.lead("leader", 60_000)
         assert await control.assign(term, "leader", [Transition(0, "w", "token")])
-        limits, lease = Limits(replicas=1), Lease(0, 1, "token")
-        store = RedisTaskStore(client, StreamReader(client, replicas=1), control.job.ref, PLAN, TASK, lease, limits)
+        reader, lease = StreamReader(client, replicas=1), Lease(0, 1, "token")
+        store = RedisTaskStore(client, reader, control.job.ref, PLAN, TASK, lease, Limits())
         request = CommitRequest((await store.load()).commit, "once", b"")
         os.kill(replica.pid, signal.SIGSTOP)
         try:
