@@ -39,7 +39,7 @@ class CommitArguments:
 
     def __init__(self, job: JobRef, plan: Plan, task: TaskId, limits: Limits) -> None:
         self._job, self._task, self._limits = job, task, limits
-        self.keys = Keys(job.uid)
+        self.keys = Keys(job.name)
         subgraph = next(s for s in plan.subgraphs if s.name == task.subgraph)
         self.key_of: dict[Stream, str] = {}
         for edge in plan.inputs(subgraph):

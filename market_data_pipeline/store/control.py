@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import redis.asyncio
 
 from market_data_pipeline.dag.plan import Plan, first_difference
-from market_data_pipeline.errors import PlanMismatch, StoreUnavailable
+from market_data_pipeline.errors import ConfigError, PlanMismatch, StoreUnavailable
 from market_data_pipeline.runtime.contract import new_commit_id
 from market_data_pipeline.store.client import Script, text_of
 from market_data_pipeline.store.commit import JobRef, Lease
@@ -26,12 +26,13 @@ _PUBLISH = Script("publish")
 _LEAD, _ASSIGN, _RESIGN = Script("lead", "allow-oom"), Script("assign", "allow-oom"), Script("resign", "allow-oom")
 _RESUME, _RELEASE = Script("resume", "allow-oom"), Script("release", "allow-oom")
 _CONCLUDE, _WAKE = Script("conclude", "allow-oom"), Script("wake", "allow-oom")
-_FORGET = Script("forget", "allow-oom")
+_FORGET, _RETIRE = Script("forget", "allow-oom"), Script("retire", "allow-oom")
 
 
 @dataclass(frozen=True)
 class JobInfo:
-    """The job's record. ``state``: ``running``, ``finished`` or ``failed`` (then ``error`` says why)."""
+    """The job's record. ``state``: ``running``, ``finished``, ``failed`` (then ``error`` says why), or ``removed`` while its
+    keys are being deleted. ``uid`` is random for each creation of the job."""
 
     name: str
     uid: str
@@ -48,7 +49,7 @@ class JobInfo:
 
     @property
     def keys(self) -> Keys:
-        return Keys(self.uid)
+        return Keys(self.name)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ async def find_job(client: redis.asyncio.Redis, name: str) -> JobInfo | None:
 async def publish(client: redis.asyncio.Redis, name: str, plan: Plan) -> JobInfo:
     """Create the job, or find it with the same plan. Raises ``PlanMismatch`` for another plan under this name."""
     uid = secrets.token_hex(6)
-    keys = Keys(uid)
+    keys = Keys(name)
     fields = {
         "uid": uid, "fingerprint": plan.fingerprint, "partitions": plan.partitions, "plan": plan.to_json(),
         "state": "running", "error": "", "version": 0, "created": time.time_ns(),
@@ -104,6 +105,8 @@ async def publish(client: redis.asyncio.Redis, name: str, plan: Plan) -> JobInfo
     job = await find_job(client, name)
     if job is None:
         raise StoreUnavailable(f"job {name!r} vanished while it was being published; does somebody flush the server?")
+    if job.state == "removed":
+        raise ConfigError(f"job {name!r} was not removed to the end; run 'mdp remove {name}' again")
     check_plan(job, plan)
     return job
 
@@ -119,15 +122,17 @@ def check_plan(job: JobInfo, plan: Plan) -> None:
 
 
 async def remove_job(client: redis.asyncio.Redis, name: str) -> bool:
-    """Delete everything of a job. Whether there was one. Its tasks, should some still run, are refused from then on."""
+    """Delete everything of a job. Whether there was one. Its tasks, should some still run, are refused from then on. The
+    record goes last: a removal that was cut short must be seen, or the job's next life would find old frames."""
     job = await find_job(client, name)
     if job is None:
         return False
-    await client.delete(job_key(name))
-    for pattern in (f"mdp:{{{job.uid}}}:*", f"mdp:{{{job.uid}:*"):
+    await _RETIRE.call(client, [job.keys.record], [job.uid])
+    for pattern in job.keys.patterns:
         batch = [key async for key in client.scan_iter(match=pattern, count=1000)]
         for start in range(0, len(batch), 500):
             await client.unlink(*batch[start : start + 500])
+    await client.delete(job.keys.record)
     return True
 
 
@@ -197,8 +202,9 @@ class Control:
         return bool(await _RELEASE.call(self._client, keys, [lease.epoch, lease.token, lease.partition]))
 
     async def lead(self, token: str, ttl_ms: int) -> int:
-        """Become or stay leader; the term, 0 when another leads."""
-        return int(await _LEAD.call(self._client, [self.keys.leader, self.keys.term], [token, ttl_ms]))
+        """Become or stay leader; the term, 0 when another leads or this is not the job any more."""
+        args = [token, ttl_ms, self.keys.record, self.job.uid]
+        return int(await _LEAD.call(self._client, [self.keys.leader, self.keys.term], args))
 
     async def assign(self, term: int, token: str, transitions: list[Transition]) -> bool:
         """Write assignments, each with a new epoch. Whether we still lead."""

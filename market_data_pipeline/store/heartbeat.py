@@ -11,8 +11,7 @@ from redis.exceptions import RedisError
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.store.client import Script, connect_blocking
-from market_data_pipeline.store.control import Heartbeat
-from market_data_pipeline.store.keys import Keys
+from market_data_pipeline.store.control import Heartbeat, JobInfo
 from market_data_pipeline.store.url import Address
 
 _LEAST_TIMEOUT = 1.0
@@ -25,15 +24,16 @@ class HeartbeatThread:
     """Writes ``heartbeat`` every third of ``ttl_ms`` until stopped.
 
     ``run_id`` changes when the server restarts or another takes its place: then everything in memory must be read again.
-    ``superseded``: a process that started later uses this worker's name; this one must leave.
+    ``superseded``: a process that started later uses this worker's name; this one must leave. ``job_gone``: the job was removed
+    or replaced; nothing is written for it any more.
     """
 
     def __init__(
-        self, url: str | Address, keys: Keys, heartbeat: Heartbeat, ttl_ms: int, clock: Clock = SYSTEM_CLOCK
+        self, url: str | Address, job: JobInfo, heartbeat: Heartbeat, ttl_ms: int, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         # a server that hangs must be noticed, and looked for elsewhere, within the lease's time
         self._client = connect_blocking(url, max(_LEAST_TIMEOUT, ttl_ms / 1000))
-        self._keys = keys
+        self._job = job
         self._heartbeat = heartbeat
         self._ttl_ms = ttl_ms
         self._clock = clock
@@ -43,6 +43,7 @@ class HeartbeatThread:
         self._held_until = float("-inf")
         self.run_id = ""
         self.superseded = False
+        self.job_gone = False
 
     def start(self) -> None:
         """Beat once, then go on in the thread. Raises what the first beat raises."""
@@ -58,11 +59,11 @@ class HeartbeatThread:
     def held(self) -> bool:
         """Whether the last heartbeat that got through is younger than ``ttl_ms``: until then nobody takes our place. The
         time counts from before it was sent, so we think it over before the server does."""
-        return not self.superseded and self._clock.monotonic() < self._held_until
+        return not self.superseded and not self.job_gone and self._clock.monotonic() < self._held_until
 
     def _run(self) -> None:
         away = False
-        while not self.superseded and not self._stop.wait(self._ttl_ms / 3000):
+        while not (self.superseded or self.job_gone) and not self._stop.wait(self._ttl_ms / 3000):
             try:
                 self.beat()
                 away = False
@@ -75,14 +76,16 @@ class HeartbeatThread:
         """One heartbeat, now. Raises what the server or the network says."""
         sent = self._clock.monotonic()
         pipe = self._client.pipeline(transaction=False)
-        beat, keys = self._heartbeat, self._keys
+        beat, keys = self._heartbeat, self._job.keys
         args: list[str | int] = [json.dumps(asdict(beat)), self._ttl_ms, beat.worker, beat.token, self._incarnation]
+        args += [keys.record, self._job.uid]
         pipe.eval(_BEAT.text, 3, keys.worker(beat.worker), keys.workers, keys.incarnations, *args)
         pipe.info("server")
         incarnation, server = pipe.execute()
         self.run_id = str(server.get("run_id", ""))
-        if not incarnation:
-            self.superseded = True
+        number = int(incarnation)
+        self.superseded, self.job_gone = number == 0, number < 0
+        if number <= 0:
             return
-        self._incarnation = int(incarnation)
+        self._incarnation = number
         self._held_until = sent + self._ttl_ms / 1000

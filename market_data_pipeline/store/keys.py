@@ -1,7 +1,9 @@
 """Every key name of the system.
 
-Keys carry the job's UID, and a hash tag per partition so that one partition's keys share a slot. ``<name>`` and ``<uid>``
-match ``[a-z0-9-]{1,40}``; node names were checked by the Dag, so no part can hold a colon, brace or pattern character.
+Keys carry the job's name, and a hash tag per partition so that one partition's keys share a slot. Names match
+``[a-z0-9-]{1,40}``; node names were checked by the Dag, so no part can hold a colon, brace or pattern character. The names of
+a job's streams are thus known before it runs (a scaler must be told them), and a pattern opens one job's keys. A job that was
+removed and made again has other random words in its record (``uid``): what is left of the former one is refused by them.
 """
 
 from __future__ import annotations
@@ -23,21 +25,34 @@ def check_name(what: str, name: str) -> str:
 
 
 def job_key(name: str) -> str:
-    """Hash: uid, fingerprint, plan, partitions, app, state, error, version, created."""
+    """Hash: uid, fingerprint, plan, partitions, state, error, version, created."""
     return f"mdp:job:{check_name('job name', name)}"
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of one job."""
+    """The keys of the job named ``job``. Raises ``ConfigError`` for a name that could open others' keys."""
 
-    uid: str
+    job: str
+
+    def __post_init__(self) -> None:
+        check_name("job name", self.job)
 
     def _job(self, rest: str) -> str:
-        return f"mdp:{{{self.uid}}}:{rest}"
+        return f"mdp:{{{self.job}}}:{rest}"
 
     def _partition(self, partition: int, rest: str) -> str:
-        return f"mdp:{{{self.uid}:{partition}}}:{rest}"
+        return f"mdp:{{{self.job}:{partition}}}:{rest}"
+
+    @property
+    def record(self) -> str:
+        """The job's record, see :func:`job_key`."""
+        return job_key(self.job)
+
+    @property
+    def patterns(self) -> tuple[str, str]:
+        """Patterns that match every key of this job but its record, and no other job's."""
+        return self._job("*"), f"mdp:{{{self.job}:*"
 
     @property
     def leader(self) -> str:

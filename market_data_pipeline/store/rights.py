@@ -65,7 +65,7 @@ async def check_rights(client: redis.asyncio.Redis, where: str | Address, role: 
     """Raises ``StoreUnavailable`` with the commands that the user may not run on a job's keys. Nothing is written."""
     address = address_of(where)
     # one key of each shape: the job's record, what belongs to the job, what belongs to a partition
-    keys = [job_key(job), "mdp:{rights}:x", "mdp:{rights:0}:x"]
+    keys = [job_key(job), f"mdp:{{{job}}}:x", f"mdp:{{{job}:0}}:x"]
     asked = [(command, key) for command in role.commands() for key in _keys_for(command, keys)]
     with explained(address):
         numbers = await _RIGHTS.call(client, [], [json.dumps(_words(command, key)) for command, key in asked])

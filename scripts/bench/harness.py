@@ -199,7 +199,7 @@ class _Watch:
         while self.process.poll() is None:
             time.sleep(_LOOK_SECONDS)
             uid = self.client.hget(job_key(dag.name), "uid") if keys is None else None
-            keys = Keys(uid.decode()) if uid else keys
+            keys = Keys(dag.name) if uid else keys
             if keys is None:
                 continue
             if self.first is None:

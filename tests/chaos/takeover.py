@@ -15,7 +15,7 @@ from tools.jobs import wait_until
 from chaos.schedule import RoundPlan
 from chaos.world import World
 from market_data_pipeline.dag.plan import TaskId
-from market_data_pipeline.store.keys import Keys, job_key
+from market_data_pipeline.store.keys import Keys
 
 LEASE_MS = 3000
 _POLL_SECONDS = 0.002
@@ -71,9 +71,7 @@ def measure(times: int, seed: int, folder: Path, say: Callable[[str], None]) -> 
 
 
 def _keys(world: World) -> Keys:
-    uid = world.servers.master.client.hget(job_key(world.compiled.name), "uid")
-    assert uid is not None
-    return Keys(uid.decode())
+    return Keys(world.compiled.name)
 
 
 def _owners(world: World, keys: Keys) -> dict[int, str]:

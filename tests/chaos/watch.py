@@ -47,8 +47,8 @@ class Seen:
 class Books:
     """The keys of one job, and what one look at them says."""
 
-    def __init__(self, plan: Plan, uid: str, capacity: int, capacity_bytes: int) -> None:
-        self.plan, self.keys = plan, Keys(uid)
+    def __init__(self, plan: Plan, job: str, capacity: int, capacity_bytes: int) -> None:
+        self.plan, self.keys = plan, Keys(job)
         self._capacity, self._capacity_bytes = capacity, capacity_bytes
         self.tasks: list[TaskId] = list(plan.tasks())
         self.streams: dict[str, tuple[str, int]] = {}
@@ -169,7 +169,7 @@ class Watch:
                 try:
                     if books is None:
                         uid = client.hget(job_key(self._job), "uid")
-                        books = Books(self._plan, uid.decode(), *self._bounds) if uid else None
+                        books = Books(self._plan, self._job, *self._bounds) if uid else None
                     else:
                         self._look(client, books)
                 except redis.exceptions.RedisError:

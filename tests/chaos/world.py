@@ -158,7 +158,7 @@ class World:
         assert not self.faults_of_processes, f"{self.faults_of_processes[0]}: see {self.folder / 'logs'}"
         client = self.servers.master.client
         uid = (client.hget(job_key(self.compiled.name), "uid") or b"").decode()
-        return bool(uid) and client.hlen(f"mdp:{{{uid}}}:assignment") == self.plan.partitions
+        return bool(uid) and client.hlen(Keys(self.compiled.name).assignment) == self.plan.partitions
 
     def new_worker(self) -> str:
         """A name that was never used."""
@@ -175,7 +175,7 @@ class World:
         """The workers that own partitions; empty where the server does not say."""
         uid = self.info().get("uid", "")
         try:
-            found = self.servers.master.client.hvals(Keys(uid).assignment) if uid else []
+            found = self.servers.master.client.hvals(Keys(self.compiled.name).assignment) if uid else []
         except redis.exceptions.RedisError:
             return set()
         return {value.decode().split(":", 2)[2] for value in found}

@@ -95,11 +95,12 @@ class Job:
     def info(self) -> dict[str, str]:
         """The job's record; empty before it is published."""
         keys = list(self.client.scan_iter("mdp:job:*"))
-        return {k.decode(): v.decode() for k, v in self.client.hgetall(keys[0]).items()} if keys else {}
+        found = {k.decode(): v.decode() for k, v in self.client.hgetall(keys[0]).items()} if keys else {}
+        return {"name": keys[0].decode().removeprefix("mdp:job:"), **found} if found else {}
 
     @property
     def keys(self) -> Keys:
-        return Keys(wait_until(self.info, "the job to be published")["uid"])
+        return Keys(wait_until(self.info, "the job to be published")["name"])
 
     def streams(self) -> dict[str, int]:
         """Length of every data stream."""

@@ -205,6 +205,22 @@ def _control() -> list[Mutation]:
         Mutation("conclude: all tasks have ended", conclude, "< tonumber(ARGV[4]) then", "< 0 then", CONTROL_TESTS),
         Mutation("resume: job uid", resume, job, "job[2] ~= 'failed'", CONTROL_TESTS),
         Mutation("resume: a failed job", resume, job, "job[1] ~= ARGV[1]", CONTROL_TESTS),
+        Mutation("lead: job uid", lead, "redis.call('HGET', ARGV[3], 'uid') ~= ARGV[4]", "false", CONTROL_TESTS),
+        Mutation("beat: job uid", beat, "redis.call('HGET', ARGV[6], 'uid') ~= ARGV[7]", "false", CONTROL_TESTS),
+        Mutation(
+            "retire: job uid",
+            LUA + "retire.lua",
+            "redis.call('HGET', KEYS[1], 'uid') ~= ARGV[1]",
+            "false",
+            CONTROL_TESTS,
+        ),
+        Mutation(
+            "remove: mark first",
+            "market_data_pipeline/store/control.py",
+            "    await _RETIRE.call(client, [job.keys.record], [job.uid])\n",
+            "",
+            CONTROL_TESTS,
+        ),
         Mutation(
             "publish: one job per name",
             LUA + "publish.lua",
@@ -249,7 +265,7 @@ def _control() -> list[Mutation]:
             "self._held_until = self._clock.monotonic() +",
             HEART_TESTS,
         ),
-        Mutation("lease: superseded", heart, "not self.superseded and self._clock", "self._clock", HEART_TESTS),
+        Mutation("lease: superseded", heart, "not self.superseded and not", "not", HEART_TESTS),
         Mutation("worker: only its own partitions", state, " if owner.token == self._token", "", worker),
         Mutation(
             "worker: a new epoch is a new start",

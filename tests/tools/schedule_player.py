@@ -104,7 +104,7 @@ class RealJob:
         self.schedule = Schedule(seed, f"u{seed}")
         self._name = f"s{seed}"
         plan = schedule_plan()
-        self._tasks, self._keys = list(plan.tasks()), Keys(self.schedule.job.uid)
+        self._tasks, self._keys = list(plan.tasks()), Keys(self._name)
         self._arguments: dict[tuple[TaskId, Job], CommitArguments] = {}
         edges = [(edge, p) for edge in plan.channels for p in range(plan.partitions)]
         self._streams: list[Stream] = [(edge.name, p) for edge, p in edges]

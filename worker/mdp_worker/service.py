@@ -131,9 +131,7 @@ class Worker:
         http = HttpServer(self._metrics.registry, self._ready, {}, allowed_hosts(self._settings))
         await http.start(self._settings.http_host, self._settings.http_port)
         self._heartbeat = replace(self._heartbeat, pid=os.getpid(), host=socket.gethostname(), http_port=http.port)
-        self._heart = heart = HeartbeatThread(
-            self._url, job.keys, self._heartbeat, self._settings.lease_ttl_ms, self._clock
-        )
+        self._heart = heart = HeartbeatThread(self._url, job, self._heartbeat, self._settings.lease_ttl_ms, self._clock)
         with explained(self._url):
             heart.start()
         try:

@@ -1,7 +1,11 @@
 -- A worker lives. Each process that takes a name gets a number; a later one takes the name over from an earlier one.
 -- Numbers are times, so that none comes again when the server was rolled back or the name was forgotten.
 -- KEYS  1 heartbeat  2 workers  3 incarnations    ARGV  1 heartbeat  2 ttl (ms)  3 name  4 token  5 its number, 0 at first
--- Returns its number, or 0: a process that started later has the name.
+--       6 job key  7 uid
+-- Returns its number, 0 when a process that started later has the name, or -1 when the job is gone: its name may be another's.
+if redis.call('HGET', ARGV[6], 'uid') ~= ARGV[7] then
+  return -1
+end
 local held = redis.call('HGET', KEYS[3], ARGV[3])
 local number, mine = 0, tonumber(ARGV[5])
 if held then

@@ -1,4 +1,7 @@
--- Become leader, or stay it.  KEYS 1 leader  2 term    ARGV 1 token  2 ttl (ms)    Returns the term, or 0.
+-- Become leader, or stay it.  KEYS 1 leader  2 term    ARGV 1 token  2 ttl (ms)  3 job key  4 uid    Returns the term, or 0.
+if redis.call('HGET', ARGV[3], 'uid') ~= ARGV[4] then
+  return 0
+end
 local held = redis.call('GET', KEYS[1])
 if not held then
   local term = redis.call('INCR', KEYS[2])

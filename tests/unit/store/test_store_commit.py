@@ -108,7 +108,6 @@ async def check_refused(
 
 async def test_another_job_is_refused(bench: Bench) -> None:
     other = replace(bench.job, uid="other")
-    await bench.client.hset(bench.keys.task(TaskId("source", 0)).replace(bench.job.uid, "other"), "commit", "x")
     await check_refused(bench, bench.store("source", job=other), request("x"), JobChanged)
     edited = replace(bench.job, fingerprint="0" * 16)
     await check_refused(bench, bench.store("source", job=edited), request("x"), JobChanged)

@@ -14,7 +14,7 @@ from market_data_pipeline import Collect, Pipeline, Synthetic
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ConfigError, PlanMismatch
-from market_data_pipeline.store.client import Client
+from market_data_pipeline.store.client import Client, Script
 from market_data_pipeline.store.commit import Lease
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, Transition, find_job, publish, remove_job
 from market_data_pipeline.store.embedded import EmbeddedServer
@@ -125,7 +125,7 @@ async def test_a_job_is_finished_only_when_its_tasks_have_ended(client: Client) 
 
 async def test_heartbeats_run_out(client: Client, server: EmbeddedServer) -> None:
     control, _ = await leader(client)
-    heart = HeartbeatThread(server.url, control.keys, Heartbeat("w1", "t", (1, 2)), 300)
+    heart = HeartbeatThread(server.url, control.job, Heartbeat("w1", "t", (1, 2)), 300)
     heart.start()
     assert heart.run_id == (await client.info("server"))["run_id"]
     for _ in range(5):
@@ -134,6 +134,50 @@ async def test_heartbeats_run_out(client: Client, server: EmbeddedServer) -> Non
     await asyncio.to_thread(heart.stop)
     await asyncio.sleep(0.35)
     assert await control.workers() == {}
+
+
+async def test_what_is_left_of_a_removed_job_cannot_touch_the_next_one(client: Client, server: EmbeddedServer) -> None:
+    former, _ = await leader(client)
+    heart = HeartbeatThread(server.url, former.job, Heartbeat("w1", "t"), 60_000)
+    heart.start()
+    await remove_job(client, "control")
+    control = Control(client, await publish(client, "control", plan()))
+    assert await former.lead("me", 60_000) == 0
+    assert await control.lead("other", 60_000) == 1
+    assert await former.lead("other", 60_000) == 0, "not even with the leader's own token"
+    heart.beat()
+    assert heart.job_gone
+    assert not heart.held()
+    assert await control.workers() == {}
+    heart.stop()
+
+
+async def test_a_removal_that_was_cut_short_is_seen_and_goes_on(client: Client) -> None:
+    control, _ = await leader(client)
+    stream = control.keys.stream(plan().channels[0], 0)
+    await client.xadd(stream, {"f": "old"})
+
+    async def cut(*keys: str) -> int:
+        raise ConnectionError("cut")
+
+    unlink, client.unlink = client.unlink, cut  # type: ignore[method-assign]
+    with pytest.raises(ConnectionError):
+        await remove_job(client, "control")
+    client.unlink = unlink  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match="run 'mdp remove control' again"):
+        await publish(client, "control", plan())
+    assert await client.exists(stream), "the old frame is still there, and must not become the next job's"
+    assert await remove_job(client, "control")
+    await publish(client, "control", plan())
+    assert not await client.exists(stream)
+
+
+async def test_a_removal_of_a_job_that_was_replaced_meanwhile_does_not_mark_it(client: Client) -> None:
+    control, _ = await leader(client)
+    await remove_job(client, "control")
+    again = await publish(client, "control", plan())
+    await Script("retire").call(client, [control.keys.record], [control.job.uid])
+    assert await find_job(client, "control") == again
 
 
 async def test_remove_leaves_nothing_of_the_job_and_all_of_others(client: Client) -> None:

@@ -75,8 +75,7 @@ async def test_a_name_that_the_server_forgot_still_belongs_to_the_later_process(
 ) -> None:
     """After a rollback a counter would give the second process the number of the first."""
     first, second = (
-        HeartbeatThread(server.url, control.keys, Heartbeat("w", token), 60_000, FakeClock())
-        for token in ("one", "two")
+        HeartbeatThread(server.url, control.job, Heartbeat("w", token), 60_000, FakeClock()) for token in ("one", "two")
     )
     first.beat()
     await client.delete(control.keys.incarnations)
@@ -99,7 +98,7 @@ class _Slow(FakeClock):
 async def test_the_time_that_a_heartbeat_takes_is_not_held(server: EmbeddedServer, control: Control) -> None:
     """A beat that hangs on its way may arrive when others have given us up: the lease counts from before it was sent."""
     clock = _Slow()
-    heart = HeartbeatThread(server.url, control.keys, Heartbeat("w", "one"), 1000, clock)
+    heart = HeartbeatThread(server.url, control.job, Heartbeat("w", "one"), 1000, clock)
     heart.beat()
     sent = 0.1
     clock.elapsed = sent + 1.0 - 0.11

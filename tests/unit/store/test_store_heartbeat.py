@@ -13,10 +13,9 @@ from tools.jobs import wait_until
 from market_data_pipeline import Collect, Pipeline, Synthetic
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.store.client import Client
-from market_data_pipeline.store.control import Control, Heartbeat, publish
+from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, publish
 from market_data_pipeline.store.embedded import EmbeddedServer
 from market_data_pipeline.store.heartbeat import HeartbeatThread
-from market_data_pipeline.store.keys import Keys
 
 TTL_MS = 300
 PLAN = compile_dag(Pipeline("beats").source(Synthetic()).sink(Collect()).build(), 1)
@@ -24,9 +23,9 @@ PLAN = compile_dag(Pipeline("beats").source(Synthetic()).sink(Collect()).build()
 
 @contextmanager
 def beating(
-    server: EmbeddedServer, keys: Keys, token: str, clock: FakeClock | None = None
+    server: EmbeddedServer, job: JobInfo, token: str, clock: FakeClock | None = None
 ) -> Iterator[HeartbeatThread]:
-    heart = HeartbeatThread(server.url, keys, Heartbeat("w", token), TTL_MS, clock or FakeClock())
+    heart = HeartbeatThread(server.url, job, Heartbeat("w", token), TTL_MS, clock or FakeClock())
     heart.start()
     try:
         yield heart
@@ -41,7 +40,7 @@ async def control(client: Client) -> Control:
 
 async def test_a_lease_is_held_for_its_time_after_a_beat_was_sent(server: EmbeddedServer, control: Control) -> None:
     clock = FakeClock()
-    heart = HeartbeatThread(server.url, control.keys, Heartbeat("w", "one"), TTL_MS, clock)
+    heart = HeartbeatThread(server.url, control.job, Heartbeat("w", "one"), TTL_MS, clock)
     assert not heart.held()
     heart.beat()
     clock.advance(TTL_MS / 1000 - 0.001)
@@ -53,9 +52,9 @@ async def test_a_lease_is_held_for_its_time_after_a_beat_was_sent(server: Embedd
 
 
 async def test_a_later_process_takes_the_name(server: EmbeddedServer, control: Control) -> None:
-    with beating(server, control.keys, "one") as first:
+    with beating(server, control.job, "one") as first:
         assert first.held()
-        with beating(server, control.keys, "two") as second:
+        with beating(server, control.job, "two") as second:
             await asyncio.to_thread(wait_until, lambda: first.superseded, "the first to notice")
             assert not first.held()
             assert second.held()
@@ -69,11 +68,11 @@ async def test_a_later_process_takes_the_name(server: EmbeddedServer, control: C
 async def test_a_name_that_an_older_process_had_is_kept_after_a_rollback(
     server: EmbeddedServer, control: Control, client: Client
 ) -> None:
-    with beating(server, control.keys, "old"):
+    with beating(server, control.job, "old"):
         before = await client.hget(control.keys.incarnations, "w")
     await client.delete(control.keys.worker("w"))
     await control.forget_silent()
-    with beating(server, control.keys, "new") as heart:
+    with beating(server, control.job, "new") as heart:
         await client.hset(control.keys.incarnations, "w", before)  # the server forgot what came after
         heart.beat()
         assert heart.held()
@@ -83,13 +82,13 @@ async def test_a_name_that_an_older_process_had_is_kept_after_a_rollback(
 async def test_silent_workers_are_forgotten_and_known_again(
     server: EmbeddedServer, control: Control, client: Client
 ) -> None:
-    with beating(server, control.keys, "one"):
+    with beating(server, control.job, "one"):
         await control.forget_silent()
         assert await client.smembers(control.keys.workers) == {b"w"}
     await client.delete(control.keys.worker("w"))
     await control.forget_silent()
     assert await client.smembers(control.keys.workers) == set()
     assert await client.hgetall(control.keys.incarnations) == {}
-    with beating(server, control.keys, "one") as again:
+    with beating(server, control.job, "one") as again:
         assert again.held()
         assert list(await control.workers()) == ["w"]
