@@ -89,3 +89,11 @@ def test_a_misspelt_value_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_the_table_of_values_in_the_readme() -> None:
     assert (CHART / "README.md").read_text() == readme_with_table(), "python -m tests.helm.render --write"
+
+
+def test_the_readmes_values_can_be_installed() -> None:
+    """With what ``mdp keys`` prints, as the page says."""
+    text = (CHART / "README.md").read_text()
+    values = yaml.safe_load(text[text.index("```yaml") :].removeprefix("```yaml").split("```")[0])
+    kinds = {one["kind"] for one in objects({**values, "job": SETS["streams"]["job"]})}
+    assert {"Deployment", "ScaledObject", "TriggerAuthentication"} <= kinds
