@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import yaml
 from helm_python import HelmRenderError, HelmValuesError
 
-from helm.render import CHART, HERE, chart, golden, golden_text, objects, readme_with_table, value_sets
+from helm.render import CHART, EXAMPLE, HERE, chart, golden, golden_text, objects, readme_with_table, value_sets
 
 SETS = value_sets()
 PASSED_ON = "Passed on as it is."
@@ -97,3 +98,10 @@ def test_the_readmes_values_can_be_installed() -> None:
     values = yaml.safe_load(text[text.index("```yaml") :].removeprefix("```yaml").split("```")[0])
     kinds = {one["kind"] for one in objects({**values, "job": SETS["streams"]["job"]})}
     assert {"Deployment", "ScaledObject", "TriggerAuthentication"} <= kinds
+
+
+def test_the_readmes_first_command_gives_the_example() -> None:
+    text = (CHART / "README.md").read_text()
+    name, _, path = re.findall(r"--set-file '(.+)'", text)[0].partition("=")
+    assert helm_python.parse_set_string(f"{name}=x") == {"app": {"files": {"bars.py": "x"}}}
+    assert CHART.parents[1] / path == EXAMPLE / "bars.py"

@@ -140,7 +140,11 @@ REFUSED = {
     ),
     "surge none": (
         "workers: {strategy: {maxSurge: 0, maxUnavailable: 0}}",
-        "workers.strategy.maxSurge and maxUnavailable are both 0: an update could not replace any worker;",
+        "workers.strategy.maxSurge and maxUnavailable are both 0",
+    ),
+    "surge by default": (
+        "workers: {replicas: 8, strategy: {maxUnavailable: 0}}",
+        "workers.strategy.maxSurge and maxUnavailable are both 0 (maxSurge by default where no partition is left",
     ),
     "workerGrace": (
         "workers: {terminationGracePeriodSeconds: 35}",
