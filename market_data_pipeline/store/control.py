@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import redis.asyncio
+from redis.exceptions import NoPermissionError
 
 from market_data_pipeline.dag.plan import Plan, first_difference
 from market_data_pipeline.errors import ConfigError, PlanMismatch, StoreUnavailable
@@ -52,6 +53,16 @@ class JobInfo:
         return Keys(self.name)
 
 
+class JobVersion(NamedTuple):
+    """What changes in a job's record. ``version`` grows with each change of assignment or state; all empty: it is gone."""
+
+    version: int
+    uid: str
+    state: str
+    error: str
+    fingerprint: str
+
+
 @dataclass(frozen=True)
 class Heartbeat:
     """What a worker says of itself. ``token`` is random per process; ``pins`` are partitions it asks for."""
@@ -78,6 +89,15 @@ class Transition(NamedTuple):
     partition: int
     worker: str
     token: str
+
+
+async def list_jobs(client: redis.asyncio.Redis) -> list[str] | None:
+    """The names of all jobs on the server, sorted; ``None`` where the user may not look for keys."""
+    prefix = job_key("x").removesuffix("x")
+    try:
+        return sorted([text_of(key).removeprefix(prefix) async for key in client.scan_iter(f"{prefix}*", count=1000)])
+    except NoPermissionError:
+        return None
 
 
 async def find_job(client: redis.asyncio.Redis, name: str) -> JobInfo | None:
@@ -144,12 +164,10 @@ class Control:
         self.job = job
         self.keys = job.keys
 
-    async def version(self) -> tuple[int, str, str, str]:
-        """Version (grows with each change of assignment or job state), job uid, job state, error."""
-        version, uid, state, error = await self._client.hmget(
-            job_key(self.job.name), ["version", "uid", "state", "error"]
-        )
-        return int(version or 0), text_of(uid or b""), text_of(state or b""), text_of(error or b"")
+    async def version(self) -> JobVersion:
+        """How the job's record stands now."""
+        version, *texts = await self._client.hmget(job_key(self.job.name), list(JobVersion._fields))
+        return JobVersion(int(version or 0), *(text_of(text or b"") for text in texts))
 
     async def assignment(self) -> dict[int, Owner]:
         """Every partition that was ever assigned."""
