@@ -279,11 +279,20 @@ class Worker:
                 name = "" if isinstance(error, MdpError) else f"{type(error).__name__}: "
                 log.error("task %s failed", task.id, exc_info=error)
                 failure = f"task {task.id}: {name}{error}"
-                if await until_done(partial(self._control.fail, lease, failure), f"task {task.id}"):
-                    self._failure = failure
-                else:
-                    log.warning("task %s: the partition has another owner now; stopping", task.id)
+                await self._fail(lease, failure)
                 return
+
+    async def _fail(self, lease: Lease, failure: str) -> None:
+        """The job ends with ``failure``, unless ``lease`` is over: then it is the other owner's."""
+        try:
+            ours = await until_done(partial(self._control.fail, lease, failure), "failing the job")
+        except Exception as error:  # the server refuses to be told; this worker ends all the same
+            log.error("the server was not told that the job failed (%s)", error)
+            ours = True
+        if ours:
+            self._failure = failure
+        else:
+            log.warning("partition %d has another owner now; its tasks stop", lease.partition)
 
     def _signal_stop(self, running: _Partition) -> None:
         for task in running.tasks:
