@@ -53,6 +53,7 @@ class JobStatus:
     """Node, place and reason of the oldest one."""
     sources: list[str] = field(default_factory=list)
     sinks: list[str] = field(default_factory=list)
+    has_leader: bool = False
 
     def total(self, count: str) -> int:
         """The counter ``count`` summed over all nodes."""
@@ -67,6 +68,17 @@ class JobStatus:
     def items_out(self) -> int:
         """Items that the sinks took."""
         return sum(self.nodes.get(name, {}).get("in", 0) for name in self.sinks)
+
+    def problems(self) -> list[str]:
+        """Why the job does not work, one sentence each: it failed, nobody leads, partitions without a living owner. A job
+        that has finished has none."""
+        if self.state == "finished":
+            return []
+        if self.state != "running":
+            return [f"job {self.job!r} is {self.state}{': ' + self.error if self.error else ''}"]
+        found = [] if self.has_leader else [f"job {self.job!r}: no coordinator leads"]
+        orphans = [partition for partition in range(self.partitions) if not self.owners.get(partition)]
+        return found + [f"job {self.job!r}: partition {partition} has no living owner" for partition in orphans]
 
     def to_dict(self) -> dict[str, Any]:
         document = asdict(self)
@@ -92,17 +104,18 @@ async def read_status(
     pipe.xrange(control.keys.dead_letters, count=1)
     pipe.xlen(control.keys.dead_letters)
     pipe.scard(control.keys.ended)
+    pipe.exists(control.keys.leader)
     replies = await pipe.execute()
     metas = [_meta(blob) for blob in replies[: len(tasks)]]
     lengths = replies[len(tasks) : len(tasks) + len(streams)]
     workers, owners = await control.workers(), await control.assignment()
     return JobStatus(
-        job.name, job.uid, now.state or "gone", now.error, job.fingerprint, job.partitions, len(tasks), int(replies[-1]),
+        job.name, job.uid, now.state or "gone", now.error, job.fingerprint, job.partitions, len(tasks), int(replies[-2]),
         _workers(workers, owners), _owners(owners, workers), _channels(streams, lengths, capacity),
         _nodes(metas), _watermarks(plan, tasks, metas),
-        _latency(metas).summary(), int(replies[-2]),
-        first_dead_letter=_first_letter(replies[-3]), sources=_entries(plan),
-        sinks=[n.name for n in plan.nodes if n.kind == "sink"],
+        _latency(metas).summary(), int(replies[-3]),
+        first_dead_letter=_first_letter(replies[-4]), sources=_entries(plan),
+        sinks=[n.name for n in plan.nodes if n.kind == "sink"], has_leader=bool(replies[-1]),
     )  # fmt: skip
 
 
