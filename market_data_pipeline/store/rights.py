@@ -32,7 +32,21 @@ _STATUS: tuple[Shape, ...] = (
     "record", "leader", "assignment", "workers", "worker:*", "ended", "dlq", "task:*", "q:*",
 )  # fmt: skip
 READ_COMMANDS = frozenset(
-    ("EXISTS", "GET", "HGET", "HGETALL", "HLEN", "HMGET", "MGET", "SCARD", "SMEMBERS", "XLEN", "XRANGE", "XREAD")
+    (
+        "EXISTS",
+        "GET",
+        "HGET",
+        "HGETALL",
+        "HKEYS",
+        "HLEN",
+        "HMGET",
+        "MGET",
+        "SCARD",
+        "SMEMBERS",
+        "XLEN",
+        "XRANGE",
+        "XREAD",
+    )
 )
 """Those that need no right to write their key."""
 KEYLESS = frozenset(("AUTH", "HELLO", "INFO", "PING", "SCAN", "SELECT", "TIME", "WAIT"))
@@ -161,6 +175,8 @@ def _words(command: str, key: str) -> list[str]:
         return ["XREAD", "STREAMS", key, "0-0"]
     if command == "BLPOP":
         return ["BLPOP", key, "1"]
+    if command == "RENAME":
+        return ["RENAME", key, key]
     if command in ("EVAL", "EVALSHA"):
         return [command, "", "1", key]
     return [*command.split("|"), *([key] if key else [])]
