@@ -153,7 +153,8 @@ def _owners(owners: dict[int, Owner], workers: dict[str, Heartbeat]) -> dict[int
 
 def items_waiting(edge: str, flows: Mapping[TaskId, TaskFlow]) -> int:
     """Items in the streams of ``edge``: what its producers sent less what its consumers used. The tasks are read one after
-    the other, so it may be off by what moved meanwhile, but is never below zero."""
+    the other, so it may be off by what moved meanwhile, but is never below zero. What a frame held that was damaged counts as
+    waiting for as long as anything does."""
     return max(0, sum(flow.sent.get(edge, 0) - flow.used.get(edge, 0) for flow in flows.values()))
 
 

@@ -386,6 +386,16 @@ def test_levels_that_swing_between_high_and_low_are_full() -> None:
         assert world.signal().desired_replicas <= 2
 
 
+def test_what_stands_before_a_stream_that_swings_is_held_all_the_time() -> None:
+    world = World(plan_of("a", "sink"))
+    world.fill("a", 48)
+    for n in range(40):
+        world.fill("sink", 48 if n % 8 < 4 else LOW - 8)
+        world.run(1, a=COMPUTES, sink=WAITS)
+        assert world.signal("a").sink_bound
+        assert world.signal().desired_replicas <= 2
+
+
 def test_growth_ends_where_the_sink_becomes_the_bottleneck() -> None:
     """Each step computes 40 ms, waits 100 ms for the sink, and as long as the other tasks of its process compute. Of the wait
     what others compute meanwhile is not waiting: the share grows with the number of workers, until that rests."""

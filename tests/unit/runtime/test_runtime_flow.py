@@ -179,6 +179,17 @@ async def test_a_coroutine_node_waits_where_it_awaits() -> None:
     assert flow.busy == pytest.approx(3.0 * len(ROWS), rel=0.01)
 
 
+async def test_what_a_function_leaves_unread_is_used() -> None:
+    async def few(in_ch: dict[str, Any], out_ch: dict[str, Any]) -> None:
+        await out_ch["end"].put(await in_ch["source"].get())
+
+    dag = line(Node("source", ListSource(ROWS, 20)), Node("few", few), Node("end", Map(dict)), keyed=9)
+    job, server = job_of(dag, partitions=1)
+    await job.run()
+    server.check()
+    assert server.flow(TaskId("few", 0)).used == {"source.few": len(ROWS)}
+
+
 def test_pauses_are_not_work() -> None:
     clock = FakeClock()
     flow = Flow(clock, TaskFlow(busy=100.0, paused=7.0))
