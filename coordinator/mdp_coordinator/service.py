@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import signal
+from collections.abc import Mapping
 from contextlib import suppress
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
@@ -13,12 +14,13 @@ from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.errors import JobFailed, PlanMismatch
 from market_data_pipeline.http import HttpServer
 from market_data_pipeline.metrics import CoordinatorMetrics
-from market_data_pipeline.settings import Settings, allowed_hosts
+from market_data_pipeline.settings import Settings, allowed_hosts, limits_of
 from market_data_pipeline.store.client import Client, check_server, connect, is_transient, refusals_explained
 from market_data_pipeline.store.control import Control, JobInfo, JobNow, publish
 from market_data_pipeline.store.rights import COORDINATOR, check_rights
 from market_data_pipeline.store.status import JobStatus, read_status
 from market_data_pipeline.store.url import Address
+from mdp_coordinator.scaling import Scaling
 from mdp_coordinator.state import Assign, CoordinatorState, Finish, View
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class Coordinator:
     ) -> None:
         self._plan, self._job_name, self._settings, self._url, self._clock = plan, job_name, settings, url, clock
         self._metrics = CoordinatorMetrics()
+        self._scaling = Scaling(plan, limits_of(settings).low, self._metrics, clock)
         self._token = secrets.token_hex(16)
         self._term = 0
         self._asked_to_leave = asyncio.Event()
@@ -60,7 +63,7 @@ class Coordinator:
             await self._client.aclose()
 
     async def _run(self) -> None:
-        documents = {"/api/status": self._status_document}
+        documents = {"/api/status": self._status_document, "/api/scale": self._scaling.document}
         http = HttpServer(self._metrics.registry, self._ready, documents, allowed_hosts(self._settings))
         await http.start(self._settings.http_host, self._settings.http_port)
         try:
@@ -116,6 +119,7 @@ class Coordinator:
                     break
                 if not await self._stands_aside(now):
                     await self._tick(state, now)
+                await self._measure()
                 self._tick_failed = False
                 await self._control.wait_for_wake(_TICK)
             except Exception as error:
@@ -179,7 +183,6 @@ class Coordinator:
             elif isinstance(command, Finish):
                 await self._control.conclude("finished", ended=len(list(self._plan.tasks())))
         self._metrics.unassigned.set(state.unassigned(view))
-        await self._measure()
 
     async def _assign(self, command: Assign) -> None:
         if not await self._control.assign(self._term, self._token, list(command.transitions)):
@@ -197,8 +200,11 @@ class Coordinator:
         if now - self._status_at < _STATUS_EVERY:
             return
         self._status_at = now
-        await self._control.forget_silent()
-        for channel in (await self._status()).channels:
+        if self._term:
+            await self._control.forget_silent()
+        status = await self._status()
+        self._scaling.observe(status)
+        for channel in status.channels:
             self._metrics.capacity.labels(channel.name).set(channel.capacity)
             for partition, length in channel.lengths.items():
                 self._metrics.length.labels(channel.name, str(partition)).set(length)
@@ -208,7 +214,7 @@ class Coordinator:
             self._client, self._control, self._control.job, self._plan, self._settings.channel_capacity
         )
 
-    async def _status_document(self) -> object:
+    async def _status_document(self, query: Mapping[str, str]) -> object:
         if self._waiting:
             raise PlanMismatch(self._waiting)
         return (await self._status()).to_dict()
