@@ -105,7 +105,7 @@ def test_without_waiting_they_say_what_differs_and_go(running: Job) -> None:
     assert running.state() == "running"
 
 
-def test_a_signal_ends_the_waiting_at_once(running: Job) -> None:
+def test_a_signal_ends_the_waiting_at_once(running: Job, server: EmbeddedServer) -> None:
     running.start("coordinator")
     wait_until(running.info, "the job")
     give_another_plan(running)
@@ -115,6 +115,14 @@ def test_a_signal_ends_the_waiting_at_once(running: Job) -> None:
         wait_until(lambda name=name: "waiting for another plan" in running.log(name), name)
         process.send_signal(signal.SIGTERM)
         assert running.wait_for_exit(name) == 0
+    others = {name: running.start(name, "--await-plan") for name in ("coordinator-3", "w1")}
+    for name in others:
+        wait_until(lambda name=name: "waiting for another plan" in running.log(name), name)
+    server.kill()
+    for name, process in others.items():
+        assert http_status(running, name, "/healthz")[0] == 200
+        process.send_signal(signal.SIGTERM)
+        assert running.wait_for_exit(name) == 0, "also while the server is away"
 
 
 def test_slices_and_names_of_pods(running: Job, tmp_path: Path) -> None:

@@ -131,21 +131,27 @@ class Worker:
         """The job and its plan, which is this program's; ``None`` when asked to leave meanwhile."""
         refused = ""
         while not self._leaving:
-            job = await until_done(partial(find_job, self._client, self._job_name), "finding the job")
-            if job is None or job.state in ("failed", "removed"):
-                refused = ""
-                self._wait_for(logging.INFO, f"waiting for a coordinator to publish job {self._job_name!r}")
-            elif job.fingerprint != refused:
-                try:
+            pause = _POLL
+            try:
+                job = await find_job(self._client, self._job_name)
+                if job is None or job.state in ("failed", "removed"):
+                    refused = ""
+                    self._wait_for(logging.INFO, f"waiting for a coordinator to publish job {self._job_name!r}")
+                elif job.fingerprint != refused:
                     plan = self._compile(job)
                     self._waiting = ""
                     return job, plan
-                except PlanMismatch as error:
-                    if not self._settings.await_plan:
-                        raise
-                    refused = job.fingerprint
-                    self._wait_for(logging.WARNING, f"waiting for another plan: {error}")
-            await self._nap(_PLAN_POLL if refused else _POLL)
+            except PlanMismatch as error:
+                if not self._settings.await_plan:
+                    raise
+                refused = job.fingerprint if job else ""
+                self._wait_for(logging.WARNING, f"waiting for another plan: {error}")
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                refused, pause = "", _PLAN_POLL
+                self._wait_for(logging.WARNING, "finding the job: server away, trying again")
+            await self._nap(_PLAN_POLL if refused else pause)
         return None
 
     def _wait_for(self, level: int, what: str) -> None:
