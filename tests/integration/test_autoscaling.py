@@ -1,26 +1,19 @@
-"""KEDA and an HPA, simulated by their documented rules on a real server, start and stop real workers through a burst."""
+"""KEDA and an HPA, simulated by their documented rules with what the chart renders, start and stop real workers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from tools.scaled_job import BURST, CALM, WORK, check_output, scaled_job, scaled_object
+from tools.scaled_job import BURST, CALM, check_output, quick, scaled_job
 
 from market_data_pipeline.store.embedded import EmbeddedServer
 
-MOST, TARGET = 4, 20
-
-
-def by_streams(address: str, streams: list[str]) -> Mapping[str, Any]:
-    assert len(streams) == 8
-    return scaled_object(address, streams, TARGET, MOST, polling=1, up=0, down=3)
+MOST, TARGET = 4, 15
 
 
 def test_a_burst_scales_up_and_down_again(server: EmbeddedServer, tmp_path: Path) -> None:
     """1 -> 4 -> 1. The phases end when it has happened, not after a time, so a slow machine only takes longer."""
-    with scaled_job(server, tmp_path, WORK, by_streams) as running:
+    with scaled_job(server, tmp_path, quick(MOST, TARGET)) as running:
         running.pace(CALM)
         calm = running.run(lambda seen: running.items() >= 3 * CALM, "the job to run", 30)
         assert calm.replicas == 1

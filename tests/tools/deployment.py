@@ -8,8 +8,8 @@ from tools.jobs import Job
 
 
 class Deployment:
-    """Workers of ``job``. More: new names. Fewer: the newest are asked to leave (SIGTERM), as a ReplicaSet removes the pods that
-    are young first."""
+    """Workers of ``job``. More: new names. Fewer: the newest are asked to leave (SIGTERM), as a ReplicaSet removes
+    young pods first."""
 
     def __init__(self, job: Job, *arguments: str, env: dict[str, str] | None = None) -> None:
         self._job, self._arguments, self._env = job, arguments, env

@@ -1,16 +1,17 @@
 """What a HorizontalPodAutoscaler answers: numbers and a time in, replicas out. No I/O.
 
 Rules and their sources. "Doc" is Kubernetes, "Horizontal Pod Autoscaling" (kubernetes.io/docs/concepts/workloads/autoscaling/
-horizontal-pod-autoscale), sections "Algorithm details" and "Configurable scaling behavior"; "code" is pkg/controller/podautoscaler
-of kubernetes/kubernetes, where the text leaves something open.
+horizontal-pod-autoscale), sections "Algorithm details" and "Configurable scaling behavior"; "code" is
+pkg/controller/podautoscaler of kubernetes/kubernetes, where the text leaves something open.
 
-* AverageValue: the wanted number is ceil(value / target), unless value / (target x current) is within the tolerance (0.1) of 1
-  (doc; code: ``GetExternalPerPodMetricReplicas``). Value: ceil(value / target x current), the same tolerance.
+* AverageValue: the wanted number is ceil(value / target), unless value / (target x current) is within the tolerance (0.1) of
+  1 (doc; code: ``GetExternalPerPodMetricReplicas``). Value: ceil(value / target x current), the same tolerance.
 * Several metrics: the largest wanted number. One that cannot be read forbids scaling down, all of them any scaling (doc).
 * No pods: nothing is computed; above the maximum or below the minimum: straight there (code: ``reconcileAutoscaler``).
 * Stabilisation: up to the smallest, down to the largest number wanted within the window (doc).
-* Policies: what may be added or removed per period, counted from the number at the period's start; ``selectPolicy`` Max takes the
-  policy that allows most, Min least, Disabled forbids the direction (doc). Percent is rounded up for up, down for down (code).
+* Policies: what may be added or removed per period, counted from the number at the period's start; ``selectPolicy`` Max takes
+  the policy that allows most, Min least, Disabled forbids the direction (doc). Percent is rounded up for up, down for down
+  (code).
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def rules_of(given: Mapping[str, Any] | None, default: Rules) -> Rules:
     """``spec.behavior.scaleUp`` or ``scaleDown`` with what it leaves out from ``default``. Raises ``NotSimulated``."""
     left = dict(given or {})
     policies = tuple(
-        Policy(_one_of(each["type"], "policy type", ("Pods", "Percent")), int(each["value"]), float(each["periodSeconds"]))
+        Policy(
+            _one_of(each["type"], "policy type", ("Pods", "Percent")), int(each["value"]), float(each["periodSeconds"])
+        )
         for each in left.pop("policies", None) or ()
     )
     window = left.pop("stabilizationWindowSeconds", None)

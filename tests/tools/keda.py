@@ -1,20 +1,23 @@
 """What KEDA does with a ScaledObject: what was read from its triggers in, metrics for the HPA and scaling from and to zero out.
 
-No I/O here; ``keda_scalers.py`` reads the triggers, ``keda_simulator.py`` puts both to work. Rules and their sources: "spec" is
-keda.sh/docs, "ScaledObject specification"; "scaler" the pages "Redis Streams", "Redis Streams (supports Redis Sentinel)" and "Metrics
-API"; "code" is kedacore/keda, where the text leaves something open.
+No I/O here; ``keda_scalers.py`` reads the triggers, ``keda_simulator.py`` puts both to work. Rules and their sources: "spec"
+is keda.sh/docs, "ScaledObject specification"; "scaler" the pages "Redis Streams", "Redis Streams (supports Redis Sentinel)"
+and "Metrics API"; "code" is kedacore/keda, where the text leaves something open.
 
-* A redis-streams trigger without ``consumerGroup`` is compared by XLEN with ``streamLength`` (default 5), a missing stream is 0
-  (scaler; code: pkg/scalers/redis_streams_scaler.go); it is active when not empty. With a group: refused here, see the issue.
-* metrics-api: GET ``url``, the number at ``valueLocation`` against ``targetValue``; active above ``activationTargetValue`` (scaler).
+* A redis-streams trigger without ``consumerGroup`` is compared by XLEN with ``streamLength`` (default 5), a missing stream is
+  0 (scaler; code: pkg/scalers/redis_streams_scaler.go); it is active when not empty. With a group: refused here, see the
+  issue.
+* metrics-api: GET ``url``, the number at ``valueLocation`` against ``targetValue``; active above ``activationTargetValue``
+  (scaler).
 * ``scalingModifiers``: the formula over the triggers' names gives one metric in place of theirs, with its own ``target``,
-  ``activationTarget`` (default 0; active above it) and ``metricType`` (spec). Without: one metric per trigger, and the HPA takes
-  the largest number of replicas: P streams of length L ask for ceil(L / target), not for ceil(P x L / target).
-* ``fallback``: from the (failureThreshold + 1)th failure in a row on the metric is target x replicas, so that an AverageValue asks
-  for exactly these; ``behavior`` says which (spec). Before that, the HPA gets no metric. With a formula one failing trigger is
-  enough, and the composite metric is replaced (code: pkg/fallback/fallback.go).
-* The HPA's minimum is ``minReplicaCount``, at least 1; KEDA itself goes from 0 to max(1, minReplicaCount) when a trigger is active,
-  and to 0 when ``minReplicaCount`` is 0 and none was active for ``cooldownPeriod`` (spec; code: pkg/scaling/executor).
+  ``activationTarget`` (default 0; active above it) and ``metricType`` (spec). Without: one metric per trigger, and the HPA
+  takes the largest number of replicas: P streams of length L ask for ceil(L / target), not for ceil(P x L / target).
+* ``fallback``: from the (failureThreshold + 1)th failure in a row on the metric is target x replicas, so that an AverageValue
+  asks for exactly these; ``behavior`` says which (spec). Before that, the HPA gets no metric. With a formula one failing
+  trigger is enough, and the composite metric is replaced (code: pkg/fallback/fallback.go).
+* The HPA's minimum is ``minReplicaCount``, at least 1; KEDA itself goes from 0 to max(1, minReplicaCount) when a trigger is
+  active, and to 0 when ``minReplicaCount`` is 0 and none was active for ``cooldownPeriod`` (spec; code:
+  pkg/scaling/executor).
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ BEHAVIORS = ("static", "currentReplicas", "currentReplicasIfHigher", "currentRep
 STREAMS = ("redis-streams", "redis-sentinel-streams")
 _DEFAULT_LENGTH = 5
 _SPEC = {
-    "scaleTargetRef", "pollingInterval", "cooldownPeriod", "initialCooldownPeriod", "minReplicaCount", "maxReplicaCount",
+    "scaleTargetRef", "pollingInterval", "cooldownPeriod", "minReplicaCount", "maxReplicaCount",
     "fallback", "advanced", "triggers",
 }  # fmt: skip
 
@@ -90,7 +93,7 @@ class ScaledObject:
 
     @classmethod
     def parse(cls, rendered: Mapping[str, Any]) -> ScaledObject:
-        """From the object as ``helm template`` gives it. Raises ``NotSimulated`` for what no rule above is about."""
+        """From the object as Helm renders it. Raises ``NotSimulated`` for what no rule above is about."""
         if rendered.get("kind") != "ScaledObject":
             raise NotSimulated(f"kind {rendered.get('kind')!r}")
         spec = rendered["spec"]
@@ -134,7 +137,9 @@ def _trigger(number: int, given: Mapping[str, Any]) -> Trigger:
         raise NotSimulated("useCachedMetrics: the HPA reads each time")
     if kind in STREAMS:
         if refused := {"consumerGroup", "pendingEntriesCount", "lagCount", "activationLagCount"} & set(metadata):
-            raise NotSimulated(f"{kind} with {sorted(refused)}: only XLEN is a backlog, as consumed entries are deleted")
+            raise NotSimulated(
+                f"{kind} with {sorted(refused)}: only XLEN is a backlog, as consumed entries are deleted"
+            )
         if not metadata.get("stream"):
             raise NotSimulated(f"{kind} without a stream")
         target, activation = float(metadata.get("streamLength", _DEFAULT_LENGTH)), 0.0
@@ -144,7 +149,13 @@ def _trigger(number: int, given: Mapping[str, Any]) -> Trigger:
         raise NotSimulated(f"trigger type {kind!r}; simulated are {', '.join((*STREAMS, 'metrics-api'))}")
     auth = (given.get("authenticationRef") or {}).get("name", "")
     return Trigger(
-        given.get("name") or f"s{number}", kind, metadata, target, activation, _metric_type(given.get("metricType")), auth
+        given.get("name") or f"s{number}",
+        kind,
+        metadata,
+        target,
+        activation,
+        _metric_type(given.get("metricType")),
+        auth,
     )
 
 
@@ -153,9 +164,8 @@ def _modifiers(given: Mapping[str, Any], triggers: tuple[Trigger, ...]) -> Modif
     if len(set(names)) < len(names):
         raise NotSimulated(f"two triggers have one name: {names}")
     evaluate(given["formula"], dict.fromkeys(names, 1.0))  # so that a formula KEDA could not compute is found at once
-    return Modifiers(
-        given["formula"], float(given["target"]), float(given.get("activationTarget") or 0), _metric_type(given.get("metricType"))
-    )  # fmt: skip
+    activation = float(given.get("activationTarget") or 0)
+    return Modifiers(given["formula"], float(given["target"]), activation, _metric_type(given.get("metricType")))
 
 
 def _fallback(given: Mapping[str, Any]) -> Fallback:

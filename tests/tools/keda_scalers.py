@@ -47,11 +47,9 @@ def plain_data(secret: Mapping[str, Any]) -> dict[str, str]:
 
 
 def picked(document: Any, path: str) -> float:
-    """The number at ``valueLocation``: gjson's ``a.b.0``. Raises ``NotSimulated`` for the rest of gjson's syntax, ``ValueError``
-    where there is no number."""
-    if not re.fullmatch(r"\w+(\.\w+)*", path):
-        raise NotSimulated(f"valueLocation {path!r}; simulated are names and indexes joined by dots")
-    for part in path.split("."):
+    """The number at ``valueLocation``: gjson's ``a.b.0``. Raises ``NotSimulated`` for the rest of gjson's syntax,
+    ``ValueError`` where there is no number."""
+    for part in _checked(path):
         try:
             document = document[int(part)] if isinstance(document, list) else document[part]
         except (KeyError, IndexError, TypeError, ValueError):
@@ -61,8 +59,14 @@ def picked(document: Any, path: str) -> float:
     return float(document)
 
 
+def _checked(path: str) -> list[str]:
+    if not re.fullmatch(r"\w+(\.\w+)*", path):
+        raise NotSimulated(f"valueLocation {path!r}; simulated are names and indexes joined by dots")
+    return path.split(".")
+
+
 class Scalers:
-    """All triggers of one ScaledObject. ``found``: ``host:port`` in the object -> where it is here, as there is no cluster DNS."""
+    """All triggers of one ScaledObject. ``found``: ``host:port`` in the object -> where it is here (no cluster DNS)."""
 
     def __init__(
         self, spec: ScaledObject, credentials: Mapping[str, Credentials], found: Mapping[str, str] | None = None
@@ -101,7 +105,11 @@ class Scalers:
     def _client(self, trigger: Trigger, given: Credentials) -> redis.Redis:
         """One connection for all triggers with one address and user, made when it is first needed."""
         data = trigger.metadata
-        key = (trigger.type, trigger.auth, *(data.get(name) for name in ("address", "host", "port", "addresses", "databaseIndex")))
+        key = (
+            trigger.type,
+            trigger.auth,
+            *(data.get(name) for name in ("address", "host", "port", "addresses", "databaseIndex")),
+        )
         if key not in self._clients:
             client = self._connected(trigger, given)
             client.ping()
@@ -138,10 +146,12 @@ class Scalers:
         address = match[1] if ":" in match[1] else f"{match[1]}:80"
         url = f"http://{self._found.get(address, address)}{match[2]}"
         path = trigger.metadata["valueLocation"]
-        picked({}, path) if not re.fullmatch(r"\w+(\.\w+)*", path) else None
+        _checked(path)
 
         def read() -> float:
-            with urllib.request.urlopen(urllib.request.Request(url, headers={"Host": match[1]}), timeout=_SECONDS) as reply:
+            with urllib.request.urlopen(
+                urllib.request.Request(url, headers={"Host": match[1]}), timeout=_SECONDS
+            ) as reply:
                 return picked(json.load(reply), path)
 
         return read
@@ -151,5 +161,7 @@ def _tls(data: Mapping[str, str], given: Credentials) -> dict[str, Any]:
     """``enableTLS: "true"`` in the metadata, or ``tls: enable`` with ``ca`` among the credentials."""
     if data.get("enableTLS", "false").lower() != "true" and given.get("tls") != "enable":
         return {}
+    if given.get("cert"):
+        raise NotSimulated("a client certificate")
     options = {"ssl": True, "ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
     return options | ({"ssl_ca_data": given["ca"]} if given.get("ca") else {})

@@ -1,7 +1,8 @@
 """KEDA and an HPA for one Deployment of real worker processes, without a cluster.
 
-:meth:`Simulator.step` does what is due: KEDA looks every ``pollingInterval``, the HPA every ``sync`` seconds (15 s in a cluster,
-``--horizontal-pod-autoscaler-sync-period`` of the controller manager), each with readings of its own. The time is handed in.
+:meth:`Simulator.step` does what is due: KEDA looks every ``pollingInterval``, the HPA every ``sync`` seconds (15 s in a
+cluster, ``--horizontal-pod-autoscaler-sync-period`` of the controller manager), each with readings of its own. The time is
+handed in.
 """
 
 from __future__ import annotations

@@ -13,28 +13,47 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chaos.watch import Books
+
 from market_data_pipeline.app import load_app
 from market_data_pipeline.dag.planner import compile_dag
-from market_data_pipeline.store.embedded import EmbeddedServer
+from market_data_pipeline.store.embedded import EmbeddedServer, free_port
+from tools.chart import NAMESPACE, RELEASE, objects_of_kind
 from tools.deployment import Deployment
 from tools.jobs import APPS, Job, generate, job
 from tools.keda_simulator import Simulator
 from tools.oracle import check_bars, plain_bars
 
 APP = APPS / "paced_job.py"
+JOB, SECRET = "paced", "paced-redis"
+REDIS, COORDINATOR = "redis.databases.svc:6379", f"{RELEASE}-market-data-pipeline-coordinator.{NAMESPACE}.svc:8080"
+"""Where KEDA finds them in a cluster."""
+KEDA_USER = [
+    "ACL",
+    "SETUSER",
+    "keda",
+    "reset",
+    "on",
+    ">keda-pw",
+    "%R~mdp:{paced:*}:q:*",
+    "+xlen",
+    "+ping",
+    "+client|setinfo",
+]
+"""All that KEDA may do."""
 PARTITIONS = 8
 CAPACITY = 64
 SECOND = 1_000_000_000
-CALM, BURST = 1_000, 40_000
+CALM, BURST = 1_000, 30_000
 """Items per second: what one worker does easily, and more than all can."""
-WORK = 1500
+WORK = 100
+"""Microseconds per trade."""
 _STEP_SECONDS = 0.05
 _SAMPLE_SECONDS = 0.5
 
 
 class Sample(NamedTuple):
-    """``at``: seconds since the start. ``backlog``: frames in all streams. ``rate``: items per second that left the streams since
-    the sample before. ``pace``: items per second that the source was told."""
+    """``at``: seconds since the start. ``backlog``: frames in all streams. ``rate``: items per second that left the streams
+    since the sample before. ``pace``: items per second that the source was told."""
 
     at: float
     backlog: int
@@ -50,37 +69,25 @@ def set_pace(path: Path, items_per_second: float) -> None:
     Path(file.name).replace(path)
 
 
-def scaled_object(address: str, streams: list[str], target: int, most: int, **values: Any) -> dict[str, Any]:
-    """A ScaledObject as the chart renders it for streams. ``values``: ``polling``, ``up``, ``down`` (seconds), ``auth`` (a name)."""
-    auth = {"authenticationRef": {"name": values["auth"]}} if "auth" in values else {}
-    triggers = [
-        {
-            "type": "redis-streams",
-            "name": f"p{number}",
-            "metadata": {"address": address, "stream": stream, "streamLength": str(target), "databaseIndex": "0"},
-            **auth,
-        }
-        for number, stream in enumerate(streams)
-    ]
-    behavior = {
-        "scaleUp": {"stabilizationWindowSeconds": values.get("up", 0)},
-        "scaleDown": {"stabilizationWindowSeconds": values.get("down", 120)},
-    }
-    formula = " + ".join(trigger["name"] for trigger in triggers)
-    modifiers = {"formula": formula, "target": str(target), "activationTarget": "0", "metricType": "AverageValue"}
+def chart_values(streams: list[str], autoscaling: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a release of ``paced_job.py``: what an operator writes, and what ``mdp keys`` would print."""
     return {
-        "apiVersion": "keda.sh/v1alpha1",
-        "kind": "ScaledObject",
-        "metadata": {"name": "worker"},
-        "spec": {
-            "scaleTargetRef": {"name": "worker"},
-            "pollingInterval": values.get("polling", 30),
-            "minReplicaCount": 1,
-            "maxReplicaCount": most,
-            "fallback": {"failureThreshold": 3, "replicas": 1, "behavior": "currentReplicasIfHigher"},
-            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": behavior}, "scalingModifiers": modifiers},
-            "triggers": triggers,
-        },
+        "app": {"name": "/app/paced_job.py"},
+        "job": {"name": JOB, "partitions": PARTITIONS, "streams": streams, "stages": ["dedupe"]},
+        "redis": {"host": REDIS.partition(":")[0], "existingSecret": SECRET},
+        "channel": {"capacity": CAPACITY},
+        "autoscaling": {"enabled": True, **autoscaling},
+    }
+
+
+def quick(most: int, target: int, signal: str = "streams") -> dict[str, Any]:
+    """Values of ``autoscaling`` with which nothing takes minutes: the rules are as they are, the periods short."""
+    return {
+        "signal": signal,
+        "maxReplicas": most,
+        "target": target,
+        "pollingInterval": 1,
+        "scaleDown": {"stabilizationWindowSeconds": 3},
     }
 
 
@@ -100,7 +107,11 @@ class ScaledJob:
         set_pace(self._file, items_per_second)
 
     def run(
-        self, until: Callable[[Sample], bool], what: str, seconds: float, show: Callable[[Sample], None] = lambda _: None
+        self,
+        until: Callable[[Sample], bool],
+        what: str,
+        seconds: float,
+        show: Callable[[Sample], None] = lambda _: None,
     ) -> Sample:
         """Let KEDA and the HPA work until ``until`` says so of a sample. ``AssertionError`` after ``seconds``."""
         deadline = time.monotonic() + seconds
@@ -139,22 +150,31 @@ class ScaledJob:
 
 
 @contextmanager
-def scaled_job(
-    server: EmbeddedServer, folder: Path, work: int, rendered: Callable[[str, list[str]], Mapping[str, Any]]
-) -> Iterator[ScaledJob]:
-    """Coordinator, one worker, and KEDA with the ScaledObject that ``rendered(address, streams)`` gives. Output in ``folder/out``."""
-    logs, pace = folder / "logs", folder / "pace"
+def scaled_job(server: EmbeddedServer, folder: Path, autoscaling: Mapping[str, Any]) -> Iterator[ScaledJob]:
+    """Coordinator, one worker, and KEDA with what the chart renders for ``autoscaling``. Output in ``folder/out``."""
+    logs, pace, port = folder / "logs", folder / "pace", free_port()
     logs.mkdir(exist_ok=True)
-    sets = {"pace": str(pace), "output": str(folder / "out"), "work": str(work)}
-    plan = compile_dag(load_app(str(APP), sets), PARTITIONS)
-    books = Books(plan, "paced", CAPACITY, 2**31)
-    env = {"MDP_PARTITIONS": str(PARTITIONS), "MDP_CHANNEL_CAPACITY": str(CAPACITY), "MDP_FRAME_ITEMS": "100", **one_thread()}
+    sets = {"pace": str(pace), "output": str(folder / "out"), "work": str(WORK)}
+    books = Books(compile_dag(load_app(str(APP), sets), PARTITIONS), JOB, CAPACITY, 2**31)
+    env = {
+        "MDP_PARTITIONS": str(PARTITIONS), "MDP_CHANNEL_CAPACITY": str(CAPACITY), "MDP_FRAME_ITEMS": "25",
+        "MDP_LINGER_MS": "20", **one_thread(),
+    }  # fmt: skip
     arguments = [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
     with job(server.url, APP, logs, *arguments, env=env) as running:
-        running.start("coordinator")
+        running.client.execute_command(*KEDA_USER)
+        running.start(
+            "coordinator", "--http-port", str(port), env={"MDP_HTTP_ALLOWED_HOSTS": COORDINATOR.partition(":")[0]}
+        )
         workers = Deployment(running)
         workers.scale(1)
-        simulator = Simulator(rendered(f"127.0.0.1:{server.port}", list(books.streams)), workers, sync=1.0)
+        values = chart_values(list(books.streams), autoscaling)
+        found = {REDIS: f"127.0.0.1:{server.port}", COORDINATOR: f"127.0.0.1:{port}"}
+        simulator = Simulator(
+            objects_of_kind(values, "ScaledObject")[0], workers, sync=1.0, found=found,
+            authentications=objects_of_kind(values, "TriggerAuthentication"),
+            secrets={SECRET: {"username": "keda", "password": "keda-pw"}},
+        )  # fmt: skip
         try:
             yield ScaledJob(running, books, workers, simulator, pace)
         finally:

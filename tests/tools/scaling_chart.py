@@ -30,7 +30,7 @@ def line(sample: Sample, largest: float, most: int) -> str:
 
 
 def draw(samples: Sequence[Sample], target: int, most: int, path: Path) -> None:
-    """The picture, as PNG: items per second, backlog, workers, one below the other. Raises ``ImportError`` without matplotlib."""
+    """The picture, as PNG: items per second, backlog, workers, one below the other. Needs matplotlib."""
     import matplotlib as mpl  # noqa: PLC0415 - only for a picture
     from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -44,7 +44,7 @@ def draw(samples: Sequence[Sample], target: int, most: int, path: Path) -> None:
         rates.plot(at, [s.rate for s in samples], color=blue, label="taken from the streams")
         rates.set_title("Items per second", loc="left")
         rates.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        rates.legend(frameon=False, loc="upper right")
+        rates.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
         backlog.fill_between(at, [s.backlog for s in samples], color=orange, alpha=0.25, linewidth=0)
         backlog.plot(at, [s.backlog for s in samples], color=orange)
         backlog.set_title("Frames waiting in all streams (dotted: where one worker more is wanted)", loc="left")

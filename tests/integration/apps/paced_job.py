@@ -1,12 +1,12 @@
 """A job whose pace is told from outside: the source reads items per second from a file, 0 ends it.
 
-What the items are depends on nothing but their number; only when they come follows the clock. ``work``: rounds of plain Python
-per trade, so that one process cannot keep up with what several can.
+What the items are depends on nothing but their number; only when they come follows the clock. ``work``: microseconds
+that each trade keeps its process waiting, so that several processes do more than one, however few cores there are.
 """
 
 from __future__ import annotations
 
-import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,11 @@ class Paced(Synthetic):
         return float(self.pace.read_text()) if self.pace.exists() else None
 
 
-def toil(rounds: int) -> Any:
-    """A function of one trade that takes its time."""
+def slow_lookup(microseconds: int) -> Any:
+    """A function of one trade that keeps its process waiting, as a call to something slow does."""
 
     def work(trade: Any) -> Any:
-        sum(math.sqrt(number) for number in range(rounds))
+        time.sleep(microseconds / 1e6)
         return trade
 
     return work
@@ -70,4 +70,4 @@ def toil(rounds: int) -> Any:
 
 def pipeline(pace: Path, output: Path, work: int = 0) -> Pipeline:
     job = Pipeline("paced").source(Paced(pace)).key_by("symbol").dedupe("symbol", "trade_id")
-    return (job.map(toil(work)) if work else job).bars("1s").sink(JsonLines(output), name="files")
+    return (job.map(slow_lookup(work)) if work else job).bars("1s").sink(JsonLines(output), name="files")
