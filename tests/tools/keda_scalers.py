@@ -19,6 +19,8 @@ from typing import Any
 import redis
 import redis.exceptions
 import redis.sentinel
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tools.hpa import NotSimulated
 from tools.keda import STREAMS, ScaledObject, Trigger
@@ -120,7 +122,8 @@ class Scalers:
         data = trigger.metadata
         options: dict[str, Any] = {
             "username": given.get("username") or None, "password": given.get("password") or None,
-            "db": int(data.get("databaseIndex", 0)), "protocol": 3, "socket_timeout": _SECONDS, **_tls(data, given),
+            "db": int(data.get("databaseIndex", 0)), "protocol": 3, "socket_timeout": _SECONDS,
+            "retry": Retry(NoBackoff(), 1), **_tls(data, given),
         }  # fmt: skip
         if trigger.type == "redis-sentinel-streams":
             places = [self._place(place) for place in data["addresses"].split(",")]

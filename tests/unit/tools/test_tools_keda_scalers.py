@@ -45,7 +45,9 @@ def stream(name: str, key: str, **metadata: str) -> dict[str, Any]:
 @pytest.fixture
 def server() -> Iterator[EmbeddedServer]:
     with EmbeddedServer() as running, connect_blocking(running.url) as client:
-        client.execute_command(*"ACL SETUSER keda reset on >pw %R~s* +xlen +ping +client|setinfo".split())
+        client.execute_command(
+            *["ACL", "SETUSER", "keda", "reset", "on", ">pw", "%R~s*", "+xlen", "+ping", "+client|setinfo"]
+        )
         for _ in range(3):
             client.xadd("s1", {"f": "x"})
         yield running
