@@ -105,6 +105,32 @@ def dlq(limit: int, clear: bool, debug: bool, **flags: Any) -> None:
 
 
 @main.command()
+@click.argument("app")
+@click.option("--check", is_flag=True, help="Only say what would change, and whether it can be done.")
+@click.option("--keep", multiple=True, metavar="NODE", help="Keep the state of this changed node: it means the same.")
+@click.option("--reset", multiple=True, metavar="NODE", help="Forget the state of this changed or removed node.")
+@click.option("--timeout", type=click.FloatRange(1), default=60, show_default=True, help="Seconds to be done in.")
+@options("sets", *SERVER, "job", "lease_ttl_ms", "debug")
+@one_line_errors
+def deploy(
+    app: str,
+    check: bool,
+    keep: tuple[str, ...],
+    reset: tuple[str, ...],
+    timeout: float,
+    sets: tuple[str, ...],
+    debug: bool,
+    **flags: Any,
+) -> None:
+    """Give a job that runs the plan of APP: its tasks stop at a commit, the plan is exchanged, state is kept."""
+    from market_data_pipeline.app import load_app, parse_sets
+    from market_data_pipeline.launcher import deploy as deployment
+
+    choice = deployment.chosen(keep, reset)
+    asyncio.run(deployment.deploy(load_app(app, parse_sets(sets)), choice, check, timeout, click.echo, **flags))
+
+
+@main.command()
 @click.argument("name")
 @options(*SERVER, "debug")
 @one_line_errors

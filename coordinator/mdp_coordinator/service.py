@@ -9,12 +9,12 @@ import signal
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.plan import Plan
-from market_data_pipeline.errors import JobFailed
+from market_data_pipeline.errors import JobFailed, PlanMismatch
 from market_data_pipeline.http import HttpServer
 from market_data_pipeline.metrics import CoordinatorMetrics
 from market_data_pipeline.settings import Settings, allowed_hosts
 from market_data_pipeline.store.client import Client, check_server, connect, is_transient, refusals_explained
-from market_data_pipeline.store.control import Control, JobInfo, publish
+from market_data_pipeline.store.control import Control, JobInfo, JobNow, publish
 from market_data_pipeline.store.rights import COORDINATOR, check_rights
 from market_data_pipeline.store.status import JobStatus, read_status
 from market_data_pipeline.store.url import Address
@@ -39,6 +39,7 @@ class Coordinator:
         self._leaving = False
         self._tick_failed = False
         self._status_at = float("-inf")
+        self._leaderless_since: float | None = None
 
     async def run(self) -> None:
         """Publish, lead (or stand by), until the job is over. Raises ``JobFailed`` when it ended so."""
@@ -76,9 +77,11 @@ class Coordinator:
         state = CoordinatorState(job.partitions, len(list(self._plan.tasks())), self._settings.min_workers)
         while not self._leaving:
             try:
-                if await self._over(job):
+                now = await self._control.now()
+                if self._over(job, now):
                     return
-                await self._tick(state)
+                if not await self._stands_aside(now):
+                    await self._tick(state, now)
                 self._tick_failed = False
                 await self._control.wait_for_wake(_TICK)
             except Exception as error:
@@ -91,17 +94,38 @@ class Coordinator:
         if not self._tick_failed:
             await self._control.resign(self._term, self._token)
 
-    async def _over(self, job: JobInfo) -> bool:
-        _, uid, state, error = await self._control.version()
-        if uid != job.uid:
+    def _over(self, job: JobInfo, now: JobNow) -> bool:
+        if now.uid != job.uid:
             raise JobFailed(f"job {job.name!r} was removed or replaced")
-        if state == "failed":
-            raise JobFailed(f"job {job.name!r} failed: {error}")
-        if state == "finished":
+        if now.fingerprint != job.fingerprint:
+            raise PlanMismatch(
+                f"job {job.name!r} was given plan {now.fingerprint} by a deployment, this program compiles to"
+                f" {job.fingerprint}; start a coordinator with the new program"
+            )
+        if now.state == "failed" and not now.deploy:
+            raise JobFailed(f"job {job.name!r} failed: {now.error}")
+        if now.state == "finished":
             log.info("job %s: finished", job.name)
-        return state == "finished"
+        return now.state == "finished"
 
-    async def _tick(self, state: CoordinatorState) -> None:
+    async def _stands_aside(self, now: JobNow) -> bool:
+        """Whether a deployment leads the job, or is about to. One whose leadership has run out is over."""
+        if not now.deploy:
+            self._leaderless_since = None
+            return False
+        if self._term:
+            log.info("standing aside: a deployment exchanges the plan")
+            await self._control.resign(self._term, self._token)
+            self._term = 0
+            self._metrics.leader.set(0)
+        if await self._control.leader():
+            self._leaderless_since = None
+            return True
+        if self._leaderless_since is None:
+            self._leaderless_since = self._clock.monotonic()
+        return self._clock.monotonic() - self._leaderless_since < self._settings.lease_ttl_ms / 1000
+
+    async def _tick(self, state: CoordinatorState, now: JobNow) -> None:
         term = await self._control.lead(self._token, self._settings.lease_ttl_ms)
         if bool(term) != bool(self._term):
             log.info(
@@ -111,6 +135,8 @@ class Coordinator:
         self._metrics.leader.set(1 if term else 0)
         if not term:
             return
+        if now.deploy and await self._control.set_phase(term, self._token, "", ""):
+            log.warning("a deployment was given up before it exchanged the plan; the job goes on as it was")
         workers, owners = await self._control.workers(), await self._control.assignment()
         view = View(self._clock.monotonic(), workers, owners, await self._control.ended())
         self._metrics.workers.set(len(workers))

@@ -29,6 +29,23 @@ def input_key(edge: PlanEdge, origin: str) -> str:
     return f"{edge.name}{_SEPARATOR}{origin}"
 
 
+def node_of_field(name: str) -> str:
+    """The node to which the field ``name`` of a task's stored state belongs."""
+    return name.partition(_SEPARATOR)[0]
+
+
+def input_keys(plan: Plan, name: str, partition: int) -> Iterator[str]:
+    """The names of all inputs of node ``name``: ``source``, the node before it, or a channel and a task that writes to it."""
+    if plan.node[name].kind == "source":
+        yield SOURCE_INPUT
+    for edge in plan.edges:
+        if edge.dst == name and edge.kind == "forward":
+            yield edge.src
+        elif edge.dst == name:
+            for origin in plan.origins(edge, partition):
+                yield input_key(edge, origin)
+
+
 @dataclass
 class StepOutput:
     """What a step of the chain produced since the last :meth:`Chain.take`."""
@@ -73,7 +90,7 @@ class Chain:
         self._stages = {
             name: _Stage(
                 dag.nodes[name],
-                MarkMerger(self._inputs(plan, name, partition)),
+                MarkMerger(input_keys(plan, name, partition)),
                 OperatorContext(name, partition, dag.nodes[name].on_error),
             )
             for name in subgraph.nodes
@@ -95,17 +112,6 @@ class Chain:
             if stage.operator is not None:
                 stage.operator.open(stage.ctx)
         self._output = StepOutput()
-
-    @staticmethod
-    def _inputs(plan: Plan, name: str, partition: int) -> Iterator[str]:
-        if plan.node[name].kind == "source":
-            yield SOURCE_INPUT
-        for edge in plan.edges:
-            if edge.dst == name and edge.kind == "forward":
-                yield edge.src
-            elif edge.dst == name:
-                for origin in plan.origins(edge, partition):
-                    yield input_key(edge, origin)
 
     def feed(self, node: str, key: str, frame: Frame) -> None:
         """One frame for ``node`` from its input ``key``."""

@@ -40,6 +40,8 @@ _TARGETS, _MOST_COMMIT_ITEMS = 16, 4
 """A source that feeds more than so many partitions reads more for a commit, else their frames would be tiny; at most so many
 times as much."""
 
+_REST_SECONDS = 0.05
+
 _AT_HAND_SECONDS = 0.04
 """A source that always has items at hand commits after so long."""
 
@@ -139,7 +141,10 @@ class ChainTask(Task):
             if self.outputs.waiting:  # a flush larger than a commit: nothing is read before it is out
                 await self.commit(self._meta_now(), {})
                 continue
-            if self._source is not None:
+            if self._source is not None and self.resting:
+                self.check_reload()
+                await self.interruptible(self.clock.sleep(_REST_SECONDS))
+            elif self._source is not None:
                 await self._step_source()
             else:
                 await self._step_streams()

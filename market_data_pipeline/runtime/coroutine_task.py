@@ -27,6 +27,8 @@ from market_data_pipeline.runtime.progress import MarkMerger, SourceWatermark
 from market_data_pipeline.runtime.suspicion import POISON, Range, place_of
 from market_data_pipeline.runtime.task import Task, consumed_of, counts_of
 
+_REST_SECONDS = 0.05
+
 
 class _Input(BaseChannel[Any]):
     """What the function reads: items of one stream.
@@ -214,8 +216,11 @@ class CoroutineTask(Task):
         With inputs a commit comes only where the function waits for more; should it be waiting, that is now."""
         if self.inputs:
             self.interrupt()
-        elif self._pending() >= self.limits.frame_items:
+            return
+        if self._pending() >= self.limits.frame_items:
             await self._commit()
+        while self.resting and not self.stopping:
+            await self.interruptible(self.clock.sleep(_REST_SECONDS))
 
     def _pending(self) -> int:
         return sum(len(out.items) for out in self._out.values())

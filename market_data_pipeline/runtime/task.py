@@ -68,6 +68,8 @@ class Task:
         self.absorbs = False
         """Whether it reads on while its outputs are above their high level: an operator keeps what comes to itself."""
         self.suspicion = Suspicion(MAX_ENTRIES * max(1, len(self.inputs)))
+        self.resting = False
+        """Whether a source is to bring nothing new for now; streams are worked off as ever."""
         self._stopping = False
         self._reload = False
         self._scopes: set[asyncio.Timeout] = set()

@@ -26,6 +26,7 @@ _PUBLISH = Script("publish")
 _LEAD, _ASSIGN, _RESIGN = Script("lead", "allow-oom"), Script("assign", "allow-oom"), Script("resign", "allow-oom")
 _RESUME, _RELEASE = Script("resume", "allow-oom"), Script("release", "allow-oom")
 _CONCLUDE, _WAKE = Script("conclude", "allow-oom"), Script("wake", "allow-oom")
+_ASK, _PHASE = Script("ask", "allow-oom"), Script("phase", "allow-oom")
 _FORGET, _RETIRE = Script("forget", "allow-oom"), Script("retire", "allow-oom")
 
 
@@ -62,6 +63,20 @@ class Heartbeat:
     pid: int = 0
     host: str = ""
     http_port: int = 0
+
+
+class JobNow(NamedTuple):
+    """What changes of a job's record. ``version`` grows with each change of the assignment, of the state or of a deployment's
+    ``phase``: ``""``, ``drain`` (sources rest) or ``stop`` (tasks end). ``deploy``: the token of a deployment that is under
+    way. All empty when the job is gone."""
+
+    version: int
+    uid: str
+    state: str
+    error: str
+    fingerprint: str
+    phase: str
+    deploy: str
 
 
 class Owner(NamedTuple):
@@ -117,7 +132,8 @@ def check_plan(job: JobInfo, plan: Plan) -> None:
         difference = first_difference(plan.to_dict(), json.loads(job.plan)) or "unknown"
         raise PlanMismatch(
             f"job {job.name!r} runs plan {job.fingerprint}, this program compiles to {plan.fingerprint}; first difference:"
-            f" {difference}. Choose another name with --job, or remove the job with 'mdp remove {job.name}'"
+            f" {difference}. Give the job this plan with 'mdp deploy', choose another name with --job, or remove the job with"
+            f" 'mdp remove {job.name}'"
         )
 
 
@@ -144,12 +160,10 @@ class Control:
         self.job = job
         self.keys = job.keys
 
-    async def version(self) -> tuple[int, str, str, str]:
-        """Version (grows with each change of assignment or job state), job uid, job state, error."""
-        version, uid, state, error = await self._client.hmget(
-            job_key(self.job.name), ["version", "uid", "state", "error"]
-        )
-        return int(version or 0), text_of(uid or b""), text_of(state or b""), text_of(error or b"")
+    async def now(self) -> JobNow:
+        """The record's changing part."""
+        version, *rest = await self._client.hmget(self.keys.record, list(JobNow._fields))
+        return JobNow(int(version or 0), *(text_of(value or b"") for value in rest))
 
     async def assignment(self) -> dict[int, Owner]:
         """Every partition that was ever assigned."""
@@ -218,6 +232,20 @@ class Control:
     async def resign(self, term: int, token: str) -> None:
         """Give leadership up, if it is still ours."""
         await _RESIGN.call(self._client, [self.keys.leader], [f"{term}:{token}"])
+
+    async def leader(self) -> str:
+        """``term:token`` of whoever leads; empty when nobody does."""
+        return text_of(await self._client.get(self.keys.leader) or b"")
+
+    async def ask_to_deploy(self, token: str) -> bool:
+        """Ask the coordinators to stand aside for the deployment ``token``. Whether this is still the job."""
+        return bool(await _ASK.call(self._client, [self.keys.record, self.keys.wake], [self.job.uid, token]))
+
+    async def set_phase(self, term: int, token: str, phase: str, deploy: str) -> bool:
+        """Say, as the leader, where a deployment is; both empty end it. Whether we still lead, and it is still the job."""
+        keys = [self.keys.leader, self.keys.record, self.keys.wake]
+        args = [f"{term}:{token}", self.job.uid, self.job.fingerprint, phase, deploy]
+        return bool(await _PHASE.call(self._client, keys, args))
 
     async def resume(self) -> None:
         """Let a failed job run again."""

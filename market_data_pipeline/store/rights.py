@@ -49,8 +49,8 @@ WORKER = Role(
 )  # fmt: skip
 COORDINATOR = Role(
     "coordinator",
-    (*_RUNS_SCRIPTS, *_READS_JOB, "BLPOP"),
-    ("assign", "conclude", "forget", "lead", "publish", "resign", "resume"),
+    (*_RUNS_SCRIPTS, *_READS_JOB, "BLPOP", "GET"),
+    ("assign", "conclude", "forget", "lead", "phase", "publish", "resign", "resume"),
 )
 STATUS = Role("status", (*_READS_JOB, "SCAN"))
 ROLES = (WORKER, COORDINATOR, STATUS)

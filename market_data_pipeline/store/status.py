@@ -81,7 +81,7 @@ async def read_status(
     client: redis.asyncio.Redis, control: Control, job: JobInfo, plan: Plan, capacity: int
 ) -> JobStatus:
     """Read everything in a few round trips."""
-    _, _, state, error = await control.version()
+    now = await control.now()
     tasks = list(plan.tasks())
     pipe = client.pipeline(transaction=False)
     for task in tasks:
@@ -97,7 +97,7 @@ async def read_status(
     lengths = replies[len(tasks) : len(tasks) + len(streams)]
     workers, owners = await control.workers(), await control.assignment()
     return JobStatus(
-        job.name, job.uid, state or "gone", error, job.fingerprint, job.partitions, len(tasks), int(replies[-1]),
+        job.name, job.uid, now.state or "gone", now.error, job.fingerprint, job.partitions, len(tasks), int(replies[-1]),
         _workers(workers, owners), _owners(owners, workers), _channels(streams, lengths, capacity),
         _nodes(metas), _watermarks(plan, tasks, metas),
         _latency(metas).summary(), int(replies[-2]),

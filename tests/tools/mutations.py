@@ -13,6 +13,7 @@ STORE = "tests/unit/store/"
 GUARD_TESTS = (STORE + "test_store_guards.py",)
 COMMIT_TESTS = (STORE + "test_store_commit.py",)
 CONTROL_TESTS = (STORE + "test_store_control.py", *GUARD_TESTS)
+DEPLOY_TESTS = (STORE + "test_store_deploy.py",)
 ATTEMPT_TESTS = (*GUARD_TESTS, STORE + "test_store_attempts.py")
 REPLICA_TESTS = (STORE + "test_store_attempts.py", STORE + "test_store_replicas.py")
 HEART_TESTS = (STORE + "test_store_heartbeat.py", *GUARD_TESTS)
@@ -25,6 +26,7 @@ SCHEDULES = ("tests/contract/test_protocol_schedules.py::test_the_script_does_wh
 LUA = "market_data_pipeline/store/scripts/"
 COMMIT = LUA + "commit.lua"
 ATTEMPT = LUA + "attempt.lua"
+SWAP = LUA + "swap.lua"
 STORE_PY = "market_data_pipeline/store/commit.py"
 CODEC = "market_data_pipeline/codec.py"
 FILES = "market_data_pipeline/sinks/file.py"
@@ -205,6 +207,20 @@ def _control() -> list[Mutation]:
         Mutation("conclude: all tasks have ended", conclude, "< tonumber(ARGV[4]) then", "< 0 then", CONTROL_TESTS),
         Mutation("resume: job uid", resume, job, "job[2] ~= 'failed'", CONTROL_TESTS),
         Mutation("resume: a failed job", resume, job, "job[1] ~= ARGV[1]", CONTROL_TESTS),
+        Mutation("swap: leader", SWAP, "redis.call('GET', KEYS[1]) ~= ARGV[1]", "false", DEPLOY_TESTS),
+        Mutation("swap: job and plan", SWAP, "job[1] ~= ARGV[2] or job[2] ~= ARGV[3]", "false", DEPLOY_TESTS),
+        Mutation("swap: no commit since", SWAP, "~= ARGV[13 + i]", "== ''", DEPLOY_TESTS),
+        Mutation("swap: empty streams", SWAP, "redis.call('XLEN', KEYS[stream_key + i]) > 0", "false", DEPLOY_TESTS),
+        Mutation(
+            "swap: all is staged", SWAP, "redis.call('EXISTS', KEYS[staged_key + 2 * i]) == 0", "false", DEPLOY_TESTS
+        ),
+        Mutation("swap: leases end", SWAP, "for i = 0, n_leases - 1 do", "for i = 0, -1 do", DEPLOY_TESTS),
+        Mutation("phase: leader", LUA + "phase.lua", "redis.call('GET', KEYS[1]) ~= ARGV[1]", "false", DEPLOY_TESTS),
+        Mutation("phase: job uid", LUA + "phase.lua", "job[1] ~= ARGV[2] or ", "", DEPLOY_TESTS),
+        Mutation("phase: plan", LUA + "phase.lua", " or job[2] ~= ARGV[3]", "", DEPLOY_TESTS),
+        Mutation(
+            "ask: job uid", LUA + "ask.lua", "redis.call('HGET', KEYS[1], 'uid') ~= ARGV[1]", "false", DEPLOY_TESTS
+        ),
         Mutation("lead: job uid", lead, "redis.call('HGET', ARGV[3], 'uid') ~= ARGV[4]", "false", CONTROL_TESTS),
         Mutation("beat: job uid", beat, "redis.call('HGET', ARGV[6], 'uid') ~= ARGV[7]", "false", CONTROL_TESTS),
         Mutation(

@@ -15,7 +15,16 @@ from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.dag.planner import compile_dag
-from market_data_pipeline.errors import ConfigError, Fenced, JobFailed, MdpError, NameTaken, SinkError, StoreUnavailable
+from market_data_pipeline.errors import (
+    ConfigError,
+    Fenced,
+    JobFailed,
+    MdpError,
+    NameTaken,
+    PlanMismatch,
+    SinkError,
+    StoreUnavailable,
+)
 from market_data_pipeline.http import HttpServer
 from market_data_pipeline.metrics import WorkerMetrics
 from market_data_pipeline.runtime.chain_task import ChainTask
@@ -33,7 +42,7 @@ from market_data_pipeline.store.client import (
     until_done,
 )
 from market_data_pipeline.store.commit import Lease, RedisTaskStore
-from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, check_plan, find_job
+from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, JobNow, check_plan, find_job
 from market_data_pipeline.store.heartbeat import HeartbeatThread
 from market_data_pipeline.store.reader import StreamReader
 from market_data_pipeline.store.rights import WORKER, check_rights
@@ -76,6 +85,7 @@ class Worker:
         self._running: dict[int, _Partition] = {}
         self._ending: dict[int, asyncio.Task[None]] = {}
         self._leaving = False
+        self._resting = False
         self._asked_to_leave = asyncio.Event()
         self._away = False
         self._failure = ""
@@ -147,10 +157,10 @@ class Worker:
             await http.close()
 
     async def _loop(self, heart: HeartbeatThread) -> None:
-        version, run_id = -1, heart.run_id
+        version, run_id, phase = -1, heart.run_id, ""
         while not self._leaving:
             try:
-                newest, uid, state, error = await self._control.version()
+                now = await self._control.now()
                 self._away = False
             except Exception as problem:
                 if not is_transient(problem):
@@ -158,14 +168,7 @@ class Worker:
                 self._away = True
                 await self._nap()
                 continue
-            if self._failure:  # also when somebody let the job run again meanwhile: our task is gone
-                raise JobFailed(f"job {self._job.name!r} failed: {self._failure}")
-            if uid != self._job.uid:
-                raise JobFailed(f"job {self._job.name!r} was removed or replaced")
-            if state == "failed":
-                raise JobFailed(f"job {self._job.name!r} failed: {error}")
-            if state == "finished":
-                log.info("job %s: finished", self._job.name)
+            if self._over(now):
                 return
             if heart.superseded:
                 raise NameTaken(f"another process was started as worker {self._heartbeat.worker!r} after this one")
@@ -175,10 +178,41 @@ class Worker:
                 for partition in self._running.values():
                     for task in partition.tasks:
                         task.reload()
-            if newest != version:
-                version = newest
+            if now.phase != phase:
+                phase = now.phase
+                self._follow_phase(phase)
+            if now.version != version and phase != "stop":
+                version = now.version
                 await self._follow_assignment()
             await self._nap()
+
+    def _over(self, now: JobNow) -> bool:
+        if self._failure:  # also when somebody let the job run again meanwhile: our task is gone
+            raise JobFailed(f"job {self._job.name!r} failed: {self._failure}")
+        if now.uid != self._job.uid:
+            raise JobFailed(f"job {self._job.name!r} was removed or replaced")
+        if now.fingerprint != self._job.fingerprint:
+            raise PlanMismatch(
+                f"job {self._job.name!r} was given plan {now.fingerprint} by a deployment, this program compiles to"
+                f" {self._job.fingerprint}; start workers with the new program"
+            )
+        if now.state == "failed":
+            raise JobFailed(f"job {self._job.name!r} failed: {now.error}")
+        if now.state == "finished":
+            log.info("job %s: finished", self._job.name)
+        return now.state == "finished"
+
+    def _follow_phase(self, phase: str) -> None:
+        """A deployment is under way: ``drain``, sources rest; ``stop``, every task ends and its partition is given back."""
+        self._resting = phase == "drain"
+        for partition in self._running.values():
+            for task in partition.tasks:
+                task.resting = self._resting
+        if phase == "stop":
+            log.info("a deployment exchanges the plan: giving every partition back")
+            for command in self._state.assigned({}):
+                self._end(command.partition, give_back=True)
+            self._metrics.owned.set(0)
 
     async def _follow_assignment(self) -> None:
         commands = self._state.assigned(await until_done(self._control.assignment, "assignment"))
@@ -197,6 +231,7 @@ class Worker:
         for subgraph in self._plan.subgraphs:
             if command.partition in self._plan.partitions_of(subgraph):
                 task = self._make_task(TaskId(subgraph.name, command.partition), lease)
+                task.resting = self._resting
                 running.tasks.append(task)
                 job = self._run_task(task, lease, self._ending.get(command.partition))
                 running.jobs.append(asyncio.create_task(job, name=str(task.id)))

@@ -214,14 +214,15 @@ autoscaling.target {{ int64 $autoscaling.target }} x autoscaling.maxReplicas {{ 
 {{- end -}}
 
 {{- define "mdp.refuse.surge" -}}
-{{- $strategy := .Values.workers.strategy -}}
-{{- if and (eq .Values.workers.mode "elastic") (not (kindIs "invalid" $strategy.maxSurge)) -}}
+{{- if eq .Values.workers.mode "elastic" -}}
+{{- $strategy := include "mdp.strategy" . | fromYaml -}}
 {{- $most := int64 (include "mdp.mostWorkers" .) -}}
-{{- $unavailable := ternary 0 (int64 $strategy.maxUnavailable) (kindIs "invalid" $strategy.maxUnavailable) -}}
-{{- if and (gt (int64 $strategy.maxSurge) 0) (eq (int64 $unavailable) 0) (gt (add $most (int64 $strategy.maxSurge)) (int64 .Values.job.partitions)) -}}
+{{- if eq (int64 $strategy.maxUnavailable) 0 -}}
+{{- if eq (int64 $strategy.maxSurge) 0 -}}
+workers.strategy.maxSurge and maxUnavailable are both 0 (maxSurge by default where no partition is left for one worker more): an update could not replace any worker; at least one must be 1.
+{{- else if gt (add $most (int64 $strategy.maxSurge)) (int64 .Values.job.partitions) -}}
 workers.strategy.maxSurge {{ int64 $strategy.maxSurge }} with maxUnavailable 0 needs a partition for each worker more than {{ $most }}, and job.partitions is {{ int64 .Values.job.partitions }}: an update would wait for ever; leave both empty, or allow maxUnavailable 1.
-{{- else if and (eq (int64 $strategy.maxSurge) 0) (eq (int64 $unavailable) 0) (not (kindIs "invalid" $strategy.maxUnavailable)) -}}
-workers.strategy.maxSurge and maxUnavailable are both 0: an update could not replace any worker; at least one must be 1.
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

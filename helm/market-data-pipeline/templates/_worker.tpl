@@ -40,3 +40,15 @@ spec:
       {{- include "mdp.mounts" $context | nindent 6 }}
   {{- include "mdp.volumes" $context | nindent 2 }}
 {{- end -}}
+
+{{/*
+How elastic workers are updated (YAML: maxSurge, maxUnavailable). One worker more than partitions would get none, never be
+ready, and hold the update up for ever: then an old one goes first.
+*/}}
+{{- define "mdp.strategy" -}}
+{{- $surge := .Values.workers.strategy.maxSurge -}}
+{{- $unavailable := .Values.workers.strategy.maxUnavailable -}}
+{{- if kindIs "invalid" $surge }}{{ $surge = ternary 1 0 (lt (int64 (include "mdp.mostWorkers" .)) (int64 .Values.job.partitions)) }}{{ end -}}
+{{- if kindIs "invalid" $unavailable }}{{ $unavailable = ternary 1 0 (eq (int64 $surge) 0) }}{{ end -}}
+{{- toYaml (dict "maxSurge" (int64 $surge) "maxUnavailable" (int64 $unavailable)) -}}
+{{- end -}}

@@ -49,25 +49,25 @@ async def test_only_the_whole_lease_loads_and_counts(client: Client, control: Co
 @pytest.mark.parametrize("stranger", STRANGERS)
 async def test_only_the_whole_lease_fails_a_job(control: Control, stranger: Lease) -> None:
     assert not await control.fail(stranger, "a zombie's trouble")
-    assert (await control.version())[2] == "running"
+    assert (await control.now()).state == "running"
     assert await control.fail(OWNER, "a real one")
-    assert (await control.version())[2] == "failed"
+    assert (await control.now()).state == "failed"
 
 
 async def test_another_job_under_the_name_is_left_alone(client: Client, control: Control) -> None:
     """The job was removed and published again: who still serves the old one says nothing about the new one."""
     await client.hset(job_key("guards"), "uid", "another")
     assert not await control.conclude("finished")
-    assert (await control.version())[2] == "running"
+    assert (await control.now()).state == "running"
     await client.hset(job_key("guards"), "state", "failed")
     await control.resume()
-    assert (await control.version())[2] == "failed"
+    assert (await control.now()).state == "failed"
 
 
 async def test_a_finished_job_does_not_run_again(control: Control) -> None:
     assert await control.conclude("finished")
     await control.resume()
-    assert (await control.version())[2] == "finished"
+    assert (await control.now()).state == "finished"
 
 
 async def test_a_name_that_the_server_forgot_still_belongs_to_the_later_process(

@@ -1,0 +1,148 @@
+"""What a new plan changes in a job that runs another one. Pure: two plans in, differences out.
+
+A node is *the same* when its name, its kind, its type and its arguments are: then its state goes on. Frames that wait in a
+stream stay good when the edge is the same, is read in the same partitions, and is written by the same tasks (readers merge
+marks by the task that wrote them); other streams have to be empty before the plans can be exchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from market_data_pipeline.dag.plan import Plan, PlanEdge, TaskId
+from market_data_pipeline.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user says of nodes that changed: ``keep`` their state (it means the same to the new ones), or ``reset`` them
+    (it is forgotten)."""
+
+    keep: frozenset[str] = frozenset()
+    reset: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class PlanChange:
+    """``changed``: node -> what differs. ``drained``: channels whose streams must be empty before the exchange."""
+
+    same: tuple[str, ...]
+    changed: dict[str, str]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    drained: tuple[str, ...]
+    choice: Choice = field(default_factory=Choice)
+
+    def carried(self, name: str) -> bool:
+        """Whether the state of ``name`` goes on. Of a changed node that has none this is as good."""
+        return name in self.same or (name in self.changed and name not in self.choice.reset)
+
+
+def compare(old: Plan, new: Plan, choice: Choice = Choice()) -> PlanChange:
+    """How ``new`` differs from ``old``. Raises ``ConfigError`` for another P, and for a choice about an unknown node."""
+    if old.partitions != new.partitions:
+        raise ConfigError(
+            f"partitions: the job has {old.partitions}, this program {new.partitions}; P is fixed for a job, as items in"
+            " flight and state are spread by it"
+        )
+    unknown = (choice.keep | choice.reset) - {*old.node, *new.node}
+    if unknown:
+        raise ConfigError(
+            f"no node {', '.join(sorted(unknown))}; there are: {', '.join(sorted({*old.node, *new.node}))}"
+        )
+    if choice.keep & choice.reset:
+        raise ConfigError(f"both kept and reset: {', '.join(sorted(choice.keep & choice.reset))}")
+    both = [name for name in new.node if name in old.node]
+    differences = {name: _difference(old, new, name) for name in both}
+    drained = tuple(edge.name for edge in old.channels if not _survives(old, new, edge))
+    return PlanChange(
+        same=tuple(name for name in both if not differences[name] and name not in choice.reset),
+        changed={name: text or "asked for" for name, text in differences.items() if text or name in choice.reset},
+        added=tuple(name for name in new.node if name not in old.node),
+        removed=tuple(name for name in old.node if name not in new.node),
+        drained=drained,
+        choice=choice,
+    )
+
+
+def obstacles(
+    old: Plan, new: Plan, change: PlanChange, holding: Collection[str], ended: Collection[TaskId]
+) -> list[str]:
+    """Why the plans cannot be exchanged, one sentence each. ``holding``: nodes that have something stored (state, a position,
+    a sink's manifest) or may have at any moment; ``ended``: tasks that have ended."""
+    found: list[str] = []
+    choice = change.choice
+    for name, text in change.changed.items():
+        if name in holding and name not in choice.keep | choice.reset:
+            found.append(
+                f"node {name!r} holds state and changed ({text}): --keep {name} if its state means the same to the new one,"
+                f" or --reset {name} to forget it"
+            )
+        if name in choice.keep and old.subgraph_of[name].home is None and new.subgraph_of[name].home is not None:
+            found.append(
+                f"node {name!r} ran in every partition and runs once now: its state cannot be kept, only --reset"
+            )
+        if name in choice.keep and old.subgraph_of[name].home is not None and new.subgraph_of[name].home is None:
+            found.append(
+                f"node {name!r} ran once and runs in every partition now: its state cannot be kept, only --reset"
+            )
+    found += [
+        f"node {name!r} is gone and holds state: --reset {name} to forget it"
+        for name in change.removed
+        if name in holding and name not in choice.reset
+    ]
+    for subgraph in dict.fromkeys(task.subgraph for task in ended):
+        if not _untouched(old, new, change, subgraph):
+            found.append(
+                f"subgraph {subgraph!r} has ended, and would have to speak again: it, and what it feeds, must not change"
+            )
+    return found
+
+
+def task_of(plan: Plan, node: str, partition: int) -> TaskId:
+    """The task in which ``node`` runs for ``partition``; of a node that runs once, that one."""
+    subgraph = plan.subgraph_of[node]
+    return TaskId(subgraph.name, partition if subgraph.home is None else subgraph.home)
+
+
+def spread_alike(old: Plan, new: Plan, node: str) -> bool:
+    """Whether ``node`` runs once in both plans, or in every partition in both."""
+    return (old.subgraph_of[node].home is None) == (new.subgraph_of[node].home is None)
+
+
+def _difference(old: Plan, new: Plan, name: str) -> str:
+    before, after = old.node[name], new.node[name]
+    if (before.kind, before.type) != (after.kind, after.type):
+        return f"{before.kind} {before.type} -> {after.kind} {after.type}"
+    if not spread_alike(old, new, name):
+        once, each = "runs once", "runs in every partition"
+        return f"{each} -> {once}" if old.subgraph_of[name].home is None else f"{once} -> {each}"
+    keys = sorted({*before.config, *after.config})
+    texts = [
+        f"{key}: {before.config.get(key)!r} -> {after.config.get(key)!r}"
+        for key in keys
+        if before.config.get(key) != after.config.get(key)
+    ]
+    return ", ".join(texts)
+
+
+def _survives(old: Plan, new: Plan, edge: PlanEdge) -> bool:
+    if edge not in new.channels:
+        return False
+    readers = old.partitions_of(old.subgraph_of[edge.dst])
+    return readers == new.partitions_of(new.subgraph_of[edge.dst]) and all(
+        old.origins(edge, partition) == new.origins(edge, partition) for partition in readers
+    )
+
+
+def _untouched(old: Plan, new: Plan, change: PlanChange, name: str) -> bool:
+    """Whether a subgraph, and all that it is joined to by streams, is what it was."""
+    before = next(s for s in old.subgraphs if s.name == name)
+    after = next((s for s in new.subgraphs if s.name == name), None)
+    return (
+        before == after
+        and all(node in change.same for node in before.nodes)
+        and old.outputs(before) == new.outputs(after)
+        and not any(edge.name in change.drained for edge in old.outputs(before))
+    )

@@ -1,0 +1,86 @@
+"""``mdp deploy``: another plan for a job that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+from market_data_pipeline.dag.change import Choice, PlanChange
+from market_data_pipeline.dag.graph import Dag
+from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.operators.base import Operator
+from market_data_pipeline.settings import load_settings, server_address
+from market_data_pipeline.sinks.base import Sink
+from market_data_pipeline.sources.base import Source
+from market_data_pipeline.store.client import connect, explained
+from market_data_pipeline.store.control import find_job
+from market_data_pipeline.store.deploy import Deployment
+from market_data_pipeline.store.keys import check_name
+from market_data_pipeline.terminal import visible
+
+
+def chosen(keep: Collection[str], reset: Collection[str]) -> Choice:
+    """The user's choice about changed nodes."""
+    return Choice(frozenset(keep), frozenset(reset))
+
+
+def stateful(dag: Dag) -> set[str]:
+    """The nodes that keep something between steps: sources (a position), and what overrides ``snapshot`` or ``prepare``."""
+    return {name for name, node in dag.nodes.items() if _keeps(node.fn)}
+
+
+def _keeps(fn: object) -> bool:
+    if isinstance(fn, Operator):
+        return type(fn).snapshot is not Operator.snapshot
+    return isinstance(fn, Source) or (isinstance(fn, Sink) and type(fn).prepare is not Sink.prepare)
+
+
+async def deploy(
+    dag: Dag, choice: Choice, check: bool, timeout: float, say: Callable[[str], None], **flags: str | int | None
+) -> None:
+    """Do it, or with ``check`` only look whether it can be done. ``say`` gets lines for people, as things happen. Raises
+    ``ConfigError`` where it is refused: the job goes on as it was."""
+    settings = load_settings(**flags)
+    address = server_address(settings)
+    name = check_name("--job", settings.job or dag.name)
+    client = connect(address)
+    try:
+        with explained(address):
+            job = await find_job(client, name)
+            if job is None:
+                say(f"job {name}: not there yet; the coordinator makes it with the plan of its own program")
+                return
+            plan = compile_dag(dag, job.partitions)
+            if plan.fingerprint == job.fingerprint:
+                say(f"job {name}: has this plan already ({job.fingerprint})")
+                return
+            if job.state in ("finished", "removed"):
+                raise ConfigError(f"job {name!r} is {job.state}; 'mdp remove {name}' makes room for another")
+            deployment = Deployment(client, job, plan, choice, stateful(dag), settings.lease_ttl_ms)
+            for line in _described(deployment.change, job.fingerprint, plan.fingerprint):
+                say(visible(line))
+            refused = await deployment.refusals()
+            if refused:
+                raise ConfigError("; ".join(refused))
+            if check:
+                say("this can be deployed")
+                return
+            await deployment.run(timeout, say)
+            say(f"job {name}: runs plan {plan.fingerprint} now")
+    finally:
+        await client.aclose()
+
+
+def _described(change: PlanChange, old: str, new: str) -> Iterator[str]:
+    yield f"plan {old} -> {new}"
+    for name in change.same:
+        yield f"  same     {name}"
+    for name, text in change.changed.items():
+        fate = " (forgets its state)" if name in change.choice.reset else ""
+        yield f"  changed  {name}{fate}: {text}"
+    for name in change.added:
+        yield f"  new      {name}"
+    for name in change.removed:
+        yield f"  gone     {name}"
+    if change.drained:
+        yield f"  to be drained first: {', '.join(change.drained)}"

@@ -1,0 +1,268 @@
+"""A deployment: another plan for a job that runs, with its state.
+
+The deployment leads the job while it is under way (the coordinators stand aside), so that nobody assigns partitions. In this
+order: ``drain`` where the new plan would not understand frames in flight (sources rest, until the streams in question are
+empty); ``stop`` (every task commits, seals its sinks, and gives its partition back); then the records are read, made into
+those of the new plan (``runtime/migration.py``), staged under keys of their own, and exchanged by one script, which checks that
+nothing was committed since. Whatever fails before that script leaves the job as it was. A deployment that dies is noticed by
+the coordinators, when its leadership has run out, and undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable, Collection
+from typing import Any
+
+import redis.asyncio
+
+from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
+from market_data_pipeline.codec import pack, seal, unpack, unseal
+from market_data_pipeline.dag.change import Choice, PlanChange, compare, obstacles
+from market_data_pipeline.dag.plan import Plan, TaskId, plan_from_dict
+from market_data_pipeline.errors import ConfigError, StoreUnavailable
+from market_data_pipeline.frame import END
+from market_data_pipeline.runtime.chain import node_of_field
+from market_data_pipeline.runtime.contract import new_commit_id
+from market_data_pipeline.runtime.migration import NewRecord, Stored, holding, migrate
+from market_data_pipeline.runtime.outputs import OUTBOX
+from market_data_pipeline.store.client import Script, cancel_and_wait, text_of
+from market_data_pipeline.store.control import Control, JobInfo, Owner, Transition
+
+_SWAP = Script("swap", "allow-oom")
+_POLL = 0.05
+_CHUNK = 500
+
+
+class NotYet(Exception):
+    """Something is still under way; the message says what."""
+
+
+class Deployment:
+    """Gives the job ``job`` the plan ``new``. ``stateful``: the nodes of the new program that keep anything between steps."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        job: JobInfo,
+        new: Plan,
+        choice: Choice,
+        stateful: Collection[str],
+        lease_ttl_ms: int = 3000,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._client, self._control, self._clock = client, Control(client, job), clock
+        self._old: Plan = plan_from_dict(json.loads(job.plan))
+        self._new, self._stateful, self._ttl_ms = new, frozenset(stateful), lease_ttl_ms
+        self.change: PlanChange = compare(self._old, new, choice)
+        self._token, self._term = secrets.token_hex(16), 0
+        self._phase = ""
+        self._former: dict[int, Owner] = {}
+
+    async def refusals(self) -> list[str]:
+        """Why this cannot be deployed, as things are now; empty when it can."""
+        records, _ = await self._records()
+        return await self._obstacles(records)
+
+    async def run(self, timeout: float, say: Callable[[str], None]) -> None:
+        """Do it, in about ``timeout`` seconds at most. ``say`` is told of every step. Raises ``ConfigError`` when it is refused
+        or could not be done in time; the job then goes on with the old plan."""
+        deadline = self._clock.monotonic() + timeout
+        alive = asyncio.create_task(self._keep_leading(), name="deployment")
+        try:
+            await self._lead(deadline)
+            while True:
+                try:
+                    await self._advance(say)
+                    return
+                except NotYet as reason:
+                    if self._clock.monotonic() >= deadline:
+                        raise ConfigError(f"{reason}; not done in {timeout:g} s, the job keeps its plan") from None
+                await self._clock.sleep(_POLL)
+        finally:
+            await cancel_and_wait(alive)
+            if self._term:
+                await self._control.set_phase(self._term, self._token, "", "")  # refused where the plan was exchanged
+                await self._control.resign(self._term, self._token)
+
+    async def _keep_leading(self) -> None:
+        """Staging a large state may take longer than leadership lasts."""
+        while True:
+            await self._clock.sleep(self._ttl_ms / 4000)
+            if self._term:
+                self._term = await self._control.lead(self._token, self._ttl_ms) or self._term
+
+    async def _lead(self, deadline: float) -> None:
+        if not await self._control.ask_to_deploy(self._token):
+            raise ConfigError(f"job {self._control.job.name!r} was removed or replaced")
+        while not self._term:
+            self._term = await self._control.lead(self._token, self._ttl_ms)
+            if not self._term and self._clock.monotonic() >= deadline:
+                raise ConfigError("the coordinator did not stand aside in time; is another deployment under way?")
+            await self._clock.sleep(_POLL)
+        now = await self._control.now()
+        if now.fingerprint != self._control.job.fingerprint or now.state == "finished":
+            raise ConfigError(
+                f"the job is {now.state} with plan {now.fingerprint}; there is nothing to exchange any more"
+            )
+
+    async def _advance(self, say: Callable[[str], None]) -> None:
+        """One look, and what follows from it; returns when the plan was exchanged. Raises ``NotYet``."""
+        if not self._phase:
+            await self._enter("drain" if self.change.drained else "stop", say)
+        if self._phase == "drain":
+            await self._check_drained()
+            await self._enter("stop", say)
+        await self._check_given_back()
+        records, commits = await self._records()
+        refused = await self._obstacles(records)
+        if refused:
+            raise ConfigError("; ".join(refused))
+        new = migrate(self._old, self._new, self.change, records)
+        try:
+            await self._check_drained(await self._full_outboxes(new))
+        except NotYet:
+            await self._give_out()
+            await self._enter("drain", say)
+            raise
+        say("exchanging the plan")
+        await self._stage(new)
+        await self._swap(new, commits)
+
+    async def _enter(self, phase: str, say: Callable[[str], None]) -> None:
+        if phase == "stop":
+            self._former = await self._control.assignment()
+        if not await self._control.set_phase(self._term, self._token, phase, self._token):
+            raise ConfigError("leadership was lost meanwhile; try again")
+        self._phase = phase
+        say("draining: sources rest" if phase == "drain" else "stopping every task at a commit")
+
+    async def _living(self) -> dict[str, str]:
+        """Token -> name of the workers that live."""
+        return {beat.token: name for name, beat in (await self._control.workers()).items()}
+
+    async def _check_given_back(self) -> None:
+        living = await self._living()
+        held = sorted(p for p, owner in (await self._control.assignment()).items() if owner.token in living)
+        if held:
+            raise NotYet(f"partitions {held} have not been given back")
+
+    async def _give_out(self) -> None:
+        """Let those who had the partitions before go on with them."""
+        living = await self._living()
+        again = [
+            Transition(partition, owner.worker, owner.token)
+            for partition, owner in sorted(self._former.items())
+            if owner.token in living
+        ]
+        if again:
+            await self._control.assign(self._term, self._token, again)
+
+    async def _check_drained(self, full_outboxes: Collection[TaskId] = ()) -> None:
+        if full_outboxes:
+            raise NotYet(f"task {next(iter(full_outboxes))} has results that it could not send yet")
+        streams = self._drained_streams()
+        pipe = self._client.pipeline(transaction=False)
+        for stream in streams:
+            pipe.xlen(stream)
+        for stream, length in zip(streams, await pipe.execute() if streams else [], strict=True):
+            if length and not await self._living():
+                raise ConfigError(
+                    f"{length} frames wait in {stream}, and no worker is there to work them off: start some, with the"
+                    " old program, or change nothing between them and their readers"
+                )
+            if length:
+                raise NotYet(f"{length} frames wait in {stream}")
+
+    def _drained_streams(self) -> list[str]:
+        edges = [edge for edge in self._old.channels if edge.name in self.change.drained]
+        keys = self._control.keys
+        return [keys.stream(e, p) for e in edges for p in self._old.partitions_of(self._old.subgraph_of[e.dst])]
+
+    async def _records(self) -> tuple[dict[TaskId, Stored], dict[TaskId, str]]:
+        """What every task has committed, and its commit id."""
+        tasks = list(self._old.tasks())
+        pipe = self._client.pipeline(transaction=False)
+        for task in tasks:
+            pipe.hmget(self._control.keys.task(task), ["commit", "meta", "ended"])
+        records, commits = dict[TaskId, Stored](), dict[TaskId, str]()
+        for task, (commit, meta, ended) in zip(tasks, await pipe.execute(), strict=True):
+            if commit is None:
+                raise StoreUnavailable(f"task {task}: its record is missing on the server")
+            records[task] = Stored(unpack(unseal(meta, f"task {task}, meta")) if meta else {}, ended == b"1")
+            commits[task] = text_of(commit)
+        return records, commits
+
+    async def _obstacles(self, records: dict[TaskId, Stored]) -> list[str]:
+        fields = {task: frozenset(await self._nodes_with_state(task)) for task in records}
+        held = holding(records, fields) | (self._stateful & set(self.change.changed))
+        ended = [task for task, stored in records.items() if stored.ended or stored.meta.get("watermark") == END]
+        return obstacles(self._old, self._new, self.change, held, ended)
+
+    async def _nodes_with_state(self, task: TaskId) -> set[str]:
+        names = map(text_of, await self._client.hkeys(self._control.keys.state(task)))
+        return {node_of_field(name) for name in names if not name.startswith(OUTBOX)}
+
+    async def _full_outboxes(self, new: list[NewRecord]) -> list[TaskId]:
+        """The tasks that do not stay, and have something in their outbox."""
+        staying = {record.task for record in new if record.stays}
+        found = []
+        for task in self._old.tasks():
+            if task not in staying:
+                names = await self._client.hkeys(self._control.keys.state(task))
+                found += [task] if any(text_of(name).startswith(OUTBOX) for name in names) else []
+        return found
+
+    async def _stage(self, new: list[NewRecord]) -> None:
+        keys = self._control.keys
+        for record in new:
+            await self._client.unlink(keys.staged_task(record.task), keys.staged_state(record.task))
+            fields: dict[Any, Any] = {
+                "commit": new_commit_id(),
+                "meta": seal(pack(record.meta)) if record.meta else b"",
+                "ended": int(record.ended),
+            }
+            await self._client.hset(keys.staged_task(record.task), mapping=fields)
+            if not record.stays:
+                for former, nodes in record.sources:
+                    await self._copy_state(former, frozenset(nodes), keys.staged_state(record.task))
+
+    async def _copy_state(self, former: TaskId, nodes: frozenset[str], target: str) -> None:
+        stored = await self._client.hgetall(self._control.keys.state(former))
+        taken = [(name, blob) for name, blob in stored.items() if node_of_field(text_of(name)) in nodes]
+        for start in range(0, len(taken), _CHUNK):
+            await self._client.hset(target, mapping=dict(taken[start : start + _CHUNK]))
+
+    async def _swap(self, new: list[NewRecord], commits: dict[TaskId, str]) -> None:
+        keys, job = self._control.keys, self._control.job
+        staying = {record.task for record in new if record.stays}
+        moved = [record.task for record in new if not record.stays]
+        old = list(self._old.tasks())
+        gone = [keys.task(task) for task in old] + [keys.state(task) for task in old if task not in staying]
+        streams = self._drained_streams()
+        gone += streams
+        leases = [keys.lease(partition) for partition in range(self._old.partitions)]
+        ended = [str(record.task) for record in new if record.ended]
+        names = [keys.leader, keys.record, keys.wake, keys.ended, keys.assignment, *map(keys.task, old)]
+        names += [key for record in new for key in (keys.staged_task(record.task), keys.task(record.task))]
+        names += [key for task in moved for key in (keys.staged_state(task), keys.state(task))]
+        names += [*gone, *streams, *leases]
+        args: list[Any] = [f"{self._term}:{self._token}", job.uid, job.fingerprint, self._new.to_json()]
+        args += [
+            self._new.fingerprint,
+            len(old),
+            len(new),
+            len(moved),
+            len(gone),
+            len(streams),
+            len(leases),
+            len(ended),
+        ]
+        args += [*(commits[task] for task in old), *ended]
+        status, *detail = [text_of(part) for part in await _SWAP.call(self._client, names, args)]
+        if status in ("MOVED", "FRAMES"):
+            raise NotYet(f"something was committed meanwhile ({', '.join(detail)})")
+        if status != "OK":
+            raise ConfigError("leadership was lost, or the job was replaced meanwhile; try again")

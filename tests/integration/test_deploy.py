@@ -1,0 +1,133 @@
+"""Another plan for a job that runs: over real processes, in the middle of its work, equal to the oracle."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_main_job import SECOND, expected
+from tools.jobs import APPS, ROOT, Job, job, run_mdp, wait_until
+from tools.oracle import check_bars
+
+from market_data_pipeline.store.embedded import EmbeddedServer
+
+APP = APPS / "deploy_job.py"
+ITEMS, RATE = 240_000, 40_000
+
+
+def given(tmp_path: Path, version: str, rate: float | None = RATE) -> list[str]:
+    out = [f"output={tmp_path / 'out'}", f"items={ITEMS}", f"version={version}"]
+    return [word for text in [*out, *([f"rate={rate}"] if rate else [])] for word in ("--set", text)]
+
+
+def start(running: Job, version: str, tmp_path: Path, rate: float | None = RATE) -> list[str]:
+    """A coordinator and two workers of one version of the program."""
+    names = [f"coordinator-{version}", f"w1-{version}", f"w2-{version}"]
+    for name in names:
+        running.start(name, *given(tmp_path, version, rate))
+    return names
+
+
+def deploy(running: Job, tmp_path: Path, version: str, *extra: str, rate: float | None = RATE) -> tuple[int, str]:
+    flags = [*given(tmp_path, version, rate), "--redis-url", running.url, "--lease-ttl-ms", "600", *extra]
+    done = run_mdp("deploy", str(APP), *flags)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("versions", [("plain", "filter", "boundary"), ("boundary", "plain")], ids="-".join)
+def test_plans_are_exchanged_under_load(
+    server: EmbeddedServer, tmp_path: Path, logs: Path, versions: tuple[str, ...]
+) -> None:
+    """Nodes come, go, and move to other subgraphs; old frames are drained; nothing is lost or doubled."""
+    with job(server.url, APP, logs) as running:
+        names = start(running, versions[0], tmp_path)
+        for number, version in enumerate(versions[1:], 1):
+            running.wait_for_items("source", ITEMS // 4 * number)
+            code, said = deploy(running, tmp_path, version)
+            assert code == 0, said
+            assert "to be drained first" in said
+            for name in names:
+                assert running.wait_for_exit(name) == 2, "the old program's processes have no job any more"
+                assert "start" in running.log(name)
+                del running.processes[name]
+            names = start(running, version, tmp_path)
+        running.wait()
+        assert {running.wait_for_exit(name) for name in names} == {0}
+        assert running.client.xlen(running.keys.dead_letters) == 0
+        assert not list(running.client.scan_iter("mdp:*:next-*"))
+    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
+
+
+def test_what_would_lose_state_is_refused_with_the_difference(
+    server: EmbeddedServer, tmp_path: Path, logs: Path
+) -> None:
+    with job(server.url, APP, logs) as running:
+        start(running, "plain", tmp_path)
+        running.wait_for_items("source", ITEMS // 8)
+        for flags in ([], ["--check"]):
+            code, said = deploy(running, tmp_path, "interval", *flags)
+            assert code == 2
+            assert "node 'bars' holds state and changed (interval: 1000000000 -> 2000000000)" in said
+            assert "--keep bars if its state means the same to the new one, or --reset bars to forget it" in said
+        code, said = deploy(running, tmp_path, "interval", "--reset", "bar")
+        assert (code, "no node bar; there are: bars, dedupe, files, source" in said) == (2, True)
+        code, said = deploy(running, tmp_path, "filter", "--check")
+        assert (code, said.splitlines()[-1]) == (0, "this can be deployed")
+        code, said = deploy(running, tmp_path, "plain")
+        assert (code, "has this plan already" in said) == (0, True)
+        running.wait()
+    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
+
+
+def test_a_job_that_failed_goes_on_with_the_program_that_does_not(
+    server: EmbeddedServer, tmp_path: Path, logs: Path
+) -> None:
+    """Frames are in flight, and stay good: nothing changed between them and their readers."""
+    with job(server.url, APP, logs) as running:
+        for name in start(running, "broken", tmp_path):
+            assert running.wait_for_exit(name) == 1
+            del running.processes[name]
+        assert running.state() == "failed"
+        assert sum(running.streams().values()) > 0
+        code, said = deploy(running, tmp_path, "plain", rate=RATE)
+        assert code == 0, said
+        names = start(running, "plain", tmp_path)
+        running.wait()
+        assert {running.wait_for_exit(name) for name in names} == {0}
+    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
+
+
+def test_a_deployment_that_dies_is_undone(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
+    """Killed while sources rest, it leaves a job that nobody leads; the coordinator notices, and the job goes on."""
+    with job(server.url, APP, logs) as running:
+        names = start(running, "plain", tmp_path)
+        running.wait_for_items("source", ITEMS // 8)
+        running.processes["w1-plain"].send_signal(signal.SIGSTOP)  # nothing can be drained
+        command = [sys.executable, "-m", "market_data_pipeline.cli", "deploy", str(APP), *given(tmp_path, "filter")]
+        dying = subprocess.Popen([*command, "--redis-url", running.url, "--lease-ttl-ms", "600"], cwd=ROOT)
+        wait_until(lambda: running.info().get("phase") == "drain", "sources to rest")
+        dying.kill()
+        dying.wait()
+        running.processes["w1-plain"].send_signal(signal.SIGCONT)
+        wait_until(lambda: running.info().get("phase") == "", "the deployment to be undone")
+        running.wait()
+        assert {running.wait_for_exit(name) for name in names} == {0}
+        assert "a deployment was given up before it exchanged the plan" in running.log("coordinator-plain")
+    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
+
+
+def test_what_cannot_be_drained_in_time_goes_on_as_it_was(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
+    with job(server.url, APP, logs) as running:
+        names = start(running, "plain", tmp_path)
+        running.wait_for_items("source", ITEMS // 8)
+        running.processes["w1-plain"].send_signal(signal.SIGSTOP)
+        code, said = deploy(running, tmp_path, "filter", "--timeout", "1")
+        running.processes["w1-plain"].send_signal(signal.SIGCONT)
+        assert code == 2
+        assert "not done in 1 s, the job keeps its plan" in said
+        running.wait()
+        assert {running.wait_for_exit(name) for name in names} == {0}
+    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
