@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,13 @@ class Job:
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, *extra: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start ``coordinator...`` or a worker under ``name``; its output goes to ``<name>.log``."""
+    def start(
+        self, name: str, *extra: str, env: dict[str, str] | None = None, inside: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
+        """Start ``coordinator...`` or a worker under ``name``; its output goes to ``<name>.log``. ``inside``: a command that
+        becomes it, elsewhere."""
         worker = not name.startswith("coordinator")
-        command = [sys.executable, "-m", "mdp_worker.cli" if worker else "mdp_coordinator.cli", str(self._app)]
+        command = [*inside, sys.executable, "-m", "mdp_worker.cli" if worker else "mdp_coordinator.cli", str(self._app)]
         command += [*self._arguments, *(["--name", name] if worker else []), *extra]
         with (self._logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(

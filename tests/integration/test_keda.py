@@ -1,0 +1,28 @@
+"""KEDA and an HPA, simulated by their documented rules with what the chart renders, start and stop real workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tools.scaled_job import BURST, CALM, quick, scaled_job
+
+from market_data_pipeline.store.embedded import EmbeddedServer
+
+MOST, TARGET = 4, 15
+
+
+def test_a_burst_scales_up_and_down_again(server: EmbeddedServer, tmp_path: Path) -> None:
+    """1 -> 4 -> 1. The phases end when it has happened, not after a time, so a slow machine only takes longer."""
+    with scaled_job(server, tmp_path, quick(MOST, TARGET)) as running:
+        running.paced.pace(CALM)
+        calm = running.run(lambda _: running.paced.counted("source", "out") > 2 * CALM, "the job to run", 30)
+        assert calm.replicas == 1
+        running.paced.pace(BURST)
+        running.run(lambda seen: seen.replicas == MOST, "four workers", 40)
+        running.run(
+            lambda _: set(running.workers.running) <= set(running.paced.owners().values()), "shares for all", 30
+        )
+        running.paced.pace(CALM)
+        running.run(lambda seen: seen.replicas == 1, "one worker again", 60)
+        assert max(sample.backlog for sample in running.samples) > TARGET * (MOST - 1) * 0.9
+        running.finish()
