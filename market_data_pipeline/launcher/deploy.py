@@ -6,17 +6,19 @@ from collections.abc import Callable, Collection, Iterator
 
 from market_data_pipeline.dag.change import Choice, PlanChange
 from market_data_pipeline.dag.graph import Dag
+from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.settings import load_settings, server_address
 from market_data_pipeline.sinks.base import Sink
 from market_data_pipeline.sources.base import Source
-from market_data_pipeline.store.client import connect, explained
-from market_data_pipeline.store.control import find_job
+from market_data_pipeline.store.client import Client, connect, explained
+from market_data_pipeline.store.control import JobInfo, find_job
 from market_data_pipeline.store.deploy import Deployment
 from market_data_pipeline.store.keys import check_name
 from market_data_pipeline.store.rights import OPERATOR, check_rights
+from market_data_pipeline.store.url import Address
 from market_data_pipeline.terminal import visible
 
 
@@ -36,11 +38,44 @@ def _keeps(fn: object) -> bool:
     return isinstance(fn, Source) or (isinstance(fn, Sink) and type(fn).prepare is not Sink.prepare)
 
 
+async def exchange(  # noqa: PLR0913 - one call of a job, its program and how
+    client: Client,
+    address: Address,
+    job: JobInfo,
+    dag: Dag,
+    plan: Plan,
+    choice: Choice,
+    *,
+    lease_ttl_ms: int,
+    timeout: float,
+    say: Callable[[str], None],
+    check: bool = False,
+) -> None:
+    """Give ``job`` the ``plan`` that ``dag`` compiles to, or with ``check`` only look whether that can be done. ``say`` gets
+    lines for people, as things happen. Raises ``ConfigError`` where it is refused: the job goes on as it was."""
+    if plan.fingerprint == job.fingerprint:
+        say(f"job {job.name}: has this plan already ({job.fingerprint})")
+        return
+    if job.state in ("finished", "removed"):
+        raise ConfigError(f"job {job.name!r} is {job.state}; 'mdp remove {job.name}' makes room for another")
+    await check_rights(client, address, OPERATOR, job.name)
+    deployment = Deployment(client, job, plan, choice, stateful(dag), lease_ttl_ms)
+    for line in _described(deployment.change, job.fingerprint, plan.fingerprint):
+        say(visible(line))
+    refused = await deployment.refusals()
+    if refused:
+        raise ConfigError("; ".join(refused))
+    if check:
+        say("this can be deployed")
+        return
+    await deployment.run(timeout, say)
+    say(f"job {job.name}: runs plan {plan.fingerprint} now")
+
+
 async def deploy(
     dag: Dag, choice: Choice, check: bool, timeout: float, say: Callable[[str], None], **flags: str | int | None
 ) -> None:
-    """Do it, or with ``check`` only look whether it can be done. ``say`` gets lines for people, as things happen. Raises
-    ``ConfigError`` where it is refused: the job goes on as it was."""
+    """``mdp deploy``: see :func:`exchange`. A job that is not there yet is no error: its coordinator will make it."""
     settings = load_settings(**flags)
     address = server_address(settings)
     name = check_name("--job", settings.job or dag.name)
@@ -52,23 +87,10 @@ async def deploy(
                 say(f"job {name}: not there yet; the coordinator makes it with the plan of its own program")
                 return
             plan = compile_dag(dag, job.partitions)
-            if plan.fingerprint == job.fingerprint:
-                say(f"job {name}: has this plan already ({job.fingerprint})")
-                return
-            if job.state in ("finished", "removed"):
-                raise ConfigError(f"job {name!r} is {job.state}; 'mdp remove {name}' makes room for another")
-            await check_rights(client, address, OPERATOR, name)
-            deployment = Deployment(client, job, plan, choice, stateful(dag), settings.lease_ttl_ms)
-            for line in _described(deployment.change, job.fingerprint, plan.fingerprint):
-                say(visible(line))
-            refused = await deployment.refusals()
-            if refused:
-                raise ConfigError("; ".join(refused))
-            if check:
-                say("this can be deployed")
-                return
-            await deployment.run(timeout, say)
-            say(f"job {name}: runs plan {plan.fingerprint} now")
+            await exchange(
+                client, address, job, dag, plan, choice,
+                lease_ttl_ms=settings.lease_ttl_ms, timeout=timeout, say=say, check=check,
+            )  # fmt: skip
     finally:
         await client.aclose()
 

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from market_data_pipeline.dag.change import Choice
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.errors import ConfigError, JobFailed, StoreUnavailable
 from market_data_pipeline.launcher.children import NO_RESTART, Child, service
+from market_data_pipeline.launcher.deploy import exchange
 from market_data_pipeline.launcher.display import Display, choose_display, summary
 from market_data_pipeline.settings import Settings, server_address
 from market_data_pipeline.sinks.base import Sink
@@ -35,6 +37,7 @@ from market_data_pipeline.terminal import visible
 _LOOK_EVERY = 0.25
 _LEAVE_SECONDS = 35.0
 _LEFT_SECONDS = 2.0
+_DEPLOY_SECONDS = 30.0
 INTERRUPTED = 130
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
@@ -51,6 +54,8 @@ class RunOptions:
     fresh: bool
     plain: bool
     as_json: bool = False
+    deploy: Choice | None = None
+    """Give a job that has another plan this one, with this choice about changed nodes."""
 
 
 def preflight(dag: Dag) -> None:
@@ -150,6 +155,11 @@ class Launcher:
             if self._options.fresh:
                 await check_rights(self._client, self._address, OPERATOR, job.name)
                 await remove_job(self._client, job.name)
+            elif self._options.deploy is not None and job.state != "finished":
+                await exchange(
+                    self._client, self._address, job, self._dag, self._plan, self._options.deploy,
+                    lease_ttl_ms=self._settings.lease_ttl_ms, timeout=_DEPLOY_SECONDS, say=self._display.say,
+                )  # fmt: skip
             else:
                 check_plan(job, self._plan)
         return await publish(self._client, self._job_name, self._plan)

@@ -6,10 +6,13 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+import yaml
+from click.testing import CliRunner
 
 from helm.render import EXAMPLE, NAMESPACE, objects, value_sets
 from helm.test_helm_refusals import merged
 from market_data_pipeline.app import load_app
+from market_data_pipeline.cli import main
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.store.keys import Keys
 from market_data_pipeline.store.url import parse_address
@@ -131,7 +134,10 @@ def test_the_signal_changes_above_sixteen_streams() -> None:
 
 
 def test_the_streams_are_those_of_the_code() -> None:
-    """The value set ``streams`` has the names under which a worker of the chart's example knows its streams."""
+    """The value set ``streams`` is what ``mdp keys`` prints for the chart's example, and what a worker looks for."""
+    printed = CliRunner().invoke(main, ["keys", str(EXAMPLE / "bars.py"), "--partitions", "8", "--format", "helm"])
+    assert printed.exit_code == 0
+    assert yaml.safe_load(printed.output)["job"] == SETS["streams"]["job"]
     plan = compile_dag(load_app(str(EXAMPLE / "bars.py"), {}), 8)
     crossing = [edge for edge in plan.edges if edge.kind != "forward"]
     names = [Keys("bars").stream(edge, partition) for edge in crossing for partition in range(8)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mdp_worker.pins import legal_name
 
 from helm.render import NAMESPACE, objects, value_sets
 from helm.test_helm_refusals import merged
@@ -15,9 +16,7 @@ from market_data_pipeline.store.keys import check_name
 from market_data_pipeline.store.url import parse_address
 
 SETS = value_sets()
-TO_COME = {"redis_username", "redis_password", "await_plan"}
-"""Settings that pods are given and that settings.py may not have yet."""
-FOR_ARGUMENTS = {"MDP_WORKER", "MDP_ORDINAL"}
+FOR_ARGUMENTS = {"MDP_ORDINAL"}
 """Variables that stand for a part of the command line."""
 POD_SUFFIX = "-0123456789-abcde"
 """What a Deployment appends to its name for a pod, at its longest."""
@@ -103,7 +102,7 @@ def test_there_is_time_for_the_longest_commit(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETS)
 def test_what_pods_are_told_are_settings(name: str) -> None:
-    known = {f"MDP_{field.upper()}" for field in set(Settings.model_fields) | TO_COME} | FOR_ARGUMENTS
+    known = {f"MDP_{field.upper()}" for field in Settings.model_fields} | FOR_ARGUMENTS
     for one, template in pods(name):
         if one["metadata"]["name"].endswith("-valkey"):
             continue
@@ -151,9 +150,9 @@ def test_a_pods_name_is_a_workers_name(release: str) -> None:
     (workers,) = (
         one for one in rendered if one["kind"] == "Deployment" and one["metadata"]["name"].endswith("-worker")
     )
-    assert check_name("--name", workers["metadata"]["name"] + POD_SUFFIX)
-    assert "--name=$(MDP_WORKER)" in workers["spec"]["template"]["spec"]["containers"][0]["args"]
-    assert env_of(workers["spec"]["template"])["MDP_WORKER"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    assert len(workers["metadata"]["name"]) <= 52, "a StatefulSet's name and a hash of ten are a label, which has 63"
+    assert check_name("--name", legal_name("--name", workers["metadata"]["name"] + POD_SUFFIX))
+    assert env_of(workers["spec"]["template"])["MDP_WORKER_NAME"] == {"fieldRef": {"fieldPath": "metadata.name"}}
 
 
 def test_long_names_of_releases_stay_apart() -> None:
@@ -184,7 +183,7 @@ def test_an_update_never_waits_for_a_worker_without_a_partition(name: str, surge
 
 def test_arguments_are_not_expanded_by_kubernetes() -> None:
     (container,) = one_of("many-streams", "Deployment", "-worker")["spec"]["template"]["spec"]["containers"]
-    assert container["args"][:-1] == [
+    assert container["args"] == [
         "trading.jobs:bars", "--set=interval=1m", "--set=items=1000000", "--set=note=$$(HOME)", "--set=rate=2.5",
         "--set=strict=true",
     ]  # fmt: skip

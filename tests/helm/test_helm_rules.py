@@ -20,11 +20,6 @@ from market_data_pipeline.metrics import CoordinatorMetrics, WorkerMetrics
 SETS = value_sets()
 ALERTS = HERE / "rules" / "alerts.yaml"
 DOCS = CHART.parents[1] / "docs" / "operations.md"
-TO_COME = {
-    "mdp_scale_backlog_frames": {"stage"}, "mdp_scale_backlog_items": {"stage"}, "mdp_scale_drain_seconds": {"stage"},
-    "mdp_scale_desired_replicas": set(), "mdp_scale_sink_bound": set(), "mdp_scale_hot_partition_share": {"stage"},
-}  # fmt: skip
-"""Metrics of the coordinator that metrics.py may not have yet, with their labels."""
 OF_TARGET = {"namespace", "pod", "mdp_job", "le"}
 """Labels that scraping gives, and a histogram's own."""
 PROMTOOL = shutil.which("promtool")
@@ -55,7 +50,7 @@ def existing() -> dict[str, set[str]]:
     found = series(WorkerMetrics().registry)
     for name, labels in series(CoordinatorMetrics().registry).items():
         found.setdefault(name, set()).update(labels)
-    return {**TO_COME, **found}
+    return found
 
 
 def dashboard_expressions() -> list[str]:

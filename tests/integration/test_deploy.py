@@ -101,18 +101,30 @@ def test_a_job_that_failed_goes_on_with_the_program_that_does_not(
     check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
 
 
+def freeze_a_reader(running: Job) -> str:
+    """Stop the worker that has not the source, as it is, and wait until frames lie before it: they cannot be drained."""
+    keys = running.keys
+    reading = running.client.hget(keys.lease(0), "worker") or b""
+    frozen = next(name for name in running.processes if name.startswith("w") and name != reading.decode())
+    held = [p for p in range(8) if running.client.hget(keys.lease(p), "worker") == frozen.encode()]
+    running.processes[frozen].send_signal(signal.SIGSTOP)
+    streams = [f"mdp:{{bars:{p}}}:q:source.dedupe" for p in held]
+    wait_until(lambda: any(running.client.xlen(stream) for stream in streams), "frames to wait")
+    return frozen
+
+
 def test_a_deployment_that_dies_is_undone(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
     """Killed while sources rest, it leaves a job that nobody leads; the coordinator notices, and the job goes on."""
-    with job(server.url, APP, logs) as running:
+    with job(server.url, APP, logs, env={"MDP_LEASE_TTL_MS": "5000"}) as running:
         names = start(running, "plain", tmp_path)
         running.wait_for_items("source", ITEMS // 8)
-        running.processes["w1-plain"].send_signal(signal.SIGSTOP)  # nothing can be drained
+        frozen = freeze_a_reader(running)
         command = [sys.executable, "-m", "market_data_pipeline.cli", "deploy", str(APP), *given(tmp_path, "filter")]
         dying = subprocess.Popen([*command, "--redis-url", running.url, "--lease-ttl-ms", "600"], cwd=ROOT)
         wait_until(lambda: running.info().get("phase") == "drain", "sources to rest")
         dying.kill()
         dying.wait()
-        running.processes["w1-plain"].send_signal(signal.SIGCONT)
+        running.processes[frozen].send_signal(signal.SIGCONT)
         wait_until(lambda: running.info().get("phase") == "", "the deployment to be undone")
         running.wait()
         assert {running.wait_for_exit(name) for name in names} == {0}
@@ -121,14 +133,33 @@ def test_a_deployment_that_dies_is_undone(server: EmbeddedServer, tmp_path: Path
 
 
 def test_what_cannot_be_drained_in_time_goes_on_as_it_was(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
-    with job(server.url, APP, logs) as running:
+    with job(server.url, APP, logs, env={"MDP_LEASE_TTL_MS": "20000"}) as running:
         names = start(running, "plain", tmp_path)
         running.wait_for_items("source", ITEMS // 8)
-        running.processes["w1-plain"].send_signal(signal.SIGSTOP)
+        frozen = freeze_a_reader(running)
         code, said = deploy(running, tmp_path, "filter", "--timeout", "1s")
-        running.processes["w1-plain"].send_signal(signal.SIGCONT)
+        running.processes[frozen].send_signal(signal.SIGCONT)
         assert code == 2
         assert "not done in 1 s, the job keeps its plan" in said
         running.wait()
         assert {running.wait_for_exit(name) for name in names} == {0}
+    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
+
+
+def test_a_program_that_changed_goes_on_in_its_data_dir(tmp_path: Path) -> None:
+    """On a laptop nothing runs between two runs; what is in flight is on edges that did not change."""
+    common = ["--data-dir", str(tmp_path / "data"), "--plain", "--partitions", "4"]
+    command = [sys.executable, "-m", "market_data_pipeline.cli", "run", str(APP), *given(tmp_path, "fixed"), *common]
+    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_until(lambda: sum(path.stat().st_size for path in (tmp_path / "out").glob("**/*")) > 10_000, "bars")
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=60)
+    changed = ["run", str(APP), *given(tmp_path, "plain"), *common]
+    refused = run_mdp(*changed)
+    assert refused.returncode == 2
+    assert "'mdp run --deploy'" in refused.stderr
+    lost = run_mdp(*changed, "--keep", "bars")
+    assert (lost.returncode, "give --deploy too" in lost.stderr) == (2, True)
+    done = run_mdp(*changed, "--deploy")
+    assert done.returncode == 0, done.stderr
     check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)

@@ -62,7 +62,7 @@ env:
 - {name: MDP_WAIT_REPLICAS, value: {{ int64 $values.redis.waitReplicas | quote }}}
 - {name: MDP_AWAIT_PLAN, value: "true"}
 {{- if eq .role "worker" }}
-- name: MDP_WORKER
+- name: MDP_WORKER_NAME
   valueFrom:
     fieldRef: {fieldPath: metadata.name}
 {{- if eq $values.workers.mode "pinned" }}

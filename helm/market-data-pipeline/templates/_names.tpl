@@ -1,10 +1,10 @@
-{{/* Names and labels. A worker pod's name must be a worker's name (40 characters): 16 + "-worker" + "-" + 10 + "-" + 5. */}}
+{{/* Names and labels. With what is appended the names of Services, and a StatefulSet's name with a hash, fit in 63. */}}
 {{- define "mdp.fullname" -}}
 {{- $name := default .Release.Name .Values.fullnameOverride | replace "." "-" -}}
-{{- if le (len $name) 16 -}}
+{{- if le (len $name) 40 -}}
 {{- $name -}}
 {{- else -}}
-{{- printf "%s-%s" (trunc 11 $name | trimSuffix "-") (sha256sum $name | trunc 4) -}}
+{{- printf "%s-%s" (trunc 35 $name | trimSuffix "-") (sha256sum $name | trunc 4) -}}
 {{- end -}}
 {{- end -}}
 

@@ -16,7 +16,6 @@ spec:
       command: [mdp-worker]
       args:
         {{- include "mdp.appArgs" . | nindent 8 }}
-        - --name=$(MDP_WORKER)
         {{- if eq $workers.mode "pinned" }}
         {{- if eq (int64 $workers.replicas) (int64 .Values.job.partitions) }}
         - --partition=$(MDP_ORDINAL)

@@ -17,7 +17,7 @@ Format = Literal["text", "json", "helm"]
 
 
 @dataclass(frozen=True)
-class Deployment:
+class ChartValues:
     """``streams``: one per edge that crosses a stream and partition of its reader. ``stages``: the subgraphs that read
     streams. ``needs_workers``: why the job would stand still without any worker, one sentence each; empty when what is in the
     streams is all there is to do."""
@@ -41,10 +41,10 @@ class Deployment:
         }
 
 
-def deployment_of(dag: Dag, plan: Plan, job: str) -> Deployment:
+def chart_values(dag: Dag, plan: Plan, job: str) -> ChartValues:
     """``plan`` is what ``dag`` compiles to. Raises ``ConfigError`` for a name that is none."""
     keys = Keys(job)
-    return Deployment(
+    return ChartValues(
         job,
         plan.partitions,
         tuple(
@@ -71,12 +71,12 @@ def _needs_workers(dag: Dag, plan: Plan) -> list[str]:
     return reasons
 
 
-def render(deployment: Deployment, form: Format) -> str:
+def render(values: ChartValues, form: Format) -> str:
     """``text``: a stream a line. ``json``, and ``helm`` (YAML): the values of the chart, for ``helm install -f``."""
     if form == "text":
-        return "\n".join(deployment.streams)
-    values = deployment.to_dict()
-    return json.dumps(values, indent=2) if form == "json" else _yaml(values)
+        return "\n".join(values.streams)
+    tree = values.to_dict()
+    return json.dumps(tree, indent=2) if form == "json" else _yaml(tree)
 
 
 def _yaml(values: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from market_data_pipeline.cli import main
 from market_data_pipeline.dag.plan import plan_from_dict
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.launcher.deployment import deployment_of, render
+from market_data_pipeline.launcher.chart_values import chart_values, render
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.batch import Batcher
 from market_data_pipeline.operators.conflate import Conflate
@@ -69,7 +69,7 @@ def coroutines() -> Dag:
 def test_the_streams_are_those_that_tasks_read_and_write(make: Any, partitions: int) -> None:
     dag = make()
     plan = compile_dag(dag, partitions)
-    found = deployment_of(dag, plan, "some-job")
+    found = chart_values(dag, plan, "some-job")
     read: set[str] = set()
     for task in plan.tasks():
         arguments = CommitArguments(JobRef("some-job", "uid", plan.fingerprint), plan, task, Limits())
@@ -81,18 +81,18 @@ def test_the_streams_are_those_that_tasks_read_and_write(make: Any, partitions: 
 
 
 def test_why_workers_are_needed() -> None:
-    assert deployment_of(line(), compile_dag(line(), 2), "j").needs_workers == (
+    assert chart_values(line(), compile_dag(line(), 2), "j").needs_workers == (
         "source 'source' is read by a worker",
         "node 'tumblingbars' keeps open windows",
     )
     dag = join()
-    assert set(deployment_of(dag, compile_dag(dag, 2), "j").needs_workers) == {
+    assert set(chart_values(dag, compile_dag(dag, 2), "j").needs_workers) == {
         "live source 'left' is read by a worker",
         "source 'right' is read by a worker",
         "node 'asof' keeps items that wait for the watermark",
     }
     dag = coroutines()
-    assert deployment_of(dag, compile_dag(dag, 2), "j").needs_workers == ("node 'first' makes items in a worker",)
+    assert chart_values(dag, compile_dag(dag, 2), "j").needs_workers == ("node 'first' makes items in a worker",)
 
 
 def kinds(cls: type[Operator]) -> Iterator[type[Operator]]:
@@ -129,7 +129,7 @@ def test_some_keep_items_back_only_as_configured(operator: Operator, keeps: str)
 
 def test_every_format_says_the_same() -> None:
     dag = line()
-    found = deployment_of(dag, compile_dag(dag, 2), "bars")
+    found = chart_values(dag, compile_dag(dag, 2), "bars")
     values = json.loads(render(found, "json"))
     assert values == yaml.safe_load(render(found, "helm")) == found.to_dict()
     assert values["job"]["streams"] == render(found, "text").splitlines()
@@ -139,7 +139,7 @@ def test_every_format_says_the_same() -> None:
 
 def test_a_job_without_streams_has_empty_lists() -> None:
     dag = Pipeline("one").source(trades()).sink(Collect()).build()
-    found = deployment_of(dag, compile_dag(dag, 2), "one")
+    found = chart_values(dag, compile_dag(dag, 2), "one")
     assert (found.streams, found.stages) == ((), ())
     assert yaml.safe_load(render(found, "helm"))["job"]["streams"] == []
 
@@ -148,7 +148,7 @@ def test_the_names_do_not_depend_on_the_plan_having_been_stored() -> None:
     dag = line()
     plan = compile_dag(dag, 2)
     stored = plan_from_dict(json.loads(plan.to_json()))
-    assert set(deployment_of(dag, stored, "j").streams) == set(deployment_of(dag, plan, "j").streams)
+    assert set(chart_values(dag, stored, "j").streams) == set(chart_values(dag, plan, "j").streams)
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,4 +162,4 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused.exit_code == 2
     assert "--job: 'a*' is not allowed; it must match [a-z0-9-]{1,40}" in refused.output
     with pytest.raises(ConfigError, match="is not allowed"):
-        deployment_of(line(), compile_dag(line(), 1), "a*")
+        chart_values(line(), compile_dag(line(), 1), "a*")
