@@ -19,7 +19,7 @@ CALM, BURST = 1_000, 30_000
 WORK = 100
 """Microseconds per trade."""
 SECRET = "paced-redis"
-REDIS, COORDINATOR = "redis.databases.svc:6379", f"{RELEASE}-market-data-pipeline-coordinator.{NAMESPACE}.svc:8080"
+REDIS, COORDINATOR = "redis.databases.svc:6379", f"{RELEASE}-coordinator.{NAMESPACE}.svc:8080"
 """Where KEDA finds them in a cluster."""
 KEDA_USER = [
     "ACL",
@@ -58,6 +58,15 @@ def chart_values(streams: list[str], autoscaling: Mapping[str, Any]) -> dict[str
         "channel": {"capacity": CAPACITY},
         "autoscaling": {"enabled": True, **autoscaling},
     }
+
+
+def coordinator_hosts(values: Mapping[str, Any]) -> dict[str, str]:
+    """The setting by which the coordinator's pods answer to the Service's names."""
+    for deployment in objects_of_kind(values, "Deployment"):
+        for variable in deployment["spec"]["template"]["spec"]["containers"][0]["env"]:
+            if variable["name"] == "MDP_HTTP_ALLOWED_HOSTS" and "value" in variable:
+                return {variable["name"]: variable["value"]}
+    raise AssertionError("no Deployment sets MDP_HTTP_ALLOWED_HOSTS")
 
 
 def quick(most: int, target: int, signal: str = "streams") -> dict[str, Any]:
@@ -119,12 +128,12 @@ def scaled_job(server: EmbeddedServer, folder: Path, autoscaling: Mapping[str, A
     """Coordinator, one worker, and KEDA with what the chart renders for ``autoscaling``. Output in ``folder/out``."""
     port = free_port()
     with paced_job(server.url, folder, WORK, {"MDP_FRAME_ITEMS": "25", "MDP_LINGER_MS": "20"}) as paced:
+        values = chart_values(list(paced.books.streams), autoscaling)
         paced.job.client.execute_command(*KEDA_USER)
-        allowed = {"MDP_HTTP_ALLOWED_HOSTS": COORDINATOR.partition(":")[0]}
-        paced.job.start("coordinator", "--http-port", str(port), env=allowed)
+        paced.job.start("coordinator", "--http-port", str(port), env=coordinator_hosts(values))
+        paced.job.http("coordinator", "/healthz")
         workers = Deployment(paced.job)
         workers.scale(1)
-        values = chart_values(list(paced.books.streams), autoscaling)
         simulator = Simulator(
             objects_of_kind(values, "ScaledObject")[0],
             workers,
