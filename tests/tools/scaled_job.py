@@ -21,18 +21,7 @@ WORK = 100
 SECRET = "paced-redis"
 REDIS, COORDINATOR = "redis.databases.svc:6379", f"{RELEASE}-coordinator.{NAMESPACE}.svc:8080"
 """Where KEDA finds them in a cluster."""
-KEDA_USER = [
-    "ACL",
-    "SETUSER",
-    "keda",
-    "reset",
-    "on",
-    ">keda-pw",
-    "%R~mdp:{paced:*}:q:*",
-    "+xlen",
-    "+ping",
-    "+client|setinfo",
-]
+KEDA_USER = "ACL SETUSER keda reset on >keda-pw %R~mdp:{paced:*}:q:* +auth +hello +ping +select +xlen"
 """All that KEDA may do."""
 _STEP_SECONDS = 0.05
 _SAMPLE_SECONDS = 0.5
@@ -129,7 +118,7 @@ def scaled_job(server: EmbeddedServer, folder: Path, autoscaling: Mapping[str, A
     port = free_port()
     with paced_job(server.url, folder, WORK, {"MDP_FRAME_ITEMS": "25", "MDP_LINGER_MS": "20"}) as paced:
         values = chart_values(list(paced.books.streams), autoscaling)
-        paced.job.client.execute_command(*KEDA_USER)
+        paced.job.client.execute_command(*KEDA_USER.split())
         paced.job.start("coordinator", "--http-port", str(port), env=coordinator_hosts(values))
         paced.job.http("coordinator", "/healthz")
         workers = Deployment(paced.job)
