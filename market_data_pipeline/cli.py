@@ -77,13 +77,59 @@ def plan(app: str, form: str, sets: tuple[str, ...], debug: bool, **flags: Any) 
 
 
 @main.command()
+@click.argument("app")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "helm"]), default="text", show_default=True,
+    help="A stream a line, or the chart's values as JSON or YAML.",
+)  # fmt: skip
+@options("job", "partitions", "sets", "debug")
+@one_line_errors
+def keys(app: str, form: Any, sets: tuple[str, ...], debug: bool, **flags: Any) -> None:
+    """Print the names of the streams that APP will have on the server, which a scaler must be told. No server is needed."""
+    from market_data_pipeline.app import load_app, parse_sets
+    from market_data_pipeline.dag.planner import compile_dag
+    from market_data_pipeline.launcher.deployment import deployment_of, render
+    from market_data_pipeline.settings import load_settings
+    from market_data_pipeline.store.keys import check_name
+
+    settings = load_settings(**flags)
+    dag = load_app(app, parse_sets(sets))
+    job = check_name("--job", settings.job or dag.name)
+    click.echo(render(deployment_of(dag, compile_dag(dag, settings.partitions), job), form))
+
+
+@main.command()
+@options("job", "debug")
+@click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    metavar="ROLE",
+    help="worker, coordinator, keda, viewer or operator; repeatable [all].",
+)
+@one_line_errors
+def acl(roles: tuple[str, ...], debug: bool, **flags: Any) -> None:
+    """Print the rules of the server's users for one job: the least commands and keys of each role. No server is needed."""
+    from market_data_pipeline.launcher.access import rules
+
+    for line in rules(roles, **flags):
+        click.echo(line)
+
+
+@main.command()
 @options(*SERVER, "job", "debug")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@click.option("--check", is_flag=True, help="Exit with 1 unless it works: one line per problem.")
 @one_line_errors
-def status(as_json: bool, debug: bool, **flags: Any) -> None:
+def status(as_json: bool, check: bool, debug: bool, **flags: Any) -> None:
     """Show a job: backlog, counts, owners, latency."""
     from market_data_pipeline.launcher import inspect
 
+    if check:
+        problems = asyncio.run(inspect.check(**flags))
+        for problem in problems:
+            click.echo(visible(problem), err=True)
+        sys.exit(1 if problems else 0)
     document = asyncio.run(inspect.status(**flags))
     if as_json:
         click.echo(visible(json.dumps(document.to_dict(), indent=2), lines=True))
@@ -109,7 +155,7 @@ def dlq(limit: int, clear: bool, debug: bool, **flags: Any) -> None:
 @click.option("--check", is_flag=True, help="Only say what would change, and whether it can be done.")
 @click.option("--keep", multiple=True, metavar="NODE", help="Keep the state of this changed node: it means the same.")
 @click.option("--reset", multiple=True, metavar="NODE", help="Forget the state of this changed or removed node.")
-@click.option("--timeout", type=click.FloatRange(1), default=60, show_default=True, help="Seconds to be done in.")
+@click.option("--timeout", default="60s", show_default=True, metavar="DURATION", help="To be done in, else undone.")
 @options("sets", *SERVER, "job", "lease_ttl_ms", "debug")
 @one_line_errors
 def deploy(
@@ -117,17 +163,19 @@ def deploy(
     check: bool,
     keep: tuple[str, ...],
     reset: tuple[str, ...],
-    timeout: float,
+    timeout: str,
     sets: tuple[str, ...],
     debug: bool,
     **flags: Any,
 ) -> None:
     """Give a job that runs the plan of APP: its tasks stop at a commit, the plan is exchanged, state is kept."""
     from market_data_pipeline.app import load_app, parse_sets
+    from market_data_pipeline.durations import positive_duration
     from market_data_pipeline.launcher import deploy as deployment
 
+    seconds = positive_duration(timeout, "--timeout") / 1e9
     choice = deployment.chosen(keep, reset)
-    asyncio.run(deployment.deploy(load_app(app, parse_sets(sets)), choice, check, timeout, click.echo, **flags))
+    asyncio.run(deployment.deploy(load_app(app, parse_sets(sets)), choice, check, seconds, click.echo, **flags))
 
 
 @main.command()

@@ -6,11 +6,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Wall time in nanoseconds since the epoch (UTC), monotonic seconds, and a sleep that a fake can drive."""
+    """Wall time in nanoseconds since the epoch (UTC), monotonic seconds, seconds that this thread has computed, and a sleep
+    that a fake can drive."""
 
     def time_ns(self) -> int: ...
 
     def monotonic(self) -> float: ...
+
+    def computed(self) -> float: ...
 
     async def sleep(self, seconds: float) -> None: ...
 
@@ -23,6 +26,9 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def computed(self) -> float:
+        return time.thread_time()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

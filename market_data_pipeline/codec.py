@@ -63,6 +63,13 @@ class Rejected(NamedTuple):
     reason: str
 
 
+class Encoded(NamedTuple):
+    """A frame as bytes, and how many items it holds."""
+
+    blob: bytes
+    items: int
+
+
 class Decoded(NamedTuple):
     origin: str
     frame: Frame
@@ -385,10 +392,10 @@ def encode_items(
     born: int = 0,
     frame_items: int = FRAME_ITEMS,
     frame_bytes: int = FRAME_BYTES,
-) -> tuple[list[bytes], list[Rejected]]:
+) -> tuple[list[Encoded], list[Rejected]]:
     """``items`` as entries of at most ``frame_items`` items and ``frame_bytes`` bytes, in order, the last of them with
     ``mark``; and the items that cannot travel."""
-    blobs: list[bytes] = []
+    encoded: list[Encoded] = []
     rejected: list[Rejected] = []
     if isinstance(items, Columns) and len(items) > frame_bytes // _LARGE_ROW:
         frame_items = min(frame_items, _rows_within(items, frame_bytes - _OVERHEAD))
@@ -399,7 +406,7 @@ def encode_items(
         frame = todo.pop()
         blob, reason = _try_encode(origin, frame, frame_bytes)
         if not reason:
-            blobs.append(blob)
+            encoded.append(Encoded(blob, len(frame.items)))
         elif len(frame.items) > 1:
             left, *right = cut_items(frame.items, (len(frame.items) + 1) // 2)
             todo += [frame._replace(items=right[0]), Frame(left, NO_MARK, born)]
@@ -407,7 +414,7 @@ def encode_items(
             rejected.append(Rejected(to_rows(frame.items)[0], reason))
             if frame.mark != NO_MARK:
                 todo.append(frame._replace(items=[]))
-    return blobs, rejected
+    return encoded, rejected
 
 
 def _try_encode(origin: str, frame: Frame, limit: int) -> tuple[bytes, str]:

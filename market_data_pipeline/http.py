@@ -23,7 +23,8 @@ from market_data_pipeline.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-Document = Callable[[], Awaitable[Any]]
+Document = Callable[[Mapping[str, str]], Awaitable[Any]]
+"""Gives what is served as JSON, from the parameters of the query. Raises :class:`NotAnswered`."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _LOOPBACK = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
@@ -35,6 +36,14 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 _TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class NotAnswered(Exception):
+    """A document that cannot be given for this query: the HTTP status, and one sentence for the one who asked."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence = status, sentence
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,8 @@ class HttpServer:
         try:
             async with asyncio.timeout(self._limits.answer_seconds):
                 response = await handler(request)
+        except NotAnswered as error:
+            return web.Response(text=f"{error.sentence}\n", status=error.status)
         except web.HTTPException as error:
             return web.Response(text=f"{error.reason}\n", status=error.status)
         except Exception as error:
@@ -185,7 +196,10 @@ class HttpServer:
         return web.Response(text=f"{why}\n", status=200 if ready else 503)
 
     async def _document(self, request: web.Request) -> web.Response:
-        body = orjson.dumps(await self._documents[request.path]())
+        query = dict(request.query)
+        if len(query) < len(request.query):
+            raise NotAnswered(400, "a parameter is given more than once")
+        body = orjson.dumps(await self._documents[request.path](query))
         return web.Response(body=body, content_type="application/json")
 
 

@@ -57,7 +57,12 @@ class WorkerMetrics:
             "mdp_channel_crossings", "Crossings of a stream's levels", ["channel", "level"], registry=r
         )
         self.paused = Counter("mdp_paused_seconds", "Time a task waited for its outputs", ["subgraph"], registry=r)
-        self.lag = Gauge("mdp_watermark_lag_seconds", "Wall time less watermark", ["subgraph", "partition"], registry=r)
+        self.lag = Gauge(
+            "mdp_watermark_lag_seconds",
+            "Wall time less watermark, now; also of a task to which nothing comes",
+            ["subgraph", "partition"],
+            registry=r,
+        )
         self.reloads = Counter("mdp_reloads", "Times a task threw its memory away", ["subgraph"], registry=r)
         self.fenced = Counter(
             "mdp_fenced_commits", "Commits refused because another worker owns the partition", registry=r
@@ -75,6 +80,8 @@ class _Observer(TaskObserver):
         self._task = task
         self._capacity = capacity
         self._seen: dict[str, Tally[str]] = {}
+        self._watermark, self._lagging = NO_MARK, False
+        self._lag_labels = (task.subgraph, str(task.partition))
         self._children: dict[tuple[MetricWrapperBase, tuple[str, ...]], MetricWrapperBase] = {}
 
     def _of(self, metric: Metric, *labels: str) -> Metric:
@@ -106,9 +113,21 @@ class _Observer(TaskObserver):
                 if total > before[name]:
                     self._count(node, name, total - before[name])
             self._seen[node] = Tally(tally)
-        if watermark not in (NO_MARK, END):
-            lag = (self._m.clock.time_ns() - watermark) / 1e9
-            self._of(self._m.lag, self._task.subgraph, str(self._task.partition)).set(lag)
+        self._watermark = watermark
+        if watermark in (NO_MARK, END):
+            self.stopped()
+        elif not self._lagging:
+            self._lagging = True
+            self._m.lag.labels(*self._lag_labels).set_function(self._lag)
+
+    def _lag(self) -> float:
+        """Asked for by each scrape: the lag of a task that commits nothing grows."""
+        return (self._m.clock.time_ns() - self._watermark) / 1e9
+
+    def stopped(self) -> None:
+        if self._lagging:
+            self._lagging = False
+            self._m.lag.remove(*self._lag_labels)
 
     def _count(self, node: str, name: str, n: int) -> None:
         named = {
@@ -149,3 +168,19 @@ class CoordinatorMetrics:
         self.length = Gauge("mdp_channel_length", "Frames in a stream", ["channel", "partition"], registry=r)
         self.capacity = Gauge("mdp_channel_capacity", "Capacity of a stream in frames", ["channel"], registry=r)
         self.tasks_ended = Gauge("mdp_tasks_ended", "Tasks that have ended", registry=r)
+        stage = ["stage"]
+        self.backlog_frames = Gauge("mdp_scale_backlog_frames", "Frames that wait for a stage", stage, registry=r)
+        self.backlog_items = Gauge("mdp_scale_backlog_items", "Items that wait for a stage", stage, registry=r)
+        self.drain = Gauge(
+            "mdp_scale_drain_seconds",
+            "Time to work the backlog off at the present rate; NaN when nothing moves",
+            stage,
+            registry=r,
+        )
+        self.desired = Gauge("mdp_scale_desired_replicas", "Workers that the backlog asks for", registry=r)
+        self.sink_bound = Gauge(
+            "mdp_scale_sink_bound", "1 while the outside is the bottleneck and more workers would wait too", registry=r
+        )
+        self.hot_share = Gauge(
+            "mdp_scale_hot_partition_share", "Share of the fullest partition in a stage's backlog", stage, registry=r
+        )

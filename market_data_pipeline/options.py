@@ -26,6 +26,9 @@ _OPTIONS: dict[str, Any] = {
     "redis_cert": click.option("--redis-cert", metavar="FILE", help="Client certificate (MDP_REDIS_CERT)."),
     "redis_key": click.option("--redis-key", metavar="FILE", help="Its key (MDP_REDIS_KEY)."),
     "job": click.option("--job", metavar="NAME", help="Job name (MDP_JOB); default: the name of the Dag."),
+    "await_plan": click.option(
+        "--await-plan", is_flag=True, default=None, help="Wait while the job has another plan (MDP_AWAIT_PLAN)."
+    ),
     "partitions": click.option("--partitions", type=int, metavar="P", help="Hash partitions (MDP_PARTITIONS) [8]."),
     "sets": click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Fill a parameter of the app."),
     "allow_volatile": click.option(

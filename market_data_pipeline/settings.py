@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.runtime.contract import Limits
-from market_data_pipeline.store.url import Address, Tls, parse_address
+from market_data_pipeline.store.url import Address, Tls, parse_address, with_credentials
 
 
 class Settings(BaseSettings):
@@ -22,10 +22,18 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         None, description="address of the server: redis://, rediss:// (TLS), unix://, redis+sentinel://"
     )
+    redis_username: str | None = Field(None, description="user, where the address names none")
+    redis_password: SecretStr | None = Field(None, description="password, where the address holds none")
     redis_ca: Path | None = Field(None, description="PEM file: authority trusted besides the system's (TLS)")
     redis_cert: Path | None = Field(None, description="PEM file: client certificate (TLS)")
     redis_key: Path | None = Field(None, description="PEM file: its key, not encrypted")
     sentinel_password: SecretStr | None = Field(None, description="password of the sentinels themselves")
+    worker_name: str | None = Field(
+        None, description="name of a worker, [a-z0-9.-] (a pod's name will do); default: host and process"
+    )
+    await_plan: bool = Field(
+        False, description="wait while the job has another plan than this program, rather than exit"
+    )
     job: str | None = Field(None, description="job name, [a-z0-9-]{1,40}; default: the name of the Dag")
     partitions: int = Field(8, ge=1, le=4096, description="P, the number of hash partitions; fixed for a job")
     channel_capacity: int = Field(64, ge=2, description="capacity of a stream, in frames")
@@ -103,7 +111,9 @@ def server_address(settings: Settings) -> Address:
     sentinel = settings.sentinel_password.get_secret_value() if settings.sentinel_password else None
     if settings.redis_url is None:
         raise ConfigError("no server: give --redis-url or set MDP_REDIS_URL")
-    return parse_address(settings.redis_url.get_secret_value(), tls, sentinel)
+    address = parse_address(settings.redis_url.get_secret_value(), tls, sentinel)
+    password = settings.redis_password.get_secret_value() if settings.redis_password else None
+    return with_credentials(address, settings.redis_username or None, password or None)
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str]:

@@ -22,6 +22,7 @@ from market_data_pipeline.store.keys import check_name
     "job",
     "partitions",
     "sets",
+    "await_plan",
     "allow_volatile",
     "http_host",
     "http_port",

@@ -6,23 +6,27 @@ import asyncio
 import logging
 import secrets
 import signal
+from collections.abc import Mapping
+from contextlib import suppress
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.errors import JobFailed, PlanMismatch
 from market_data_pipeline.http import HttpServer
 from market_data_pipeline.metrics import CoordinatorMetrics
-from market_data_pipeline.settings import Settings, allowed_hosts
+from market_data_pipeline.settings import Settings, allowed_hosts, limits_of
 from market_data_pipeline.store.client import Client, check_server, connect, is_transient, refusals_explained
 from market_data_pipeline.store.control import Control, JobInfo, JobNow, publish
 from market_data_pipeline.store.rights import COORDINATOR, check_rights
 from market_data_pipeline.store.status import JobStatus, read_status
 from market_data_pipeline.store.url import Address
+from mdp_coordinator.scaling import Scaling
 from mdp_coordinator.state import Assign, CoordinatorState, Finish, View
 
 log = logging.getLogger(__name__)
 
 _TICK = 0.1
+_PLAN_POLL = 0.5
 _STATUS_EVERY = 1.0
 
 
@@ -34,15 +38,21 @@ class Coordinator:
     ) -> None:
         self._plan, self._job_name, self._settings, self._url, self._clock = plan, job_name, settings, url, clock
         self._metrics = CoordinatorMetrics()
+        self._scaling = Scaling(plan, limits_of(settings).low, self._metrics, clock)
         self._token = secrets.token_hex(16)
         self._term = 0
-        self._leaving = False
+        self._asked_to_leave = asyncio.Event()
+        self._waiting = f"job {job_name!r} is not published yet"
+        """Why there is nothing to coordinate, while there is nothing."""
         self._tick_failed = False
         self._status_at = float("-inf")
         self._leaderless_since: float | None = None
 
     async def run(self) -> None:
-        """Publish, lead (or stand by), until the job is over. Raises ``JobFailed`` when it ended so."""
+        """Publish, lead (or stand by), until the job is over. Raises ``JobFailed`` when it ended so, ``PlanMismatch`` for
+        another plan (unless with ``await_plan``)."""
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, self.leave)
         self._client: Client = connect(self._url)
         try:
             await check_server(self._client, self._url, self._settings.allow_volatile)
@@ -53,35 +63,63 @@ class Coordinator:
             await self._client.aclose()
 
     async def _run(self) -> None:
-        job = await publish(self._client, self._job_name, self._plan)
+        documents = {"/api/status": self._status_document, "/api/scale": self._scaling.document}
+        http = HttpServer(self._metrics.registry, self._ready, documents, allowed_hosts(self._settings))
+        await http.start(self._settings.http_host, self._settings.http_port)
+        try:
+            while (job := await self._publish()) is not None:
+                if await self._coordinate(job):
+                    break
+        finally:
+            await http.close()
+
+    async def _publish(self) -> JobInfo | None:
+        """The job with this plan, made where there is none; ``None`` when asked to leave before it had this plan."""
+        refused = ""
+        while not self._asked_to_leave.is_set():
+            try:
+                job = await publish(self._client, self._job_name, self._plan)
+                self._waiting = ""
+                return job
+            except PlanMismatch as error:
+                if not self._settings.await_plan:
+                    raise
+                if str(error) != refused:
+                    log.warning("waiting for another plan: %s", error)
+                self._waiting = refused = str(error)
+            except Exception as error:
+                if not refused or not is_transient(error):
+                    raise
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PLAN_POLL):
+                    await self._asked_to_leave.wait()
+        return None
+
+    def leave(self) -> None:
+        """Give up leadership and return."""
+        self._asked_to_leave.set()
+
+    async def _coordinate(self, job: JobInfo) -> bool:
+        """Whether there is nothing more to do: the job is over, or we were asked to leave. False: it has another plan now."""
         self._control = Control(self._client, job)
         if job.state == "failed":
             log.info("job %s had failed (%s); it goes on from its last commit", job.name, job.error)
             await self._control.resume()
         log.info("job %s: plan %s, %d tasks", job.name, job.fingerprint, len(list(self._plan.tasks())))
-        documents = {"/api/status": self._status_document}
-        http = HttpServer(self._metrics.registry, self._ready, documents, allowed_hosts(self._settings))
-        await http.start(self._settings.http_host, self._settings.http_port)
-        try:
-            await self._loop(job)
-        finally:
-            await http.close()
-
-    def leave(self) -> None:
-        """Give up leadership and return."""
-        self._leaving = True
-
-    async def _loop(self, job: JobInfo) -> None:
-        for name in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(name, self.leave)
         state = CoordinatorState(job.partitions, len(list(self._plan.tasks())), self._settings.min_workers)
-        while not self._leaving:
+        changed = False
+        while not self._asked_to_leave.is_set():
             try:
                 now = await self._control.now()
                 if self._over(job, now):
-                    return
+                    return True
+                changed = now.fingerprint != job.fingerprint
+                if changed:
+                    log.warning("job %s has another plan now", job.name)
+                    break
                 if not await self._stands_aside(now):
                     await self._tick(state, now)
+                await self._measure()
                 self._tick_failed = False
                 await self._control.wait_for_wake(_TICK)
             except Exception as error:
@@ -93,15 +131,13 @@ class Coordinator:
                 await self._clock.sleep(_TICK * 5)
         if not self._tick_failed:
             await self._control.resign(self._term, self._token)
+        self._term = 0
+        self._metrics.leader.set(0)
+        return not changed
 
     def _over(self, job: JobInfo, now: JobNow) -> bool:
         if now.uid != job.uid:
             raise JobFailed(f"job {job.name!r} was removed or replaced")
-        if now.fingerprint != job.fingerprint:
-            raise PlanMismatch(
-                f"job {job.name!r} was given plan {now.fingerprint} by a deployment, this program compiles to"
-                f" {job.fingerprint}; start a coordinator with the new program"
-            )
         if now.state == "failed" and not now.deploy:
             raise JobFailed(f"job {job.name!r} failed: {now.error}")
         if now.state == "finished":
@@ -147,7 +183,6 @@ class Coordinator:
             elif isinstance(command, Finish):
                 await self._control.conclude("finished", ended=len(list(self._plan.tasks())))
         self._metrics.unassigned.set(state.unassigned(view))
-        await self._measure()
 
     async def _assign(self, command: Assign) -> None:
         if not await self._control.assign(self._term, self._token, list(command.transitions)):
@@ -165,8 +200,11 @@ class Coordinator:
         if now - self._status_at < _STATUS_EVERY:
             return
         self._status_at = now
-        await self._control.forget_silent()
-        for channel in (await self._status()).channels:
+        if self._term:
+            await self._control.forget_silent()
+        status = await self._status()
+        self._scaling.observe(status)
+        for channel in status.channels:
             self._metrics.capacity.labels(channel.name).set(channel.capacity)
             for partition, length in channel.lengths.items():
                 self._metrics.length.labels(channel.name, str(partition)).set(length)
@@ -176,10 +214,14 @@ class Coordinator:
             self._client, self._control, self._control.job, self._plan, self._settings.channel_capacity
         )
 
-    async def _status_document(self) -> object:
+    async def _status_document(self, query: Mapping[str, str]) -> object:
+        if self._waiting:
+            raise PlanMismatch(self._waiting)
         return (await self._status()).to_dict()
 
     async def _ready(self) -> tuple[bool, str]:
         if self._tick_failed:
             return False, "the server is away"
+        if self._waiting:
+            return False, self._waiting
         return True, "leading" if self._term else "standing by"

@@ -16,6 +16,7 @@ from market_data_pipeline.store.client import connect, explained
 from market_data_pipeline.store.control import find_job
 from market_data_pipeline.store.deploy import Deployment
 from market_data_pipeline.store.keys import check_name
+from market_data_pipeline.store.rights import OPERATOR, check_rights
 from market_data_pipeline.terminal import visible
 
 
@@ -56,6 +57,7 @@ async def deploy(
                 return
             if job.state in ("finished", "removed"):
                 raise ConfigError(f"job {name!r} is {job.state}; 'mdp remove {name}' makes room for another")
+            await check_rights(client, address, OPERATOR, name)
             deployment = Deployment(client, job, plan, choice, stateful(dag), settings.lease_ttl_ms)
             for line in _described(deployment.change, job.fingerprint, plan.fingerprint):
                 say(visible(line))

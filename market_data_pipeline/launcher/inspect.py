@@ -16,11 +16,10 @@ from market_data_pipeline.launcher.live_table import render
 from market_data_pipeline.settings import load_settings, server_address
 from market_data_pipeline.sinks.encoding import json_line, plain
 from market_data_pipeline.store.client import Client, connect, explained, text_of
-from market_data_pipeline.store.control import Control, JobInfo, find_job, remove_job
+from market_data_pipeline.store.control import Control, JobInfo, find_job, list_jobs, remove_job
+from market_data_pipeline.store.rights import OPERATOR, check_rights
 from market_data_pipeline.store.status import JobStatus, read_status
 from market_data_pipeline.terminal import visible
-
-_JOB_PREFIX = "mdp:job:"
 
 
 @asynccontextmanager
@@ -38,22 +37,45 @@ async def _server(server: Mapping[str, str | None]) -> AsyncIterator[Client]:
 
 
 async def _job(client: Client, name: str | None) -> JobInfo:
-    names = sorted([text_of(key).removeprefix(_JOB_PREFIX) async for key in client.scan_iter(f"{_JOB_PREFIX}*")])
-    name = name or load_settings().job or (names[0] if len(names) == 1 else None)
-    if name is None:
-        raise ConfigError(f"which job? --job NAME; there are: {', '.join(names) or 'none'}")
-    job = await find_job(client, name) if name in names else None
+    """The job named by flag or setting, else the only one. Whoever names it needs no right to look for others."""
+    name = name or load_settings().job
+    if name is not None:
+        job = await find_job(client, name)
+        if job is None:
+            raise ConfigError(await _no_job(client, name))
+        return job
+    names = await list_jobs(client)
+    if names is None:
+        raise ConfigError("which job? --job NAME (this user may not look for them)")
+    job = await find_job(client, names[0]) if len(names) == 1 else None
     if job is None:
-        raise ConfigError(f"no job {name!r} on this server; there are: {', '.join(names) or 'none'}")
+        raise ConfigError(f"which job? --job NAME; there are: {', '.join(names) or 'none'}")
     return job
+
+
+async def _no_job(client: Client, name: str) -> str:
+    names = await list_jobs(client)
+    return f"no job {name!r} on this server" + ("" if names is None else f"; there are: {', '.join(names) or 'none'}")
+
+
+async def _status(client: Client, job: JobInfo) -> JobStatus:
+    plan: Plan = plan_from_dict(json.loads(job.plan))
+    return await read_status(client, Control(client, job), job, plan, load_settings().channel_capacity)
 
 
 async def status(job: str | None, **server: str | None) -> JobStatus:
     """The job's state; the only job where none is named."""
     async with _server(server) as client:
-        found = await _job(client, job)
-        plan: Plan = plan_from_dict(json.loads(found.plan))
-        return await read_status(client, Control(client, found), found, plan, load_settings().channel_capacity)
+        return await _status(client, await _job(client, job))
+
+
+async def check(job: str | None, **server: str | None) -> list[str]:
+    """Why the job does not work, one sentence each; a job that is not there is such a reason."""
+    async with _server(server) as client:
+        name = job or load_settings().job
+        if name is not None and await find_job(client, name) is None:
+            return [await _no_job(client, name)]
+        return (await _status(client, await _job(client, job))).problems()
 
 
 def print_status(document: JobStatus) -> None:
@@ -89,5 +111,6 @@ async def remove(name: str, **server: str | None) -> str:
         living = await Control(client, job).workers()
         if living:
             raise ConfigError(f"job {name!r} is running, with workers {', '.join(living)}; stop them first")
+        await check_rights(client, server_address(load_settings(**server)), OPERATOR, name)
         await remove_job(client, name)
         return f"job {name}: removed"

@@ -52,7 +52,7 @@ def render(status: JobStatus, rate: float | None) -> Group:
 
 
 def _channels(status: JobStatus) -> Table:
-    table = Table("channel", "backlog (frames)", "fullest stream", box=None, pad_edge=False)
+    table = Table("channel", "backlog (frames)", "items", "fullest stream", box=None, pad_edge=False)
     for channel in status.channels:
         fullest = max(channel.lengths.values(), default=0)
         filled = round(_BAR_WIDTH * fullest / channel.capacity)
@@ -60,6 +60,7 @@ def _channels(status: JobStatus) -> Table:
         table.add_row(
             channel.name,
             f"{channel.backlog}/{channel.capacity * len(channel.lengths)}",
+            f"{channel.items:,}",
             f"{bar} {fullest}/{channel.capacity}",
         )
     return table

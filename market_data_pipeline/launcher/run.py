@@ -27,7 +27,7 @@ from market_data_pipeline.sources.base import Source
 from market_data_pipeline.store.client import Client, check_server, connect, is_transient, refusals_explained
 from market_data_pipeline.store.control import Control, JobInfo, check_plan, find_job, publish, remove_job
 from market_data_pipeline.store.embedded import EmbeddedServer
-from market_data_pipeline.store.rights import COORDINATOR, check_rights
+from market_data_pipeline.store.rights import COORDINATOR, OPERATOR, check_rights
 from market_data_pipeline.store.status import JobStatus, read_status
 from market_data_pipeline.store.url import Address, parse_address
 from market_data_pipeline.terminal import visible
@@ -94,6 +94,10 @@ class Launcher:
             return server_address(self._settings)
         if any((self._settings.redis_ca, self._settings.redis_cert, self._settings.redis_key)):
             raise ConfigError("MDP_REDIS_CA, _CERT and _KEY are for a server of your own: give its --redis-url as well")
+        if self._settings.redis_username or self._settings.redis_password:
+            raise ConfigError(
+                "MDP_REDIS_USERNAME and _PASSWORD are for a server of your own: give its --redis-url as well"
+            )
         server = self._embedded = EmbeddedServer(self._options.data_dir, self._options.server)
         stack.enter_context(server)
         kept = f"data kept in {self._options.data_dir}" if self._options.data_dir else "nothing kept"
@@ -105,6 +109,7 @@ class Launcher:
         for name in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(name, self._interrupt)
         embedded = self._settings.redis_url is None
+        self._address = address
         self._client: Client = connect(address)
         try:
             await check_server(self._client, address, self._settings.allow_volatile or embedded)
@@ -143,6 +148,7 @@ class Launcher:
                     f"job {job.name!r} is running already, with workers {', '.join(living)}; choose another name with --job"
                 )
             if self._options.fresh:
+                await check_rights(self._client, self._address, OPERATOR, job.name)
                 await remove_job(self._client, job.name)
             else:
                 check_plan(job, self._plan)

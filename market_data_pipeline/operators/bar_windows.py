@@ -52,6 +52,7 @@ class BarWindows(Operator):
     """
 
     outputs = (LATE,)
+    keeps = "open windows"
 
     def __init__(
         self,

@@ -100,6 +100,10 @@ class Operator(Component):
     absorbs: bool = False
     """Whether it keeps what comes to itself while ``ctx.pressed``: its task then reads on instead of waiting."""
 
+    keeps: str = ""
+    """What it keeps back until time (of events, or the clock) goes on, as "open windows"; empty: its results depend on items
+    alone. Who has such a node must not stop all workers because nothing waits in the streams."""
+
     ctx: OperatorContext
 
     def required_outputs(self) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ class Batcher(Operator):
         self.max_items = max_items
         self.max_bytes = max_bytes
         self.max_time = None if max_time is None else positive_duration(max_time, "max_time")
+        self.keeps = "" if max_time is None else "items that wait for their batch"
         self._waiting: list[Any] = []
         self._bytes = 0
         self._since = 0

@@ -75,6 +75,7 @@ class Conflate(Operator):
         self.late = check_late_policy(late, ("drop", "side_output"))
         self.outputs = (LATE,)
         self.absorbs = self.interval is None
+        self.keeps = "items that wait for room" if self.interval is None else "open windows"
         if max(self.interval or 1, abs(self.align_to)) > LONGEST:
             raise ConfigError(f"interval: {interval!r} with align_to={align_to!r}: at most 3660d")
         self._windows = Tumbling(self.interval or 1, self.align_to)

@@ -111,6 +111,7 @@ class Throttle(Operator):
         self.over: Over = over
         self.by: By = by or ("event" if over == "drop" else "wall")
         self.max_waiting = max_waiting
+        self.keeps = "" if over == "drop" else "items that wait for their turn"
         self._limit = Rate(rate, burst)
         self._buckets: dict[Any, _Bucket] = {}
         self._slots: list[_Bucket | None] = []

@@ -50,6 +50,7 @@ class _Windowed(Operator):
 
     accepts: ClassVar[Literal["any"]] = "any"
     outputs = (LATE,)
+    keeps = "open windows"
 
     def _start(self, book: Book, source: WindowInput, lateness: Lateness, shape: Shape) -> None:
         self._book, self._input, self._lateness, self._shape = book, source, lateness, shape

@@ -6,21 +6,20 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.codec import decode
 from market_data_pipeline.dag.graph import Dag
-from market_data_pipeline.dag.plan import Plan, PlanEdge, TaskId
+from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import CodecError
 from market_data_pipeline.faults import fault_point
-from market_data_pipeline.frame import END, IDLE, NO_MARK, Columns, Frame, Items, join_items, slice_items, to_rows
+from market_data_pipeline.frame import END, NO_MARK, Columns, Frame, join_items, slice_items, to_rows
 from market_data_pipeline.operators.async_map import all_of
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
 from market_data_pipeline.runtime.contract import Consumed, Entry, Limits, Meta, Stream, TaskStore, entry_name
+from market_data_pipeline.runtime.incoming import Incoming, together
 from market_data_pipeline.runtime.latency import LatencyHistogram
 from market_data_pipeline.runtime.observe import TaskObserver
 from market_data_pipeline.runtime.outputs import OUTBOX
@@ -44,15 +43,6 @@ _REST_SECONDS = 0.05
 
 _AT_HAND_SECONDS = 0.04
 """A source that always has items at hand commits after so long."""
-
-
-class _Incoming(NamedTuple):
-    """A frame that was read: along which edge, the entry's name, the task that wrote it."""
-
-    edge: PlanEdge
-    unit: str
-    origin: str
-    frame: Frame
 
 
 class ChainTask(Task):
@@ -139,7 +129,8 @@ class ChainTask(Task):
                 await self.finish(self._meta_now())
                 return True
             if self.outputs.waiting:  # a flush larger than a commit: nothing is read before it is out
-                await self.commit(self._meta_now(), {})
+                with self.flow.step():
+                    await self.commit(self._meta_now(), {})
                 continue
             if self._source is not None and self.resting:
                 self.check_reload()
@@ -159,6 +150,10 @@ class ChainTask(Task):
     async def _step_streams(self) -> None:
         marks, due = self.outputs.marks_due(self.clock.monotonic()), self._due()
         found = {} if due == 0.0 else await self.read(timeout=1.0 if due is None else due)
+        with self.flow.step():
+            await self._work_off(found, marks is not None)
+
+    async def _work_off(self, found: dict[Stream, list[Entry]], marks_are_due: bool) -> None:
         letters: list[DeadLetter] = []
         await self._set_now()
         incoming = self._decoded(found, letters)
@@ -168,11 +163,11 @@ class ChainTask(Task):
             for edge, unit, origin, frame in incoming:
                 await self._feed_marked(edge.dst, input_key(edge, origin), unit, frame, letters)
         else:
-            for group in _together(incoming, self.limits.frame_items):
+            for group in together(incoming, self.limits.frame_items):
                 frames = [(input_key(edge, origin), frame) for edge, _, origin, frame in group]
                 self._chain.feed_together(group[0].edge.dst, frames)
         self._chain.tick(self.clock.time_ns())
-        if found or marks is not None or not self._chain.untouched or any(sink.due() for sink in self._sinks.values()):
+        if found or marks_are_due or not self._chain.untouched or any(sink.due() for sink in self._sinks.values()):
             await self._commit_step(self._chain.take(), consumed_of(found), letters)
 
     def _due(self) -> float | None:
@@ -191,7 +186,7 @@ class ChainTask(Task):
         self._chain.set_now(self.clock.time_ns(), pressed)
         self.outputs.hold_marks = pressed
 
-    def _decoded(self, found: dict[Stream, list[Entry]], letters: list[DeadLetter]) -> Iterator[_Incoming]:
+    def _decoded(self, found: dict[Stream, list[Entry]], letters: list[DeadLetter]) -> Iterator[Incoming]:
         """What the entries hold, one after another; those that hold nothing good become ``letters``."""
         for stream, entries in found.items():
             edge = self.inputs[stream]
@@ -205,19 +200,21 @@ class ChainTask(Task):
                     letters.append(DeadLetter(edge.dst, f"bad frame: {error}", entry.blob[:10_000], where))
                     self._chain.counts()[edge.dst]["dead_letter"] += 1
                     continue
-                yield _Incoming(edge, entry_name(stream, entry), origin, frame)
+                self.flow.used[stream[0]] += len(frame.items)
+                yield Incoming(edge, entry_name(stream, entry), origin, frame)
 
-    async def _prepared(self, frames: list[_Incoming]) -> list[_Incoming]:
+    async def _prepared(self, frames: list[Incoming]) -> list[Incoming]:
         """``frames`` as the operators that wait for the outside have prepared them, all of a step side by side. When the task
         is to stop meanwhile, the step is given up: the next owner does it again."""
 
-        async def prepare(incoming: _Incoming) -> _Incoming:
+        async def prepare(incoming: Incoming) -> Incoming:
             waiting = self._chain.waiting(incoming.edge.dst)
             if waiting is None or not len(incoming.frame.items):
                 return incoming
             return incoming._replace(frame=await waiting.prepare(incoming.frame._replace(port=incoming.edge.input)))
 
-        prepared = await self.interruptible(all_of(map(prepare, frames)))
+        with self.flow.outside():
+            prepared = await self.interruptible(all_of(map(prepare, frames)))
         if prepared is None:
             self.check_reload()
             raise GivenUp
@@ -245,6 +242,10 @@ class ChainTask(Task):
     async def _step_source(self) -> None:
         await self.ask_about_deaths()
         batches, born, ended = await self._gather()
+        with self.flow.step():
+            await self._bring_in(batches, born, ended)
+
+    async def _bring_in(self, batches: list[Batch], born: int, ended: bool) -> None:
         letters = [letter for batch in batches for letter in batch.rejected]
         if letters:
             self._chain.counts()[self._source_name]["dead_letter"] += len(letters)
@@ -339,7 +340,8 @@ class ChainTask(Task):
         for name in prepared:
             fault_point("before-publish")
             self.check_lease()
-            await self._sinks[name].committed()
+            with self.flow.outside():
+                await self._sinks[name].committed()
             fault_point("after-publish")
             for frame in output.sinks.get(name, []):
                 if frame.born:
@@ -355,12 +357,14 @@ class ChainTask(Task):
             if frames:
                 fault_point("before-sink-write")
                 self.check_lease()
-                await sink.write(frames)
+                with self.flow.outside():
+                    await sink.write(frames)
                 fault_point("after-sink-write")
             if frames or seal or sink.due():
                 fault_point("before-sink-prepare")
                 self.check_lease()
-                self._sink_states[name] = await sink.prepare(seal)
+                with self.flow.outside():
+                    self._sink_states[name] = await sink.prepare(seal)
                 fault_point("after-sink-prepare")
                 prepared.append(name)
         return prepared
@@ -381,34 +385,3 @@ class ChainTask(Task):
             meta["out_marks"] = self.outputs.marks()
             meta["out_idle"] = self.outputs.idle()
         return meta
-
-
-def _together(incoming: Iterator[_Incoming], enough: int) -> Iterator[list[_Incoming]]:
-    """Neighbouring small frames of an edge in groups of about ``enough`` items, so that operators, whose cost is mostly by the
-    call, are called less often. Whether an item is late does not change by it: a frame with items before a mark in the group
-    begins another one. What says that an input is idle or has ended stays by itself."""
-    group: list[_Incoming] = []
-    count, mark = 0, NO_MARK
-    for one in incoming:
-        alone = one.frame.mark in (IDLE, END)
-        if group and (
-            alone
-            or count + len(one.frame.items) > enough
-            or one.edge is not group[0].edge
-            or not _all_behind(one.frame.items, mark)
-        ):
-            yield group
-            group, count, mark = [], 0, NO_MARK
-        group.append(one)
-        count = enough + 1 if alone else count + len(one.frame.items)
-        mark = max(mark, one.frame.mark)
-    if group:
-        yield group
-
-
-def _all_behind(items: Items, mark: int) -> bool:
-    """Whether none of ``items`` is of a time before ``mark``, as far as that is quickly told."""
-    if mark == NO_MARK or not len(items):
-        return True
-    times = items.data.get("ts_event") if isinstance(items, Columns) else None
-    return isinstance(times, np.ndarray) and times.dtype == np.int64 and int(times.min()) >= mark

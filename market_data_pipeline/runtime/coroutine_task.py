@@ -68,6 +68,7 @@ class _Input(BaseChannel[Any]):
             limit = 1
         count = min(limit, len(self.items))
         self.handed += count
+        self._task.flow.used[self.stream[0]] += count
         self._task.count("in", count)
         return [self.items.popleft() for _ in range(count)]
 
@@ -189,6 +190,7 @@ class CoroutineTask(Task):
         while True:
             for channel in self._in.values():
                 self.count("unread", len(channel.items))
+                self.flow.used[channel.stream[0]] += len(channel.items)
                 channel.handed += len(channel.items)
                 channel.items.clear()
             waiting = [channel for channel in self._in.values() if not channel.ended]
@@ -230,14 +232,19 @@ class CoroutineTask(Task):
         async with self._turning:
             if wanting.items or wanting.ended:
                 return
+            self.flow.come_back()
             if self._pending() or self._letters or any(channel.entries for channel in self._in.values()):
                 await self._commit()
+            self.flow.end()
             empty = {channel.stream for channel in self._in.values() if not channel.items and not channel.ended}
             found = await self.read(only=empty)
             for stream, entries in found.items():
                 for entry in entries:
                     self._hand_over(stream, entry)
             self._mark_ends()
+            if found:
+                self.flow.begin()
+                self.flow.leave()
 
     async def may_hand_out(self, channel: _Input) -> bool:
         """Whether the next item of ``channel`` may be given to the function. Where processes died it is marked first, and
@@ -250,6 +257,7 @@ class CoroutineTask(Task):
             return True
         self._letters.append(DeadLetter(self._name, POISON, channel.items.popleft(), f"{unit} item {place.start}"))
         channel.handed += 1
+        self.flow.used[channel.stream[0]] += 1
         self._counts.update(("in", "dead_letter"))
         return False
 

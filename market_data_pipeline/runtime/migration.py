@@ -8,15 +8,16 @@ now: it never goes back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from market_data_pipeline.dag.change import PlanChange, spread_alike, task_of
-from market_data_pipeline.dag.plan import Plan, Subgraph, TaskId
+from market_data_pipeline.dag.plan import Plan, PlanEdge, Subgraph, TaskId
 from market_data_pipeline.frame import END, NO_MARK
 from market_data_pipeline.runtime.chain import input_keys
 from market_data_pipeline.runtime.contract import Meta
+from market_data_pipeline.runtime.flow import TaskFlow
 
 
 class Stored(NamedTuple):
@@ -110,7 +111,20 @@ class _Migration:
             meta["skip"] = {name: n for name, n in (self._of(first, "skip") or {}).items() if name in inputs}
         self._add_sinks(meta)
         self._add_outputs(meta, marks)
+        meta["flow"] = self._flow()._asdict()
         return meta
+
+    def _flow(self) -> TaskFlow:
+        """Items along the edges that survive; on others nothing waits, and both sides count from zero. Times begin anew."""
+        plan = self._new
+
+        def along(edges: Iterable[PlanEdge], side: str, end: str) -> dict[str, int]:
+            known = {edge.name: (self._of(getattr(edge, end), "flow") or {}).get(side, {}) for edge in edges}
+            return {name: n[name] for name, n in known.items() if name in n and name not in self._change.drained}
+
+        return TaskFlow(
+            along(plan.outputs(self._subgraph), "sent", "src"), along(plan.inputs(self._subgraph), "used", "dst")
+        )
 
     def _marks(self) -> dict[str, dict[str, Any]]:
         marks: dict[str, dict[str, Any]] = {}

@@ -31,3 +31,6 @@ class TaskObserver:
 
     def reloaded(self) -> None:
         """The task threw its memory away and loads again."""
+
+    def stopped(self) -> None:
+        """The task does not run here any more: it has ended, or another process has it."""

@@ -8,7 +8,7 @@ and never larger than a commit may be.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -29,6 +29,7 @@ class _Queued:
 
     stream: Stream
     blob: bytes
+    items: int = 0
     stored: int | None = None
 
 
@@ -70,6 +71,8 @@ class Outputs:
         self._queue: deque[_Queued] = deque()
         self._stored = 0
         self._marks_sent_at = float("-inf")
+        self.sent: Counter[str] = Counter()
+        """By edge, the items in the frames that :meth:`take` has given; whoever restores sets it to what was committed."""
         self.hold_marks = False
         """Keep marks back while an output is above its high level; the end is sent all the same."""
 
@@ -140,11 +143,12 @@ class Outputs:
     def _queue_items(self, out: _Edge, partition: int, batches: list[Items], born: int, bad: list[DeadLetter]) -> None:
         for items in batches:
             mark = out.mark if items is batches[-1] else NO_MARK
-            blobs, rejected = encode_items(
+            encoded, rejected = encode_items(
                 self._origin, items, mark, born, self._limits.frame_items, self._limits.frame_bytes
             )
             bad += [DeadLetter(out.edge.src, reason, item) for item, reason in rejected]
-            self._queue.extend(_Queued((out.edge.name, partition), blob) for blob in blobs)
+            stream = (out.edge.name, partition)
+            self._queue.extend(_Queued(stream, blob, count) for blob, count in encoded)
         out.sent[partition] = out.mark
 
     def take(self) -> tuple[dict[Stream, list[bytes]], dict[str, bytes | None]]:
@@ -165,13 +169,14 @@ class Outputs:
                 continue
             total += 1
             taken.setdefault(stream, []).append(queued.blob)
+            self.sent[stream[0]] += queued.items
             sizes[stream] = sizes.get(stream, 0) + size
             if queued.stored is not None:
                 delta[f"{OUTBOX}{queued.stored}"] = None
         for queued in rest:
             if queued.stored is None:
                 queued.stored = self._stored
-                delta[f"{OUTBOX}{self._stored}"] = pack([*queued.stream, queued.blob])
+                delta[f"{OUTBOX}{self._stored}"] = pack([*queued.stream, queued.blob, queued.items])
                 self._stored += 1
         self._queue = rest
         return taken, delta
@@ -179,8 +184,8 @@ class Outputs:
     def restore(self, state: Mapping[str, bytes]) -> None:
         """Queue again what a former commit left in the outbox."""
         for number in sorted(int(name.removeprefix(OUTBOX)) for name in state):
-            edge, partition, blob = unpack(state[f"{OUTBOX}{number}"])
-            self._queue.append(_Queued((edge, partition), blob, number))
+            edge, partition, blob, items = unpack(state[f"{OUTBOX}{number}"])
+            self._queue.append(_Queued((edge, partition), blob, items, number))
             self._stored = number + 1
 
     def restore_marks(self, marks: Mapping[str, int], idle: Collection[str] = ()) -> None:

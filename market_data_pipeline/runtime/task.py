@@ -33,6 +33,7 @@ from market_data_pipeline.runtime.contract import (
     TaskStore,
     new_commit_id,
 )
+from market_data_pipeline.runtime.flow import Flow, TaskFlow
 from market_data_pipeline.runtime.gate import Gate
 from market_data_pipeline.runtime.observe import TaskObserver
 from market_data_pipeline.runtime.outputs import Outputs
@@ -117,6 +118,12 @@ class Task:
 
         Raises ``Fenced``, ``JobChanged``, ``LostTask``, ``CorruptState``, or what a node with policy ``fail`` raised.
         """
+        try:
+            return await self._run()
+        finally:
+            self.observer.stopped()
+
+    async def _run(self) -> bool:
         while True:
             self._reload = False
             record = await self.interruptible(self.store.load())
@@ -146,6 +153,9 @@ class Task:
         self.ended = record.ended
         self.cursors: dict[Stream, str] = dict.fromkeys(self.inputs, "0-0")
         self.outputs = Outputs(self.plan, self.subgraph, self.id.partition, str(self.id), self.limits)
+        committed = TaskFlow.of(self._meta)
+        self.flow = Flow(self.clock, committed)
+        self.outputs.sent.update(committed.sent)
         self.gate = Gate(
             self.outputs.streams, self.limits, self.store, self.observer, self.clock, lambda: self.stopping
         )
@@ -211,9 +221,10 @@ class Task:
         dead_letters: Sequence[DeadLetter] = (),
         ended: bool = False,
     ) -> None:
-        """Commit one step and whatever queued outputs fit in; waits for room."""
+        """Commit one step and whatever queued outputs fit in; waits for room. ``meta`` gets the task's flow."""
         frames, outbox = self.outputs.take()
         last = ended and not self.outputs.waiting
+        meta["flow"] = self.flow.saved(self.outputs.sent)
         internal = bool(self.inputs) or ended
         request = CommitRequest(
             self._commit_id, new_commit_id(), pack(meta), last, consumed, frames, state | outbox, dead_letters,
@@ -232,7 +243,8 @@ class Task:
         if self.absorbs:
             await self.gate.look(lengths)
         else:
-            await self.gate.wait(lengths)
+            with self.flow.pause():
+                await self.gate.wait(lengths)
 
     def _is_idle(self, meta: Meta, consumed: Sequence[Consumed]) -> bool:
         if self.inputs:
@@ -252,14 +264,16 @@ class Task:
                 if obstacle and not told:
                     log.warning("task %s waits: %s", self.id, obstacle)
                     told = True
-                if obstacle:
-                    await self.interruptible(self.clock.sleep(_OBSTACLE_SECONDS))
-                await self.gate.wait_for_room([s for s in full.streams if s is not None])
+                with self.flow.pause():
+                    if obstacle:
+                        await self.interruptible(self.clock.sleep(_OBSTACLE_SECONDS))
+                    await self.gate.wait_for_room([s for s in full.streams if s is not None])
 
     async def finish(self, meta: Meta) -> None:
         """Everything was processed and is outside: send what is queued; the last commit says that the task has ended."""
         while not self.ended:
-            await self.commit(meta, {}, ended=True)
+            with self.flow.step():
+                await self.commit(meta, {}, ended=True)
 
 
 class GivenUp(Exception):

@@ -68,7 +68,7 @@ def _reason(address: Address, error: Exception) -> str:
         isinstance(error, AuthenticationError | AuthorizationError) or "WRONGPASS" in text or "NOAUTH" in text
     ) and "sentinel" not in text:
         return f"it refuses the user or password ({text})"
-    if isinstance(error, NoPermissionError):
+    if lacks_rights(error):
         return f"permission denied ({text})"
     tls = _tls_error(error)
     if tls is not None:
@@ -189,6 +189,14 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, RuntimeError):
         return "closed" in str(error)
     return isinstance(error, TRANSIENT) or (isinstance(error, RedisError) and str(error).startswith(_BUSY))
+
+
+def lacks_rights(error: Exception) -> bool:
+    """Whether the server refused what its user may not do, by itself or in a script."""
+    in_script = ("The user executing the script can't", "ACL failure in script")
+    return (isinstance(error, ResponseError) and str(error).startswith(in_script)) or isinstance(
+        error, NoPermissionError
+    )
 
 
 async def until_done(action: Callable[[], Awaitable[T]], what: str, clock: Clock = SYSTEM_CLOCK) -> T:

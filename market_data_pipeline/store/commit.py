@@ -8,11 +8,19 @@ from functools import partial
 from typing import Any, NoReturn
 
 import redis.asyncio
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from market_data_pipeline.codec import unseal
 from market_data_pipeline.dag.plan import Plan, TaskId
-from market_data_pipeline.errors import CodecError, CorruptState, Fenced, JobChanged, LostTask, StaleTask
+from market_data_pipeline.errors import (
+    CodecError,
+    CorruptState,
+    Fenced,
+    JobChanged,
+    LostTask,
+    StaleTask,
+    StoreUnavailable,
+)
 from market_data_pipeline.runtime.contract import (
     Attempts,
     CommitRequest,
@@ -22,7 +30,7 @@ from market_data_pipeline.runtime.contract import (
     StreamsFull,
     TaskRecord,
 )
-from market_data_pipeline.store.client import Script, text_of, until_done
+from market_data_pipeline.store.client import Script, lacks_rights, text_of, until_done
 from market_data_pipeline.store.commit_args import CommitArguments, JobRef, Lease
 from market_data_pipeline.store.reader import StreamReader
 
@@ -135,6 +143,10 @@ class RedisTaskStore:
             status, *rest = await until_done(send, f"task {self._task}")
         except OutOfMemoryError:
             raise StreamsFull([]) from None
+        except ResponseError as error:
+            if not lacks_rights(error):
+                raise
+            raise StoreUnavailable(f"task {self._task}: the server refuses the commit ({error})") from error
         if status not in (b"OK", b"DUP"):
             self._refuse(status.decode(), [text_of(part) for part in rest])
         return dict(zip(request.outputs, map(int, rest), strict=True))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import redis.asyncio
+from redis.exceptions import NoPermissionError
 
 from market_data_pipeline.dag.plan import Plan, first_difference
 from market_data_pipeline.errors import ConfigError, PlanMismatch, StoreUnavailable
@@ -93,6 +94,15 @@ class Transition(NamedTuple):
     partition: int
     worker: str
     token: str
+
+
+async def list_jobs(client: redis.asyncio.Redis) -> list[str] | None:
+    """The names of all jobs on the server, sorted; ``None`` where the user may not look for keys."""
+    prefix = job_key("x").removesuffix("x")
+    try:
+        return sorted([text_of(key).removeprefix(prefix) async for key in client.scan_iter(f"{prefix}*", count=1000)])
+    except NoPermissionError:
+        return None
 
 
 async def find_job(client: redis.asyncio.Redis, name: str) -> JobInfo | None:

@@ -10,11 +10,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from market_data_pipeline.dag.plan import PlanEdge, TaskId
 from market_data_pipeline.errors import ConfigError
 
 _NAME = re.compile(r"[a-z0-9-]{1,40}")
+
+Shape = Literal[
+    "record", "leader", "term", "epochs", "assignment", "workers", "incarnations", "worker:*", "wake", "ended", "dlq",
+    "lease", "task:*", "state:*", "q:*", "bytes", "next-task:*", "next-state:*",
+]  # fmt: skip
+"""What a key is for, as the end of its pattern."""
+SHAPES: tuple[Shape, ...] = get_args(Shape)
+_PER_PARTITION = ("lease", "task:*", "state:*", "q:*", "bytes", "next-task:*", "next-state:*")
 
 
 def check_name(what: str, name: str) -> str:
@@ -53,6 +62,12 @@ class Keys:
     def patterns(self) -> tuple[str, str]:
         """Patterns that match every key of this job but its record, and no other job's."""
         return self._job("*"), f"mdp:{{{self.job}:*"
+
+    def pattern(self, shape: Shape) -> str:
+        """Matches this job's keys of one shape and no other key; of a server's special characters it holds only ``*``."""
+        if shape == "record":
+            return self.record
+        return f"mdp:{{{self.job}:*}}:{shape}" if shape in _PER_PARTITION else self._job(shape)
 
     @property
     def leader(self) -> str:
@@ -133,6 +148,6 @@ class Keys:
 
 
 def channel_keys(name: str) -> tuple[str, str]:
-    """Stream and closed flag of a :class:`StreamChannel`."""
+    """Stream and closed flag of a :class:`StreamChannel`; no job's pattern matches them, also not that of a job ``channel``."""
     check_name("channel name", name)
-    return f"mdp:{{channel:{name}}}:q", f"mdp:{{channel:{name}}}:closed"
+    return f"mdp:channel:{{{name}}}:q", f"mdp:channel:{{{name}}}:closed"

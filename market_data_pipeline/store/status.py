@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import redis.asyncio
@@ -12,17 +12,19 @@ import redis.asyncio
 from market_data_pipeline.codec import unpack, unseal
 from market_data_pipeline.dag.plan import Plan, PlanEdge, TaskId
 from market_data_pipeline.frame import END, NO_MARK
+from market_data_pipeline.runtime.flow import TaskFlow
 from market_data_pipeline.runtime.latency import LatencyHistogram
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, Owner
 
 
 @dataclass
 class ChannelStatus:
-    """Frames waiting per partition; ``capacity`` is each stream's."""
+    """Frames waiting per partition; ``capacity`` is each stream's. ``items``: how many are in all these frames."""
 
     name: str
     lengths: dict[int, int]
     capacity: int
+    items: int = 0
 
     @property
     def backlog(self) -> int:
@@ -53,6 +55,9 @@ class JobStatus:
     """Node, place and reason of the oldest one."""
     sources: list[str] = field(default_factory=list)
     sinks: list[str] = field(default_factory=list)
+    has_leader: bool = False
+    flows: dict[TaskId, TaskFlow] = field(default_factory=dict)
+    """What each task has committed of its progress; left out of the document."""
 
     def total(self, count: str) -> int:
         """The counter ``count`` summed over all nodes."""
@@ -68,8 +73,20 @@ class JobStatus:
         """Items that the sinks took."""
         return sum(self.nodes.get(name, {}).get("in", 0) for name in self.sinks)
 
+    def problems(self) -> list[str]:
+        """Why the job does not work, one sentence each: it failed, nobody leads, partitions without a living owner. A job
+        that has finished has none."""
+        if self.state == "finished":
+            return []
+        if self.state != "running":
+            return [f"job {self.job!r} is {self.state}{': ' + self.error if self.error else ''}"]
+        found = [] if self.has_leader else [f"job {self.job!r}: no coordinator leads"]
+        orphans = [partition for partition in range(self.partitions) if not self.owners.get(partition)]
+        return found + [f"job {self.job!r}: partition {partition} has no living owner" for partition in orphans]
+
     def to_dict(self) -> dict[str, Any]:
-        document = asdict(self)
+        document = asdict(replace(self, flows={}))
+        del document["flows"]
         for channel in document["channels"]:
             channel["lengths"] = {str(partition): n for partition, n in channel["lengths"].items()}
         document["owners"] = {str(partition): worker for partition, worker in self.owners.items()}
@@ -92,17 +109,19 @@ async def read_status(
     pipe.xrange(control.keys.dead_letters, count=1)
     pipe.xlen(control.keys.dead_letters)
     pipe.scard(control.keys.ended)
+    pipe.exists(control.keys.leader)
     replies = await pipe.execute()
     metas = [_meta(blob) for blob in replies[: len(tasks)]]
     lengths = replies[len(tasks) : len(tasks) + len(streams)]
+    flows = {task: TaskFlow.of(meta) for task, meta in zip(tasks, metas, strict=True)}
     workers, owners = await control.workers(), await control.assignment()
     return JobStatus(
-        job.name, job.uid, now.state or "gone", now.error, job.fingerprint, job.partitions, len(tasks), int(replies[-1]),
-        _workers(workers, owners), _owners(owners, workers), _channels(streams, lengths, capacity),
+        job.name, job.uid, now.state or "gone", now.error, job.fingerprint, job.partitions, len(tasks), int(replies[-2]),
+        _workers(workers, owners), _owners(owners, workers), _channels(streams, lengths, capacity, flows),
         _nodes(metas), _watermarks(plan, tasks, metas),
-        _latency(metas).summary(), int(replies[-2]),
-        first_dead_letter=_first_letter(replies[-3]), sources=_entries(plan),
-        sinks=[n.name for n in plan.nodes if n.kind == "sink"],
+        _latency(metas).summary(), int(replies[-3]),
+        first_dead_letter=_first_letter(replies[-4]), sources=_entries(plan),
+        sinks=[n.name for n in plan.nodes if n.kind == "sink"], has_leader=bool(replies[-1]), flows=flows,
     )  # fmt: skip
 
 
@@ -145,10 +164,23 @@ def _owners(owners: dict[int, Owner], workers: dict[str, Heartbeat]) -> dict[int
     return {p: owner.worker if owner.token in alive else "" for p, owner in sorted(owners.items())}
 
 
-def _channels(streams: Sequence[tuple[PlanEdge, int]], lengths: Sequence[int], capacity: int) -> list[ChannelStatus]:
+def items_waiting(edge: str, flows: Mapping[TaskId, TaskFlow]) -> int:
+    """Items in the streams of ``edge``: what its producers sent less what its consumers used. The tasks are read one after
+    the other, so it may be off by what moved meanwhile, but is never below zero. What a frame held that was damaged counts as
+    waiting for as long as anything does."""
+    return max(0, sum(flow.sent.get(edge, 0) - flow.used.get(edge, 0) for flow in flows.values()))
+
+
+def _channels(
+    streams: Sequence[tuple[PlanEdge, int]], lengths: Sequence[int], capacity: int, flows: Mapping[TaskId, TaskFlow]
+) -> list[ChannelStatus]:
     channels: dict[str, ChannelStatus] = {}
     for (edge, partition), length in zip(streams, lengths, strict=True):
         channels.setdefault(edge.name, ChannelStatus(edge.name, {}, capacity)).lengths[partition] = int(length)
+    for (
+        channel
+    ) in channels.values():  # without a frame there is no item, whatever a frame that was damaged has left uncounted
+        channel.items = items_waiting(channel.name, flows) if channel.backlog else 0
     return list(channels.values())
 
 

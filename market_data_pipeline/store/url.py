@@ -110,6 +110,17 @@ def parse_address(url: str, tls: Tls | None = None, sentinel_password: str | Non
     return replace(address, tls=tls)
 
 
+def with_credentials(address: Address, username: str | None, password: str | None) -> Address:
+    """``address`` for this user, where it names none itself. Raises ``ConfigError`` where both do."""
+    if username is None and password is None:
+        return address
+    if address.username is not None or address.password is not None:
+        raise ConfigError(
+            f"{_WHAT}: holds a user or password, and MDP_REDIS_USERNAME or MDP_REDIS_PASSWORD is set as well; give one of them"
+        )
+    return replace(address, username=username, password=password)
+
+
 def ssl_context(tls: Tls) -> ssl.SSLContext:
     """Verifies certificate and host name. Raises ``ConfigError`` naming the file that does not do."""
     context = ssl.create_default_context()

@@ -135,7 +135,7 @@ def test_each_role_has_its_own_user() -> None:
         for one, template in pods("sentinel")
     }
     assert users == {
-        "bars-worker": "worker-user", "bars-coordinator": "coordinator-user", "bars-deploy": "coordinator-user",
+        "bars-worker": "worker-user", "bars-coordinator": "coordinator-user", "bars-deploy": "operator-user",
         "bars-test": "viewer-user",
     }  # fmt: skip
     secrets = one_of("sentinel", "TriggerAuthentication", "-redis")["spec"]["secretTargetRef"]

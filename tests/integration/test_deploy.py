@@ -51,7 +51,8 @@ def test_plans_are_exchanged_under_load(
             assert "to be drained first" in said
             for name in names:
                 assert running.wait_for_exit(name) == 2, "the old program's processes have no job any more"
-                assert "start" in running.log(name)
+                assert "another plan" in running.log(name)
+                assert "error: job 'bars' runs plan" in running.log(name)
                 del running.processes[name]
             names = start(running, version, tmp_path)
         running.wait()
@@ -124,7 +125,7 @@ def test_what_cannot_be_drained_in_time_goes_on_as_it_was(server: EmbeddedServer
         names = start(running, "plain", tmp_path)
         running.wait_for_items("source", ITEMS // 8)
         running.processes["w1-plain"].send_signal(signal.SIGSTOP)
-        code, said = deploy(running, tmp_path, "filter", "--timeout", "1")
+        code, said = deploy(running, tmp_path, "filter", "--timeout", "1s")
         running.processes["w1-plain"].send_signal(signal.SIGCONT)
         assert code == 2
         assert "not done in 1 s, the job keeps its plan" in said

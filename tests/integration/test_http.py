@@ -62,3 +62,16 @@ def test_endpoints(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
         with pytest.raises(urllib.error.HTTPError, match="404"):
             running.http("w0", "/api/status")
         running.wait()
+
+
+def test_refusals_are_counted_and_ended_tasks_have_no_lag(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
+    given = ["--set", f"output={tmp_path / 'out'}", "--set", "items=2000000", "--set", "rate=40000"]
+    with job(server.url, APPS / "bars_job.py", logs, *given) as running:
+        running.start("coordinator", "--partitions", "2")
+        running.start("w0")
+        lag = 'mdp_watermark_lag_seconds{partition="1",subgraph="dedupe"}'
+        wait_until(lambda: lag in running.http("w0", "/metrics"), "a task to have a lag")
+        assert value(running.http("w0", "/metrics"), "mdp_fenced_commits_total") == 0
+        running.client.hset(running.keys.lease(1), mapping={"epoch": 99, "token": "another"})
+        wait_until(lambda: value(running.http("w0", "/metrics"), "mdp_fenced_commits_total") > 0, "a refusal")
+        wait_until(lambda: lag not in running.http("w0", "/metrics"), "the lag to go with its task")

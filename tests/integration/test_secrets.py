@@ -160,8 +160,24 @@ def test_other_wrong_settings_beside_a_password(url: str) -> None:
     for env, code in [
         ({"MDP_PARTITIONS": "many"}, 2),
         ({"MDP_SENTINEL_PASSWORD": f"{MARK}-sentinel"}, 2),
+        ({"MDP_REDIS_PASSWORD": f"{MARK}-apart"}, 2),
         ({"MDP_JOB": "No Such Job"}, 2),
     ]:
         for name, done in every_command(SMALL, env={"MDP_REDIS_URL": url, **env}, names=["run"]).items():
             assert done.returncode == code, f"{name}: {done.stderr}"
             clean(done.stdout + done.stderr, name)
+
+
+def test_a_password_apart_from_the_address(url: str, server: EmbeddedServer) -> None:
+    apart = {"MDP_REDIS_USERNAME": "owner", "MDP_REDIS_PASSWORD": PASSWORD}
+    given = {**apart, "MDP_REDIS_URL": f"redis://127.0.0.1:{server.port}/0", "MDP_ALLOW_VOLATILE": "true"}
+    done = every_command(SMALL, env=given, names=["run"])["run"]
+    assert done.returncode == 0, done.stderr
+    clean(done.stdout + done.stderr, "run")
+    wrong = every_command(SMALL, env={**given, "MDP_REDIS_PASSWORD": f"{MARK}x"})
+    alone = every_command(SMALL, env=apart, names=["run"])
+    for code, commands in ((3, wrong), (2, alone)):
+        for name, refused in commands.items():
+            assert refused.returncode == code, f"{name}: {refused.stderr}"
+            clean(refused.stdout + refused.stderr, name)
+    assert "MDP_REDIS_USERNAME and _PASSWORD are for a server of your own" in alone["run"].stderr

@@ -1,60 +1,95 @@
-"""A job whose coordinator, workers and onlookers are the users of the documented rules, and nobody else."""
+"""A job whose coordinator, workers, scaler and onlookers are the users that ``mdp acl`` prints, and nobody else."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis.exceptions
+from click.testing import CliRunner
 from test_main_job import APP, SECOND, arguments, expected
-from tools.jobs import ROOT, job, run_mdp, wait_until
+from tools.jobs import job, run_mdp, wait_until
 from tools.oracle import check_bars
 
+from market_data_pipeline.cli import main
 from market_data_pipeline.store.client import connect_blocking
 from market_data_pipeline.store.embedded import EmbeddedServer
+from market_data_pipeline.store.keys import Keys
+from market_data_pipeline.store.rights import KEDA, VIEWER, Role
+
+SERVERS = [None, *(["redis-server"] if shutil.which("redis-server") else [])]
 
 
-def users(server: EmbeddedServer) -> dict[str, str]:
-    """Make the documented users, take every right from the default one; URL by role."""
-    text = (ROOT / "docs" / "operations.md").read_text()
+@pytest.fixture(params=SERVERS, ids=lambda binary: binary or "embedded")
+def either(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(None, request.param) as running:
+        yield running
+
+
+def users(server: EmbeddedServer, name: str = "bars") -> dict[str, str]:
+    """Make the users that ``mdp acl`` prints, take every right from the default one; URL by role."""
     urls = {}
     with connect_blocking(server.url) as client:
-        for line in text.splitlines():
-            if line.startswith("ACL SETUSER mdp-"):
-                words = line.split()
-                client.execute_command(*words)
-                password = next(word[1:] for word in words if word.startswith(">"))
-                urls[words[2].removeprefix("mdp-")] = server.url.replace("//", f"//{words[2]}:{password}@")
+        for line in run_mdp("acl", "--job", name).stdout.splitlines():
+            words = line.split()
+            client.execute_command(*words)
+            password = next(word[1:] for word in words if word.startswith(">"))
+            urls[words[2].rpartition("-")[2]] = server.url.replace("//", f"//{words[2]}:{password}@")
         client.execute_command("ACL", "SETUSER", "admin", "on", ">admin-pw", "~*", "+@all")
         client.execute_command("ACL", "SETUSER", "default", "off")
     return {**urls, "admin": server.url.replace("//", "//admin:admin-pw@")}
 
 
-def test_the_documented_users_can_run_a_job(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
+def everything(client: Any) -> dict[bytes, Any]:
+    return {key: client.dump(key) for key in client.scan_iter()}
+
+
+def as_keda(url: str) -> dict[str, int]:
+    """The length of every stream that ``mdp keys`` names, asked as KEDA asks."""
+    names = run_mdp("keys", str(APP), "--set", "output=x", "--set", "items=1").stdout.split()
+    with connect_blocking(url) as client:
+        client.ping()
+        return {name: int(client.xlen(name)) for name in names}
+
+
+def test_the_users_of_a_job_can_run_it(either: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
     """With a polite leave, a kill and a takeover: they send commands of their own."""
-    url = users(server)
-    given = arguments(tmp_path, 400_000, 40_000)
+    url = users(either)
+    given = arguments(tmp_path, 200_000, 40_000)
     as_worker = {"MDP_REDIS_URL": url["worker"]}
+    look = ["--job", "bars", "--redis-url", url["viewer"]]
     with job(url["admin"], APP, logs, *given) as running:
         running.start("coordinator", "--min-workers", "3", env={"MDP_REDIS_URL": url["coordinator"]})
         for name in ("w0", "w1", "w2"):
             running.start(name, env=as_worker)
         running.wait_for_items("source", 20_000)
+        assert set(running.streams()) <= set(as_keda(url["keda"]))
         running.processes["w0"].send_signal(signal.SIGTERM)
         assert running.wait_for_exit("w0") == 0
         running.processes["w1"].kill()
         wait_until(lambda: b"w1" not in {running.client.hget(running.keys.lease(p), "worker") for p in range(8)}, "w2")
-        shown = run_mdp("status", "--json", "--redis-url", url["status"])
+        shown = run_mdp("status", "--json", *look)
         assert shown.returncode == 0, shown.stderr
         assert json.loads(shown.stdout)["state"] == "running"
-        letters = run_mdp("dlq", "--redis-url", url["status"])
+        checked = run_mdp("status", "--check", *look)
+        assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+        letters = run_mdp("dlq", *look)
         assert (letters.returncode, letters.stdout) == (0, ""), letters.stderr
         assert json.loads(running.http("coordinator", "/api/status"))["job"] == "bars"
         running.wait()
         assert running.wait_for_exit("w2") == running.wait_for_exit("coordinator") == 0
-    check_bars(tmp_path / "out", expected(400_000, 40_000), SECOND)
+        assert run_mdp("status", "--check", *look).returncode == 0
+        assert set(as_keda(url["keda"]).values()) == {0}
+        removed = run_mdp("remove", "bars", "--redis-url", url["operator"])
+        assert removed.returncode == 0, removed.stderr
+        assert running.client.dbsize() == 0
+    check_bars(tmp_path / "out", expected(200_000, 40_000), SECOND)
 
 
 @pytest.mark.parametrize(("role", "command"), [("worker", "xtrim"), ("coordinator", "hincrby")])
@@ -63,22 +98,80 @@ def test_a_role_that_lacks_an_inner_command_does_not_start(
 ) -> None:
     url = users(server)
     with job(url["admin"], APP, logs, *arguments(tmp_path, 1000)) as running:
-        running.client.execute_command("ACL", "SETUSER", f"mdp-{role}", f"-{command}")
+        running.client.execute_command("ACL", "SETUSER", f"mdp-bars-{role}", f"-{command}")
         name = "w0" if role == "worker" else "coordinator"
         running.start(name, env={"MDP_REDIS_URL": url[role]})
         assert running.wait_for_exit(name) == 3
-        assert f"lacks rights that a {role} needs: {command.upper()}; see docs/operations.md" in running.log(name)
+        needs = f"lacks rights that a {role} needs: {command.upper()}; see 'mdp acl --job bars --role {role}'"
+        assert needs in running.log(name)
         assert "Traceback" not in running.log(name)
         assert running.client.dbsize() == 0
 
 
+def test_the_users_of_one_job_cannot_run_another(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
+    """Users of ``abc``: whoever comes with another job's name is refused at the door, and writes nothing."""
+    url, name = users(server, "abc"), "abcd"
+    with job(url["admin"], APP, logs, *arguments(tmp_path, 1000), "--job", name) as running:
+        for process, role in (("coordinator", "coordinator"), ("w0", "worker")):
+            running.start(process, env={"MDP_REDIS_URL": url[role]})
+            assert running.wait_for_exit(process) == 3
+            assert f"lacks rights that a {role} needs" in running.log(process)
+        seen = run_mdp("status", "--job", name, "--redis-url", url["viewer"])
+        assert seen.returncode == 3
+        assert "permission denied" in seen.stderr
+        running.client.hset(Keys(name).record, "uid", "x")
+        before = everything(running.client)
+        refused = run_mdp("remove", name, "--redis-url", url["operator"])
+        assert refused.returncode == 3
+        assert everything(running.client) == before
+        with connect_blocking(url["keda"]) as client, pytest.raises(redis.exceptions.NoPermissionError):
+            client.xlen(f"mdp:{{{name}:0}}:q:source.dedupe")
+
+
+@pytest.mark.parametrize("role", [VIEWER, KEDA], ids=lambda role: role.name)
+def test_those_who_look_cannot_write(server: EmbeddedServer, role: Role) -> None:
+    """Nor read what is not listed."""
+    url, keys, stream = users(server)[role.name], Keys("bars"), "mdp:{bars:0}:q:source.dedupe"
+    with connect_blocking(url) as client:
+        for command in (
+            ["XADD", stream, "*", "f", "x"], ["XTRIM", stream, "MAXLEN", "0"], ["FLUSHALL"], ["ACL", "LIST"],
+            ["DEL", keys.record], ["HSET", keys.record, "state", "failed"], ["SET", keys.leader, "1:x"],
+            ["EVAL", "return 1", "0"], ["HGETALL", keys.lease(0)], ["HGETALL", "mdp:{bars:0}:state:dedupe"],
+            ["SCAN", "0"], ["KEYS", "*"], ["CONFIG", "GET", "*"], ["XREAD", "STREAMS", stream, "0"],
+        ):  # fmt: skip
+            with pytest.raises(redis.exceptions.ResponseError, match="permission"):
+                client.execute_command(*command)
+
+
+def test_every_command_of_a_viewer_is_needed(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
+    url = users(server)
+    look = ["--job", "bars", "--redis-url", url["viewer"]]
+    with job(url["admin"], APP, logs, *arguments(tmp_path, 1000)) as running:
+        running.start("coordinator")
+        running.start("w0")
+        running.wait()
+        assert run_mdp("status", *look).returncode == 0
+        assert {running.wait_for_exit(name) for name in ("coordinator", "w0")} == {0}
+        running.client.sadd(running.keys.workers, "w9")  # where there is no worker nobody asks for heartbeats
+        for command in VIEWER.commands():
+            running.client.execute_command("ACL", "SETUSER", "mdp-bars-viewer", f"-{command}")
+            refused = CliRunner().invoke(main, ["status", *look])
+            assert (refused.exit_code, len(refused.output.splitlines())) == (3, 1), (command, refused.output)
+            assert "permission denied" in refused.output
+            assert command.lower() in refused.output
+            running.client.execute_command("ACL", "SETUSER", "mdp-bars-viewer", f"+{command}")
+        unnamed = run_mdp("status", "--redis-url", url["viewer"])
+        assert unnamed.returncode == 2
+        assert "which job? --job NAME (this user may not look for them)" in unnamed.stderr
+
+
 def test_a_right_that_is_taken_away_later_is_one_sentence(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
     url = users(server)
-    with job(url["admin"], APP, logs, *arguments(tmp_path, 400_000, 40_000)) as running:
+    with job(url["admin"], APP, logs, *arguments(tmp_path, 200_000, 40_000)) as running:
         running.start("coordinator", env={"MDP_REDIS_URL": url["coordinator"]})
         running.start("w0", env={"MDP_REDIS_URL": url["worker"]})
         running.wait_for_items("source", 10_000)
-        running.client.execute_command("ACL", "SETUSER", "mdp-coordinator", "-blpop")
+        running.client.execute_command("ACL", "SETUSER", "mdp-bars-coordinator", "-blpop")
         assert running.wait_for_exit("coordinator") == 3
         last = running.log("coordinator").splitlines()[-1]
         assert "permission denied" in last
@@ -86,3 +179,20 @@ def test_a_right_that_is_taken_away_later_is_one_sentence(server: EmbeddedServer
         assert "Traceback" not in running.log("coordinator")
         os.kill(running.processes["w0"].pid, signal.SIGTERM)
         assert running.wait_for_exit("w0") == 0
+
+
+def test_a_worker_that_loses_a_right_for_a_while_loses_nothing(
+    server: EmbeddedServer, tmp_path: Path, logs: Path
+) -> None:
+    """Its commits are refused as wholes, and done when the right is back."""
+    url = users(server)
+    with job(url["admin"], APP, logs, *arguments(tmp_path, 80_000, 40_000)) as running:
+        running.start("coordinator", env={"MDP_REDIS_URL": url["coordinator"]})
+        running.start("w0", env={"MDP_REDIS_URL": url["worker"]})
+        running.wait_for_items("source", 10_000)
+        running.client.execute_command("ACL", "SETUSER", "mdp-bars-worker", "-xtrim")
+        wait_until(lambda: "the server refuses the commit" in running.log("w0"), "a refused commit")
+        assert running.state() == "running"
+        running.client.execute_command("ACL", "SETUSER", "mdp-bars-worker", "+xtrim")
+        running.wait()
+    check_bars(tmp_path / "out", expected(80_000, 40_000), SECOND)

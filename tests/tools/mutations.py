@@ -16,6 +16,7 @@ CONTROL_TESTS = (STORE + "test_store_control.py", *GUARD_TESTS)
 DEPLOY_TESTS = (STORE + "test_store_deploy.py",)
 ATTEMPT_TESTS = (*GUARD_TESTS, STORE + "test_store_attempts.py")
 REPLICA_TESTS = (STORE + "test_store_attempts.py", STORE + "test_store_replicas.py")
+RIGHTS_TESTS = (STORE + "test_store_rights_commit.py",)
 HEART_TESTS = (STORE + "test_store_heartbeat.py", *GUARD_TESTS)
 FILE_TESTS = ("tests/unit/sinks/test_sinks_file.py", "tests/unit/sinks/test_sinks_file_sizes.py")
 SQLITE_TESTS = ("tests/unit/sinks/test_sinks_sqlite.py",)
@@ -68,6 +69,7 @@ def _commit() -> list[Mutation]:
         Mutation("commit: room for a commit over the reserve, entries", COMMIT, "math.max(frames, ", "(", SCHEDULES),
         Mutation("commit: room for a commit over the reserve, bytes", COMMIT, "math.max(bytes, ", "(", SCHEDULES),
         Mutation("commit: room, dead letters", COMMIT, "> tonumber(ARGV[17]) and n_dead > 0", "< 0", both),
+        Mutation("commit: rights before writes", COMMIT, "not redis.acl_check_cmd(...)", "false", RIGHTS_TESTS),
         Mutation("commit: types before writes", COMMIT, "redis.call('HLEN', KEYS[2])", "", COMMIT_TESTS),
         Mutation("commit: bytes counted in", COMMIT, "stream, ARGV[a + 1])\nend", "stream, 0)\nend", both),
         Mutation("commit: bytes counted out", COMMIT, "0 - tonumber(ARGV[a + 4])", "0", both),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tools.frames import encoded
 
 from market_data_pipeline.codec import (
     FRAME_BYTES,
@@ -16,7 +17,6 @@ from market_data_pipeline.codec import (
     crc32c,
     decode,
     encode,
-    encode_items,
     pack,
     seal,
     unpack,
@@ -325,16 +325,16 @@ def test_of_a_list_of_names_that_is_large_beside_the_rows_those_in_use_travel() 
 @pytest.mark.parametrize("bad", [None, "\ud800"])
 def test_a_name_that_cannot_travel_costs_only_the_items_that_use_it(bad: Any) -> None:
     items = Columns("", {"symbol": Dictionary(np.array([0, 1, 0, 2], np.uint32), ("A", bad, "B")), "n": np.arange(4)})
-    blobs, rejected = encode_items("o", items)
+    blobs, rejected = encoded("o", items)
     assert [item["n"] for item, _ in rejected] == [1]
     assert [row["n"] for row in rows_of(blobs)] == [0, 2, 3]
     unused = Columns("", {"symbol": Dictionary(np.array([0, 2], np.uint32), ("A", bad, "B"))})
-    assert encode_items("o", unused)[1] == []
+    assert encoded("o", unused)[1] == []
 
 
 def test_the_smallest_frames_hold_an_item_whatever_else_its_list_names() -> None:
     items = symbols(250, [1, 2, 3])
-    blobs, rejected = encode_items("o", items, frame_bytes=1024)
+    blobs, rejected = encoded("o", items, frame_bytes=1024)
     assert rejected == []
     assert max(map(len, blobs)) <= 1024
     assert rows_of(blobs) == items.rows()
@@ -344,7 +344,7 @@ def test_the_smallest_frames_hold_an_item_whatever_else_its_list_names() -> None
 @given(st.integers(1, 3000), st.lists(st.integers(0, 10_000), min_size=1, max_size=400), st.integers(2000, 20_000))
 def test_names_and_rows_together_keep_to_the_size_of_a_frame(n: int, codes: list[int], frame_bytes: int) -> None:
     items = symbols(n, [code % n for code in codes], width=40)
-    blobs, rejected = encode_items("o", items, frame_bytes=frame_bytes)
+    blobs, rejected = encoded("o", items, frame_bytes=frame_bytes)
     assert rejected == []
     assert max(map(len, blobs)) <= frame_bytes
     assert rows_of(blobs) == items.rows()
@@ -366,9 +366,7 @@ def test_entries_hold_at_most_frame_items_and_the_last_has_the_mark(
     n: int, frame_items: int, as_columns: bool, mark: int
 ) -> None:
     items = [TRADE._replace(ts_event=i) for i in range(n)]
-    blobs, rejected = encode_items(
-        "o", columns(items) if as_columns and items else items, mark, 3, frame_items=frame_items
-    )
+    blobs, rejected = encoded("o", columns(items) if as_columns and items else items, mark, 3, frame_items=frame_items)
     frames = opened(blobs)
     assert rejected == []
     assert rows_of(blobs) == items
@@ -391,7 +389,7 @@ def test_frames_over_the_byte_limit_are_cut(sizes: list[int], frame_bytes: int, 
     if form != "rows":
         items = [TRADE._replace(ts_event=i, trade_id="x" * size) for i, size in enumerate(sizes)]
         batch = columns(items) if form == "columns" else items
-    blobs, rejected = encode_items("o", batch, 7, frame_bytes=limit)
+    blobs, rejected = encoded("o", batch, 7, frame_bytes=limit)
     assert rejected == []
     assert max(map(len, blobs)) <= limit
     assert rows_of(blobs) == items
@@ -402,7 +400,7 @@ def test_the_default_limits_hold_for_a_large_batch() -> None:
     n = 50_000
     symbols = Dictionary(np.arange(n, dtype=np.uint32) % 997, tuple(f"SYM{i}" for i in range(997)))
     made = Columns("", {"symbol": symbols, "ts_event": np.arange(n, dtype=np.int64)})
-    blobs, rejected = encode_items("o", made, 1)
+    blobs, rejected = encoded("o", made, 1)
     assert rejected == []
     assert max(map(len, blobs)) <= FRAME_BYTES
     assert max(len(frame.items) for frame in opened(blobs)) <= 8192
@@ -415,7 +413,7 @@ def test_the_default_limits_hold_for_a_large_batch() -> None:
 def test_only_the_item_that_cannot_travel_is_handed_back(kinds: list[Any], mark: int) -> None:
     lost = {"bad": object(), "big": "x" * 2000}
     items = [lost.get(kind, kind) for kind in kinds]
-    blobs, rejected = encode_items("o", items, mark, 4, frame_bytes=1000)
+    blobs, rejected = encoded("o", items, mark, 4, frame_bytes=1000)
     assert rows_of(blobs) == [kind for kind in kinds if kind not in lost]
     assert [entry.item for entry in rejected] == [lost[kind] for kind in kinds if kind in lost]
     frames = opened(blobs)
@@ -424,21 +422,21 @@ def test_only_the_item_that_cannot_travel_is_handed_back(kinds: list[Any], mark:
 
 
 def test_the_reason_says_why_an_item_cannot_travel() -> None:
-    _, rejected = encode_items("o", [object(), 2**64, "x" * 5000], frame_bytes=1000)
+    _, rejected = encoded("o", [object(), 2**64, "x" * 5000], frame_bytes=1000)
     assert "object cannot travel; allowed: None, bool" in rejected[0].reason
     assert rejected[1].item == 2**64
     assert "over the frame limit of 1000" in rejected[2].reason
 
 
 def test_the_mark_survives_even_if_no_item_does() -> None:
-    blobs, rejected = encode_items("o", [object(), object()], 42, 6)
+    blobs, rejected = encoded("o", [object(), object()], 42, 6)
     assert len(rejected) == 2
     assert opened(blobs) == [Frame([], 42, 6)]
 
 
 def test_a_row_of_columns_that_cannot_travel_is_handed_back_as_a_record() -> None:
     items = [TRADE._replace(trade_id=identity) for identity in ("a", "x" * 3000, "b")]
-    blobs, rejected = encode_items("o", columns(items), 8, frame_bytes=1500)
+    blobs, rejected = encoded("o", columns(items), 8, frame_bytes=1500)
     assert rows_of(blobs) == [items[0], items[2]]
     assert [entry.item for entry in rejected] == [items[1]]
     assert opened(blobs)[-1].mark == 8

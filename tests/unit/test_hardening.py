@@ -10,8 +10,9 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
+from tools.frames import encoded
 
-from market_data_pipeline.codec import crc32c, decode, encode, encode_items
+from market_data_pipeline.codec import crc32c, decode, encode
 from market_data_pipeline.component import describe_function
 from market_data_pipeline.dag.graph import Dag, Node
 from market_data_pipeline.dag.partition import split_by_key
@@ -50,7 +51,7 @@ def test_validate_fails_again() -> None:
     "bad", [{1: 2}, {"__record__": "x"}, {"__record__": []}, msgpack.Timestamp(1), msgpack.ExtType(1, b"")], ids=repr
 )
 def test_an_item_that_cannot_be_read_back_is_handed_back_alone(bad: Any) -> None:
-    blobs, rejected = encode_items("o", ["left", bad, "right"])
+    blobs, rejected = encoded("o", ["left", bad, "right"])
     assert [row for blob in blobs for row in to_rows(decode(blob).frame.items)] in (
         ["left", "right"],
         ["left", bad, "right"],
@@ -62,7 +63,7 @@ def test_an_item_that_cannot_be_read_back_is_handed_back_alone(bad: Any) -> None
 def test_a_symbol_that_is_no_text_costs_only_its_own_record(symbol: Any) -> None:
     items = [TRADE, TRADE._replace(symbol=symbol), TRADE]
     made, bad = columns_from_rows(items)
-    blobs, rejected = encode_items("o", made)
+    blobs, rejected = encoded("o", made)
     assert [row for blob in blobs for row in to_rows(decode(blob).frame.items)] == [TRADE, TRADE]
     assert len(bad) + len(rejected) == 1
 
@@ -77,14 +78,14 @@ def test_a_lone_surrogate_does_not_kill_the_process() -> None:
 
 def test_one_long_symbol_costs_only_its_own_record() -> None:
     items = [TRADE._replace(symbol=f"S{i}") for i in range(5)] + [TRADE._replace(symbol="x" * 300_000)]
-    blobs, rejected = encode_items("o", columns_from_rows(items)[0])
+    blobs, rejected = encoded("o", columns_from_rows(items)[0])
     assert [entry.item for entry in rejected] == items[5:]
     assert len(blobs) >= 1
 
 
 @pytest.mark.parametrize("dtype", ["<u8", "<i2", "<f2", ">i8", "<U3", "<M8[ns]"])
 def test_a_column_type_that_decode_refuses_is_not_written(dtype: str) -> None:
-    blobs, rejected = encode_items("o", Columns("", {"x": np.array([1, 2], dtype="<i8").astype(dtype)}))
+    blobs, rejected = encoded("o", Columns("", {"x": np.array([1, 2], dtype="<i8").astype(dtype)}))
     n = sum(len(decode(blob).frame.items) for blob in blobs)
     assert n + len(rejected) == 2
 

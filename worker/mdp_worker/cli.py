@@ -13,25 +13,14 @@ from typing import Any
 import click
 
 from market_data_pipeline.app import load_app, parse_sets
-from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.options import SERVER, one_line_errors, options, set_up_logging
 from market_data_pipeline.settings import load_settings, server_address
 from market_data_pipeline.store.keys import check_name
+from mdp_worker.pins import legal_name, parse_pins
 
 _ROWS_BETWEEN_COLLECTIONS = 50_000
 """A commit's rows are tens of thousands of tuples that live for one step. At Python's 700, looking through them again and again
 took a third of the time of a job on rows."""
-
-
-def parse_partitions(values: tuple[str, ...]) -> tuple[int, ...]:
-    """``("0", "2-4")`` as ``(0, 2, 3, 4)``. Raises ``ConfigError``."""
-    pins: set[int] = set()
-    for value in values:
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", value)
-        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
-            raise ConfigError(f"--partition {value!r}: write a number, or a range such as 0-3")
-        pins.update(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return tuple(sorted(pins))
 
 
 def default_name() -> str:
@@ -43,25 +32,38 @@ def default_name() -> str:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="market-data-pipeline")
 @click.argument("app")
-@click.option("--partition", "partition", multiple=True, metavar="N", help="Partition to ask for; repeatable, or 0-3.")
-@click.option("--name", metavar="NAME", help="Name of this worker [host-pid].")
-@options(*SERVER, "job", "sets", "allow_volatile", "http_host", "http_port", "lease_ttl_ms", "log_level", "debug")
+@click.option(
+    "--partition", "partition", multiple=True, metavar="N", help="Partition to ask for; repeatable; 0-3; 0/4."
+)
+@click.option("--name", metavar="NAME", help="Name of this worker (MDP_WORKER_NAME) [host-pid].")
+@options(
+    *SERVER,
+    "job",
+    "sets",
+    "await_plan",
+    "allow_volatile",
+    "http_host",
+    "http_port",
+    "lease_ttl_ms",
+    "log_level",
+    "debug",
+)
 @one_line_errors
 def main(
     app: str, partition: tuple[str, ...], name: str | None, sets: tuple[str, ...], debug: bool, **flags: Any
 ) -> None:
     """Run partitions of APP (path.py[:attr] or module[:attr]) until its job ends."""
-    settings = load_settings(**flags)
+    settings = load_settings(worker_name=name, **flags)
     set_up_logging(settings.log_level)
     address = server_address(settings)
-    pins = parse_partitions(partition)
-    worker = check_name("--name", name or default_name())
+    pins = parse_pins(partition)
+    worker = legal_name("--name" if name else "MDP_WORKER_NAME", settings.worker_name or default_name())
     from market_data_pipeline.store.control import Heartbeat  # noqa: PLC0415 - after the flags were found good
     from mdp_worker.service import Worker  # noqa: PLC0415
 
     dag = load_app(app, parse_sets(sets))
     job = check_name("--job", settings.job or dag.name)
-    service = Worker(dag, job, settings, address, Heartbeat(worker, secrets.token_hex(16), pins))
+    service = Worker(dag, job, settings, address, Heartbeat(worker, secrets.token_hex(16)), pins)
     gc.set_threshold(_ROWS_BETWEEN_COLLECTIONS)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(service.run())

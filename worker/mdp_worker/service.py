@@ -16,8 +16,8 @@ from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import (
-    ConfigError,
     Fenced,
+    JobChanged,
     JobFailed,
     MdpError,
     NameTaken,
@@ -47,11 +47,13 @@ from market_data_pipeline.store.heartbeat import HeartbeatThread
 from market_data_pipeline.store.reader import StreamReader
 from market_data_pipeline.store.rights import WORKER, check_rights
 from market_data_pipeline.store.url import Address
+from mdp_worker.pins import Pins
 from mdp_worker.state import HeldPartitions, Start, Stop
 
 log = logging.getLogger(__name__)
 
 _POLL = 0.05
+_PLAN_POLL = 0.5
 _LEAVE_SECONDS = 30.0
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -75,10 +77,11 @@ class Worker:
         settings: Settings,
         url: Address,
         heartbeat: Heartbeat,
+        pins: Pins,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._dag, self._job_name, self._settings, self._url, self._clock = dag, job_name, settings, url, clock
-        self._heartbeat = heartbeat
+        self._heartbeat, self._pins = heartbeat, pins
         self._limits = limits_of(settings)
         self._metrics = WorkerMetrics(clock)
         self._state = HeldPartitions(heartbeat.token)
@@ -89,19 +92,28 @@ class Worker:
         self._asked_to_leave = asyncio.Event()
         self._away = False
         self._failure = ""
+        self._waiting = ""
+        """For what job or plan, if for one."""
 
     async def run(self) -> None:
-        """Work until the job is over. Raises ``JobFailed`` when it ended so, ``PlanMismatch`` for another plan."""
+        """Work until the job is over. Raises ``JobFailed`` when it ended so, ``PlanMismatch`` for another plan (unless with
+        ``await_plan``)."""
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, self.leave)
         self._client: Client = connect(self._url)
         try:
             await check_server(self._client, self._url, self._settings.allow_volatile)
             await check_rights(self._client, self._url, WORKER, self._job_name)
-            with refusals_explained(self._url):
-                job = await self._wait_for_job()
-                if job is not None:
-                    await self._work_on(job, self._compile(job))
+            http = HttpServer(self._metrics.registry, self._ready, {}, allowed_hosts(self._settings))
+            await http.start(self._settings.http_host, self._settings.http_port)
+            self._heartbeat = replace(self._heartbeat, pid=os.getpid(), host=socket.gethostname(), http_port=http.port)
+            try:
+                with refusals_explained(self._url):
+                    while (found := await self._wait_for_job()) is not None:
+                        if await self._work_on(*found):
+                            break
+            finally:
+                await http.close()
         finally:
             await self._client.aclose()
 
@@ -110,53 +122,71 @@ class Worker:
         self._leaving = True
         self._asked_to_leave.set()
 
-    async def _nap(self) -> None:
+    async def _nap(self, seconds: float = _POLL) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(_POLL):
+            async with asyncio.timeout(seconds):
                 await self._asked_to_leave.wait()
 
-    async def _wait_for_job(self) -> JobInfo | None:
-        waiting = False
+    async def _wait_for_job(self) -> tuple[JobInfo, Plan] | None:
+        """The job and its plan, which is this program's; ``None`` when asked to leave meanwhile."""
+        refused = ""
         while not self._leaving:
-            job = await until_done(partial(find_job, self._client, self._job_name), "finding the job")
-            if job is not None and job.state != "failed":
-                return job
-            if not waiting:
-                log.info("waiting for a coordinator to publish job %r", self._job_name)
-                waiting = True
-            await self._nap()
+            pause = _POLL
+            try:
+                job = await find_job(self._client, self._job_name)
+                if job is None or job.state in ("failed", "removed"):
+                    refused = ""
+                    self._wait_for(logging.INFO, f"waiting for a coordinator to publish job {self._job_name!r}")
+                elif job.fingerprint != refused:
+                    plan = self._compile(job)
+                    self._waiting = ""
+                    return job, plan
+            except PlanMismatch as error:
+                if not self._settings.await_plan:
+                    raise
+                refused = job.fingerprint if job else ""
+                self._wait_for(logging.WARNING, f"waiting for another plan: {error}")
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                refused, pause = "", _PLAN_POLL
+                self._wait_for(logging.WARNING, "finding the job: server away, trying again")
+            await self._nap(_PLAN_POLL if refused else pause)
         return None
+
+    def _wait_for(self, level: int, what: str) -> None:
+        if what != self._waiting:
+            log.log(level, what)
+            self._waiting = what
 
     def _compile(self, job: JobInfo) -> Plan:
         plan = compile_dag(self._dag, job.partitions)
         check_plan(job, plan)
-        for pin in self._heartbeat.pins:
-            if pin >= job.partitions:
-                raise ConfigError(f"--partition {pin}: job {job.name!r} has partitions 0 to {job.partitions - 1}")
+        self._heartbeat = replace(self._heartbeat, pins=self._pins.of(job.partitions))
         return plan
 
-    async def _work_on(self, job: JobInfo, plan: Plan) -> None:
+    async def _work_on(self, job: JobInfo, plan: Plan) -> bool:
+        """Whether there is nothing more to do: the job is over, or we were asked to leave. False: it has another plan now."""
         self._job, self._plan = job, plan
         self._control = Control(self._client, job)
-        http = HttpServer(self._metrics.registry, self._ready, {}, allowed_hosts(self._settings))
-        await http.start(self._settings.http_host, self._settings.http_port)
-        self._heartbeat = replace(self._heartbeat, pid=os.getpid(), host=socket.gethostname(), http_port=http.port)
+        self._state = HeldPartitions(self._heartbeat.token)
         self._heart = heart = HeartbeatThread(self._url, job, self._heartbeat, self._settings.lease_ttl_ms, self._clock)
         with explained(self._url):
             heart.start()
         try:
             await until_done(self._control.wake, "saying hello")
             async with StreamReader(self._client, self._settings.wait_replicas) as self._reader:
+                over = True
                 try:
-                    await self._loop(heart)
+                    over = await self._loop(heart)
                 finally:
-                    await self._end_all()
+                    await self._end_all(give_back=self._leaving or not over)
             await self._give_back()
         finally:
             heart.stop()
-            await http.close()
+        return over
 
-    async def _loop(self, heart: HeartbeatThread) -> None:
+    async def _loop(self, heart: HeartbeatThread) -> bool:
         version, run_id, phase = -1, heart.run_id, ""
         while not self._leaving:
             try:
@@ -168,8 +198,13 @@ class Worker:
                 self._away = True
                 await self._nap()
                 continue
-            if self._over(now):
-                return
+            self._check_failure(now)
+            if now.state == "finished":
+                log.info("job %s: finished", self._job.name)
+                return True
+            if now.fingerprint != self._job.fingerprint:
+                log.warning("job %s has another plan now; every task ends", self._job.name)
+                return False
             if heart.superseded:
                 raise NameTaken(f"another process was started as worker {self._heartbeat.worker!r} after this one")
             if heart.run_id != run_id:
@@ -185,22 +220,15 @@ class Worker:
                 version = now.version
                 await self._follow_assignment()
             await self._nap()
+        return True
 
-    def _over(self, now: JobNow) -> bool:
+    def _check_failure(self, now: JobNow) -> None:
         if self._failure:  # also when somebody let the job run again meanwhile: our task is gone
             raise JobFailed(f"job {self._job.name!r} failed: {self._failure}")
         if now.uid != self._job.uid:
             raise JobFailed(f"job {self._job.name!r} was removed or replaced")
-        if now.fingerprint != self._job.fingerprint:
-            raise PlanMismatch(
-                f"job {self._job.name!r} was given plan {now.fingerprint} by a deployment, this program compiles to"
-                f" {self._job.fingerprint}; start workers with the new program"
-            )
         if now.state == "failed":
             raise JobFailed(f"job {self._job.name!r} failed: {now.error}")
-        if now.state == "finished":
-            log.info("job %s: finished", self._job.name)
-        return now.state == "finished"
 
     def _follow_phase(self, phase: str) -> None:
         """A deployment is under way: ``drain``, sources rest; ``stop``, every task ends and its partition is given back."""
@@ -261,6 +289,9 @@ class Worker:
                     if command.partition in self._running:
                         self._signal_stop(self._running[command.partition])
                 return
+            except JobChanged as error:  # no fault of the job's: what is to be done is seen in its record
+                log.warning("%s; task %s stops", error, task.id)
+                return
             except (SinkError, StoreUnavailable) as error:
                 delay = _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)]
                 log.warning("task %s: %s; nothing is lost, trying again in %g s", task.id, error, delay)
@@ -271,11 +302,20 @@ class Worker:
                 name = "" if isinstance(error, MdpError) else f"{type(error).__name__}: "
                 log.error("task %s failed", task.id, exc_info=error)
                 failure = f"task {task.id}: {name}{error}"
-                if await until_done(partial(self._control.fail, lease, failure), f"task {task.id}"):
-                    self._failure = failure
-                else:
-                    log.warning("task %s: the partition has another owner now; stopping", task.id)
+                await self._fail(lease, failure)
                 return
+
+    async def _fail(self, lease: Lease, failure: str) -> None:
+        """The job ends with ``failure``, unless ``lease`` is over: then it is the other owner's."""
+        try:
+            ours = await until_done(partial(self._control.fail, lease, failure), "failing the job")
+        except Exception as error:  # the server refuses to be told; this worker ends all the same
+            log.error("the server was not told that the job failed (%s)", error)
+            ours = True
+        if ours:
+            self._failure = failure
+        else:
+            log.warning("partition %d has another owner now; its tasks stop", lease.partition)
 
     def _signal_stop(self, running: _Partition) -> None:
         for task in running.tasks:
@@ -301,11 +341,12 @@ class Worker:
         if give_back:
             await self._release(stopped.lease)
 
-    async def _end_all(self) -> None:
+    async def _end_all(self, give_back: bool) -> None:
         for partition in list(self._running):
-            self._end(partition, give_back=self._leaving)
+            self._end(partition, give_back)
         for ending in list(self._ending.values()):
             await ending
+        self._metrics.owned.set(0)
 
     async def _release(self, lease: Lease) -> None:
         try:
@@ -327,5 +368,5 @@ class Worker:
         if self._away:
             return False, "the server is away"
         if not self._running:
-            return False, "holds no partition"
+            return False, self._waiting or "holds no partition"
         return True, f"holds partitions {sorted(self._running)}"

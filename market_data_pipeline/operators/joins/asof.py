@@ -64,6 +64,7 @@ class LatestJoin(Operator):
 
     accepts: ClassVar[Literal["any"]] = "any"
     right_input: ClassVar[str]
+    keeps = "items that wait for the watermark"
     fields: tuple[str, ...]
     key: str
     how: How

@@ -140,6 +140,7 @@ class IntervalJoin(Operator):
     """
 
     accepts: ClassVar[Literal["any"]] = "any"
+    keeps = "items that wait for the watermark"
     inputs = ("", RIGHT)
     outputs = (LATE,)
 

@@ -37,6 +37,9 @@ def committed(made: Plan, mark: int = 100) -> dict[TaskId, Stored]:
         meta: dict[str, Any] = {
             "marks": marks, "counts": {name: {"in": 7 + task.partition} for name in subgraph.nodes}, "watermark": mark,
         }  # fmt: skip
+        sent = {edge.name: 40 for edge in made.outputs(subgraph)}
+        used = {edge.name: 30 + task.partition for edge in made.inputs(subgraph)}
+        meta["flow"] = {"sent": sent, "used": used, "busy": 0.0, "outside": 0.0, "paused": 0.0}
         if "source" in subgraph.nodes:
             meta |= {"position": 5000, "source_mark": mark}
         if "sink" in subgraph.nodes:
@@ -105,6 +108,15 @@ def test_what_is_reset_is_forgotten_but_not_the_watermark() -> None:
     assert record.meta["marks"]["bars"]["watermark"] == 100
     kept = exchanged(plan(), plan(interval="2s"), Choice(keep=frozenset({"bars"})))[TaskId("dedupe", 0)]
     assert kept.stays
+
+
+def test_what_waits_on_an_edge_is_still_what_was_sent_less_what_was_used() -> None:
+    records = exchanged(plan(), plan(apart=True))
+    assert records[TaskId("source", 0)].meta["flow"]["sent"] == {"source.dedupe": 40}
+    assert records[TaskId("dedupe", 1)].meta["flow"]["used"] == {"source.dedupe": 31}
+    drained = exchanged(plan(), plan(filtered=True))
+    assert drained[TaskId("source", 0)].meta["flow"]["sent"] == {}, "both sides begin anew where nothing waits"
+    assert drained[TaskId("dedupe", 1)].meta["flow"]["used"] == {}
 
 
 def test_a_source_that_is_reset_begins_anew() -> None:

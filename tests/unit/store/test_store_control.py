@@ -205,7 +205,9 @@ async def test_status_of_a_new_job_on_fakeredis() -> None:
     assert status.channels[0].lengths == {0: 0, 1: 0, 2: 1, 3: 0}
     assert status.channels[0].backlog == 1
     assert status.workers[0]["partitions"] == [0]
-    assert (status.items_in, status.items_out, status.latency["p50"]) == (0, 0, None)
+    assert (status.items_in, status.items_out, status.latency["p50"], status.has_leader) == (0, 0, None, False)
+    await fake.set(job.keys.leader, "1:token")
+    assert (await read_status(fake, Control(fake, job), job, plan(), 64)).has_leader
     assert json.loads(json.dumps(status.to_dict()))["owners"] == {"0": "w1", "1": ""}
     await fake.aclose()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ import uvloop
 from prometheus_client import CollectorRegistry, Counter
 
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.http import HttpLimits, HttpServer
+from market_data_pipeline.http import HttpLimits, HttpServer, NotAnswered
 from market_data_pipeline.settings import allowed_hosts, load_settings
 
 Reply = tuple[int, dict[str, str], bytes]
@@ -24,7 +24,7 @@ async def ready() -> tuple[bool, str]:
     return True, "ready"
 
 
-async def document() -> object:
+async def document(query: Mapping[str, str]) -> object:
     return {"a": 1}
 
 
@@ -188,7 +188,7 @@ async def test_a_client_that_trickles_is_cut(start: bytes) -> None:
 
 
 async def test_a_client_that_does_not_read_is_cut() -> None:
-    async def large() -> object:
+    async def large(query: Mapping[str, str]) -> object:
         return "x" * 50_000_000
 
     async with serving(limits=HttpLimits(connection_seconds=0.5), large=large) as server, asyncio.timeout(WAIT):
@@ -220,10 +220,10 @@ async def test_one_connection_too_many_is_told_so() -> None:
 
 
 async def test_a_document_that_hangs_or_fails_is_503_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    async def hangs() -> Awaitable[object]:
+    async def hangs(query: Mapping[str, str]) -> Awaitable[object]:
         return await asyncio.Event().wait()  # type: ignore[return-value]
 
-    async def fails() -> object:
+    async def fails(query: Mapping[str, str]) -> object:
         raise RuntimeError("the server is away")
 
     async with serving(limits=HttpLimits(answer_seconds=0.1), hangs=hangs, fails=fails) as server:
@@ -232,6 +232,21 @@ async def test_a_document_that_hangs_or_fails_is_503_and_logged_once(caplog: pyt
             assert (status, body) == (503, b"cannot be answered now\n")
     assert len(caplog.records) == 2
     assert "Traceback" not in caplog.text
+
+
+async def test_a_document_gets_the_query_and_may_refuse_it() -> None:
+    async def echo(query: Mapping[str, str]) -> object:
+        if "no" in query:
+            raise NotAnswered(404, f"not {query['no']!r}")
+        return dict(query)
+
+    async with serving(echo=echo) as server:
+        assert (await ask(server.port, "GET /echo?a=1&b=x%20y HTTP/1.1"))[::2] == (200, b'{"a":"1","b":"x y"}')
+        assert (await ask(server.port, "GET /echo HTTP/1.1"))[::2] == (200, b"{}")
+        assert (await ask(server.port, "GET /echo?no=%0a HTTP/1.1"))[::2] == (404, b"not '\\n'\n")
+        status, headers, body = await ask(server.port, "GET /echo?a=1&a=2 HTTP/1.1")
+        assert (status, body) == (400, b"a parameter is given more than once\n")
+        assert headers["content-type"].startswith("text/plain")
 
 
 async def test_a_port_in_use_is_one_sentence() -> None:

@@ -62,6 +62,26 @@ def test_lag_is_wall_time_less_watermark() -> None:
     assert scraped(metrics)['mdp_watermark_lag_seconds{partition="2",subgraph="bars"}'] == 1.5
 
 
+def test_the_lag_of_a_task_that_commits_nothing_grows_until_it_runs_here_no_more() -> None:
+    clock = FakeClock()
+    metrics = WorkerMetrics(clock)
+    name = 'mdp_watermark_lag_seconds{partition="2",subgraph="bars"}'
+    observer = metrics.observer(TaskId("bars", 2), 64)
+    observer.counted({}, clock.time_ns())
+    clock.advance(60.0)
+    assert scraped(metrics)[name] == 60.0
+    observer.counted({}, clock.time_ns() - 2_000_000_000)
+    assert scraped(metrics)[name] == 2.0
+    observer.stopped()
+    observer.stopped()
+    assert name not in scraped(metrics)
+    again = metrics.observer(TaskId("bars", 2), 64)
+    again.counted({}, clock.time_ns())
+    assert scraped(metrics)[name] == 0.0
+    again.counted({}, END)
+    assert name not in scraped(metrics)
+
+
 def test_crossings_pauses_latency_and_reloads() -> None:
     metrics = WorkerMetrics(FakeClock())
     observer = metrics.observer(TaskId("bars", 0), 64)

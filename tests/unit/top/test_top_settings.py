@@ -56,6 +56,46 @@ def test_the_address_with_all_that_belongs_to_it(monkeypatch: pytest.MonkeyPatch
     assert "hunter" not in f"{settings!r} {settings} {address!r} {address}"
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://h", "redis://h:1/2", "unix:///run/s?db=1", "redis+sentinel://a,b:2/m/1", "rediss://h:1"]
+)
+def test_user_and_password_may_stand_apart_from_the_address(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("MDP_REDIS_USERNAME", "us@er")
+    monkeypatch.setenv("MDP_REDIS_PASSWORD", "hunter2:/@")
+    settings = load_settings(redis_url=url)
+    address = server_address(settings)
+    assert (address.username, address.password, address.url) == ("us@er", "hunter2:/@", url)
+    scheme, _, rest = url.partition("://")
+    shown = server_address(load_settings(redis_url=f"{scheme}://us%40er:hunter2%3A%2F%40@{rest}", **NOBODY))
+    assert str(address) == str(shown)
+    assert "hunter2" not in f"{settings!r} {settings} {address!r} {address}"
+    env = child_environment(settings, address, False, 1)
+    assert (env["MDP_REDIS_URL"], env["MDP_REDIS_USERNAME"], env["MDP_REDIS_PASSWORD"]) == (url, "us@er", "hunter2:/@")
+
+
+NOBODY: dict[str, Any] = {"redis_username": "", "redis_password": ""}
+
+
+@pytest.mark.parametrize("given", ["user", ":hunter2", "user:hunter2"])
+@pytest.mark.parametrize("setting", ["USERNAME", "PASSWORD"])
+def test_both_places_at_once_are_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, given: str, setting: str
+) -> None:
+    monkeypatch.setenv(f"MDP_REDIS_{setting}", "hunter3")
+    with pytest.raises(ConfigError, match="MDP_REDIS_USERNAME or MDP_REDIS_PASSWORD is set as well") as caught:
+        server_address(load_settings(redis_url=f"redis://{given}@h:1"))
+    assert "hunter" not in str(caught.value)
+
+
+def test_a_password_alone_is_the_default_users_and_an_empty_one_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MDP_REDIS_PASSWORD", "hunter2")
+    assert str(server_address(load_settings(redis_url="redis://h:1"))) == "redis://:***@h:1/0"
+    monkeypatch.setenv("MDP_REDIS_PASSWORD", "")
+    monkeypatch.setenv("MDP_REDIS_USERNAME", "")
+    assert str(server_address(load_settings(redis_url="redis://user:hunter2@h:1"))) == "redis://user:***@h:1/0"
+    assert str(server_address(load_settings(redis_url="redis://h:1"))) == "redis://h:1/0"
+
+
 def test_no_address_says_how_to_give_one() -> None:
     with pytest.raises(ConfigError, match="no server: give --redis-url or set MDP_REDIS_URL"):
         server_address(load_settings())
@@ -85,7 +125,7 @@ def test_children_have_one_thread_for_linear_algebra_unless_the_user_says_how_ma
     assert not set(names) & set(child_environment(settings, server_address(settings), False, 2))
 
 
-@pytest.mark.parametrize("name", ["redis_url", "sentinel_password"])
+@pytest.mark.parametrize("name", ["redis_url", "redis_password", "sentinel_password"])
 def test_a_secret_of_the_wrong_type_is_not_shown(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"^--{name.replace('_', '-')}: \*\*\*: ") as caught:
         load_settings(**{name: ["hunter2"]})

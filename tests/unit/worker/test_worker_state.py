@@ -9,10 +9,9 @@ import socket
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mdp_worker.cli import default_name, parse_partitions
+from mdp_worker.cli import default_name
 from mdp_worker.state import HeldPartitions, Start, Stop
 
-from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.store.control import Owner
 
 
@@ -73,27 +72,6 @@ def test_commands_always_lead_to_the_assignment(steps: list[dict[int, tuple[int,
                 assert command.partition not in running, "stopped before it starts again"
                 running[command.partition] = command.epoch
         assert running == {p: epoch for p, (epoch, token) in step.items() if token == "me"}
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ((), ()),
-        (("3",), (3,)),
-        (("0-3",), (0, 1, 2, 3)),
-        (("5", "0-2", "1"), (0, 1, 2, 5)),
-        (("4-4",), (4,)),
-        (("10", "9"), (9, 10)),
-    ],
-)
-def test_partitions_are_numbers_and_ranges(values: tuple[str, ...], expected: tuple[int, ...]) -> None:
-    assert parse_partitions(values) == expected
-
-
-@pytest.mark.parametrize("value", ["", "x", "-1", "3-1", "1-", "1-2-3", "1,2", " 1", "1.5"])
-def test_other_partitions_are_refused_by_name(value: str) -> None:
-    with pytest.raises(ConfigError, match=f"^--partition {re.escape(repr(value))}: .*0-3"):
-        parse_partitions(("0", value))
 
 
 @pytest.mark.parametrize("host", ["Node_01.example.COM", "x" * 80, "...", "", "ünï", "a--b"])

@@ -9,7 +9,7 @@ import pytest
 
 from market_data_pipeline.dag.plan import PlanEdge
 from market_data_pipeline.frame import END, IDLE, NO_MARK, Columns, Frame
-from market_data_pipeline.runtime.chain_task import _Incoming, _together
+from market_data_pipeline.runtime.incoming import Incoming, together
 
 EDGE, OTHER = PlanEdge("a", "b", "keyed", "symbol"), PlanEdge("c", "b", "keyed", "symbol")
 
@@ -18,12 +18,12 @@ def columns(*times: int) -> Columns:
     return Columns("", {"ts_event": np.array(times, np.int64)})
 
 
-def incoming(items: Any, mark: int = NO_MARK, edge: PlanEdge = EDGE) -> _Incoming:
-    return _Incoming(edge, "unit", "origin", Frame(items, mark))
+def incoming(items: Any, mark: int = NO_MARK, edge: PlanEdge = EDGE) -> Incoming:
+    return Incoming(edge, "unit", "origin", Frame(items, mark))
 
 
-def sizes(*frames: _Incoming, enough: int = 10) -> list[list[int]]:
-    return [[len(one.frame.items) for one in group] for group in _together(iter(frames), enough)]
+def sizes(*frames: Incoming, enough: int = 10) -> list[list[int]]:
+    return [[len(one.frame.items) for one in group] for group in together(iter(frames), enough)]
 
 
 def test_neighbours_are_joined_up_to_a_size() -> None:
