@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tools.scaled_job import BURST, CALM, quick, scaled_job
 
 from market_data_pipeline.store.embedded import EmbeddedServer
@@ -11,9 +12,10 @@ from market_data_pipeline.store.embedded import EmbeddedServer
 MOST, TARGET = 4, 15
 
 
-def test_a_burst_scales_up_and_down_again(server: EmbeddedServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signal", ["streams", "coordinator"])
+def test_a_burst_scales_up_and_down_again(server: EmbeddedServer, tmp_path: Path, signal: str) -> None:
     """1 -> 4 -> 1. The phases end when it has happened, not after a time, so a slow machine only takes longer."""
-    with scaled_job(server, tmp_path, quick(MOST, TARGET)) as running:
+    with scaled_job(server, tmp_path, quick(MOST, TARGET, signal)) as running:
         running.paced.pace(CALM)
         calm = running.run(lambda _: running.paced.counted("source", "out") > 2 * CALM, "the job to run", 30)
         assert calm.replicas == 1

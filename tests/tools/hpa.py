@@ -1,8 +1,8 @@
 """What a HorizontalPodAutoscaler answers: numbers and a time in, replicas out. No I/O.
 
-Rules and their sources. "Doc" is Kubernetes, "Horizontal Pod Autoscaling" (kubernetes.io/docs/concepts/workloads/autoscaling/
-horizontal-pod-autoscale), sections "Algorithm details" and "Configurable scaling behavior"; "code" is
-pkg/controller/podautoscaler of kubernetes/kubernetes, where the text leaves something open.
+Rules and their sources. "Doc" is Kubernetes, "Horizontal Pod Autoscaling"
+(kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale), sections "Algorithm details" and "Configurable scaling
+behavior"; "code" is pkg/controller/podautoscaler of kubernetes/kubernetes, where the text leaves something open.
 
 * AverageValue: the wanted number is ceil(value / target), unless value / (target x current) is within the tolerance (0.1) of
   1 (doc; code: ``GetExternalPerPodMetricReplicas``). Value: ceil(value / target x current), the same tolerance.

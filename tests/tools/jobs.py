@@ -64,7 +64,7 @@ class Job:
         self.client = connect_blocking(address)
         self._app = app
         self._logs = logs
-        self._arguments = arguments
+        self.arguments = arguments
         self._env = {
             "MDP_LEASE_TTL_MS": "600",
             **(env or {}),
@@ -80,7 +80,7 @@ class Job:
         becomes it, elsewhere."""
         worker = not name.startswith("coordinator")
         command = [*inside, sys.executable, "-m", "mdp_worker.cli" if worker else "mdp_coordinator.cli", str(self._app)]
-        command += [*self._arguments, *(["--name", name] if worker else []), *extra]
+        command += [*self.arguments, *(["--name", name] if worker else []), *extra]
         with (self._logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 command,

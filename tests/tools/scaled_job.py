@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,29 +12,17 @@ from typing import Any, NamedTuple
 from market_data_pipeline.store.embedded import EmbeddedServer, free_port
 from tools.chart import NAMESPACE, RELEASE, objects_of_kind
 from tools.deployment import Deployment
+from tools.jobs import run_mdp
 from tools.keda_simulator import Simulator
-from tools.paced import CAPACITY, JOB, PARTITIONS, PacedJob, paced_job
+from tools.paced import APP, CAPACITY, JOB, PARTITIONS, PacedJob, paced_job
 
 CALM, BURST = 1_000, 30_000
 """Items per second: what one worker does easily, and more than all can."""
 WORK = 100
 """Microseconds per trade."""
 SECRET = "paced-redis"
-REDIS, COORDINATOR = "redis.databases.svc:6379", f"{RELEASE}-market-data-pipeline-coordinator.{NAMESPACE}.svc:8080"
+REDIS, COORDINATOR = "redis.databases.svc:6379", f"{RELEASE}-coordinator.{NAMESPACE}.svc:8080"
 """Where KEDA finds them in a cluster."""
-KEDA_USER = [
-    "ACL",
-    "SETUSER",
-    "keda",
-    "reset",
-    "on",
-    ">keda-pw",
-    "%R~mdp:{paced:*}:q:*",
-    "+xlen",
-    "+ping",
-    "+client|setinfo",
-]
-"""All that KEDA may do."""
 _STEP_SECONDS = 0.05
 _SAMPLE_SECONDS = 0.5
 
@@ -49,15 +38,31 @@ class Sample(NamedTuple):
     pace: float
 
 
-def chart_values(streams: list[str], autoscaling: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a release of ``paced_job.py``: what an operator writes, and what ``mdp keys`` would print."""
+def chart_values(keys: Mapping[str, Any], autoscaling: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a release of ``paced_job.py``: ``keys`` as ``mdp keys`` prints them, and what an operator writes."""
     return {
+        **keys,
         "app": {"name": "/app/paced_job.py"},
-        "job": {"name": JOB, "partitions": PARTITIONS, "streams": streams, "stages": ["dedupe"]},
         "redis": {"host": REDIS.partition(":")[0], "existingSecret": SECRET},
         "channel": {"capacity": CAPACITY},
         "autoscaling": {"enabled": True, **autoscaling},
     }
+
+
+def said(*arguments: str) -> str:
+    """What an ``mdp`` command prints; it must succeed."""
+    done = run_mdp(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def coordinator_hosts(values: Mapping[str, Any]) -> dict[str, str]:
+    """The setting by which the coordinator's pods answer to the Service's names."""
+    for deployment in objects_of_kind(values, "Deployment"):
+        for variable in deployment["spec"]["template"]["spec"]["containers"][0]["env"]:
+            if variable["name"] == "MDP_HTTP_ALLOWED_HOSTS" and "value" in variable:
+                return {variable["name"]: variable["value"]}
+    raise AssertionError("no Deployment sets MDP_HTTP_ALLOWED_HOSTS")
 
 
 def quick(most: int, target: int, signal: str = "streams") -> dict[str, Any]:
@@ -119,17 +124,30 @@ def scaled_job(server: EmbeddedServer, folder: Path, autoscaling: Mapping[str, A
     """Coordinator, one worker, and KEDA with what the chart renders for ``autoscaling``. Output in ``folder/out``."""
     port = free_port()
     with paced_job(server.url, folder, WORK, {"MDP_FRAME_ITEMS": "25", "MDP_LINGER_MS": "20"}) as paced:
-        paced.job.client.execute_command(*KEDA_USER)
-        allowed = {"MDP_HTTP_ALLOWED_HOSTS": COORDINATOR.partition(":")[0]}
-        paced.job.start("coordinator", "--http-port", str(port), env=allowed)
+        keys = [
+            "keys",
+            str(APP),
+            "--job",
+            JOB,
+            "--partitions",
+            str(PARTITIONS),
+            "--format",
+            "json",
+            *paced.job.arguments,
+        ]
+        values = chart_values(json.loads(said(*keys)), autoscaling)
+        rule = said("acl", "--job", JOB, "--role", "keda").split()
+        paced.job.client.execute_command(*rule)
+        password = next(word for word in rule if word.startswith(">")).removeprefix(">")
+        paced.job.start("coordinator", "--http-port", str(port), env=coordinator_hosts(values))
+        paced.job.http("coordinator", "/healthz")
         workers = Deployment(paced.job)
         workers.scale(1)
-        values = chart_values(list(paced.books.streams), autoscaling)
         simulator = Simulator(
             objects_of_kind(values, "ScaledObject")[0],
             workers,
             authentications=objects_of_kind(values, "TriggerAuthentication"),
-            secrets={SECRET: {"username": "keda", "password": "keda-pw"}},
+            secrets={SECRET: {"username": rule[2], "password": password}},
             found={REDIS: f"127.0.0.1:{server.port}", COORDINATOR: f"127.0.0.1:{port}"},
             sync=1.0,
         )
