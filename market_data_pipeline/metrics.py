@@ -65,8 +65,14 @@ class WorkerMetrics:
         )
         self.reloads = Counter("mdp_reloads", "Times a task threw its memory away", ["subgraph"], registry=r)
         self.fenced = Counter(
-            "mdp_fenced_commits", "Commits refused because another worker owns the partition", registry=r
+            "mdp_fenced_commits",
+            "Refusals because another worker owns the partition; cause: moved (the leader moved it) or silent (no heartbeat of"
+            " this worker got through for a lease's time)",
+            ["cause"],
+            registry=r,
         )
+        for cause in ("moved", "silent"):
+            self.fenced.labels(cause)
         self.owned = Gauge("mdp_partitions_owned", "Partitions this worker owns", registry=r)
 
     def observer(self, task: TaskId, capacity: int) -> TaskObserver:

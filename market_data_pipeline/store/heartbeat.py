@@ -25,7 +25,8 @@ class HeartbeatThread:
 
     ``run_id`` changes when the server restarts or another takes its place: then everything in memory must be read again.
     ``superseded``: a process that started later uses this worker's name; this one must leave. ``job_gone``: the job was removed
-    or replaced; nothing is written for it any more.
+    or replaced; nothing is written for it any more. ``lapses``: how often no heartbeat had got through for ``ttl_ms`` until one
+    did again.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class HeartbeatThread:
         self.run_id = ""
         self.superseded = False
         self.job_gone = False
+        self.lapses = 0
 
     def start(self) -> None:
         """Beat once, then go on in the thread. Raises what the first beat raises."""
@@ -75,6 +77,7 @@ class HeartbeatThread:
     def beat(self) -> None:
         """One heartbeat, now. Raises what the server or the network says."""
         sent = self._clock.monotonic()
+        late = self._incarnation and sent >= self._held_until
         pipe = self._client.pipeline(transaction=False)
         beat, keys = self._heartbeat, self._job.keys
         args: list[str | int] = [json.dumps(asdict(beat)), self._ttl_ms, beat.worker, beat.token, self._incarnation]
@@ -88,4 +91,5 @@ class HeartbeatThread:
         if number <= 0:
             return
         self._incarnation = number
+        self.lapses += bool(late)
         self._held_until = sent + self._ttl_ms / 1000

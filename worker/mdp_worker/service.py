@@ -275,6 +275,7 @@ class Worker:
         return ChainTask(self._plan, self._dag, task, store, self._limits, observer, context, self._clock)
 
     async def _run_task(self, task: Task, lease: Lease, former: asyncio.Task[None] | None) -> None:
+        lapses = self._heart.lapses
         if former is not None:  # the partition came back under another epoch
             await asyncio.wait({former})
         for attempt in range(1_000_000):
@@ -284,7 +285,8 @@ class Worker:
                 return
             except Fenced as error:
                 log.warning("%s: stopping", error)
-                self._metrics.fenced.inc()
+                heard = self._heart.held() and self._heart.lapses == lapses
+                self._metrics.fenced.labels("moved" if heard else "silent").inc()
                 for command in self._state.fenced(lease.partition, lease.epoch):
                     if command.partition in self._running:
                         self._signal_stop(self._running[command.partition])

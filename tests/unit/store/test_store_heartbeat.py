@@ -47,8 +47,12 @@ async def test_a_lease_is_held_for_its_time_after_a_beat_was_sent(server: Embedd
     assert heart.held()
     clock.advance(0.002)
     assert not heart.held()
+    assert heart.lapses == 0
     heart.beat()
     assert heart.held()
+    assert heart.lapses == 1, "for so long others could have had its partitions"
+    heart.beat()
+    assert heart.lapses == 1
 
 
 async def test_a_later_process_takes_the_name(server: EmbeddedServer, control: Control) -> None:
