@@ -63,6 +63,7 @@ def test_every_script_belongs_to_a_role() -> None:
     others = {
         "rights",
         "retire",
+        "clear",
         "ask",
         "swap",
         "channel_put",
