@@ -16,7 +16,28 @@ from market_data_pipeline.store.client import connect, explained
 from market_data_pipeline.store.control import find_job
 from market_data_pipeline.store.deploy import Deployment
 from market_data_pipeline.store.keys import check_name
+from market_data_pipeline.store.rights import Role, check_rights
 from market_data_pipeline.terminal import visible
+
+DEPLOY = Role(
+    "deployment",
+    (
+        "SCRIPT|LOAD",
+        "EVAL",
+        "EVALSHA",
+        "HGETALL",
+        "HKEYS",
+        "HMGET",
+        "HSET",
+        "MGET",
+        "PEXPIRE",
+        "SMEMBERS",
+        "UNLINK",
+        "XLEN",
+    ),
+    ("ask", "assign", "lead", "phase", "resign", "swap"),
+)
+"""What ``mdp deploy`` does on the server."""
 
 
 def chosen(keep: Collection[str], reset: Collection[str]) -> Choice:
@@ -56,6 +77,8 @@ async def deploy(
                 return
             if job.state in ("finished", "removed"):
                 raise ConfigError(f"job {name!r} is {job.state}; 'mdp remove {name}' makes room for another")
+            if not check:  # the exchange, cut short by a command that is refused, would leave a job without records
+                await check_rights(client, address, DEPLOY, name)
             deployment = Deployment(client, job, plan, choice, stateful(dag), settings.lease_ttl_ms)
             for line in _described(deployment.change, job.fingerprint, plan.fingerprint):
                 say(visible(line))
