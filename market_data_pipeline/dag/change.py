@@ -150,17 +150,24 @@ def _rekeyed(old: Plan, new: Plan, name: str) -> str:
 
 def _spread_by(plan: Plan, name: str) -> frozenset[str]:
     """What decides to which partition the items of a node come; nothing does where it runs once."""
-    found: set[str] = set()
     if plan.subgraph_of[name].home is not None:
         return frozenset()
-    for edge in plan.edges:
-        if edge.dst == name and edge.kind == "keyed":
-            found.add(f"key {edge.key!r}")
-        elif edge.dst == name and edge.kind == "broadcast":
-            found.add("broadcast")
-        elif edge.dst == name:
-            found |= _spread_by(plan, edge.src)
-    return frozenset(found) if any(edge.dst == name for edge in plan.edges) else frozenset({"its source"})
+    found: set[str] = set()
+    behind, seen = [name], {name}
+    while behind:
+        inputs = [edge for edge in plan.edges if edge.dst == behind[-1]]
+        behind.pop()
+        if not inputs:
+            found.add("its source")
+        for edge in inputs:
+            if edge.kind == "keyed":
+                found.add(f"key {edge.key!r}")
+            elif edge.kind == "broadcast":
+                found.add("broadcast")
+            elif edge.src not in seen:
+                seen.add(edge.src)
+                behind.append(edge.src)
+    return frozenset(found)
 
 
 def _survives(old: Plan, new: Plan, edge: PlanEdge) -> bool:

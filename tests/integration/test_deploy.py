@@ -105,7 +105,7 @@ def test_a_job_that_failed_goes_on_with_the_program_that_does_not(
 
 def test_a_deployment_that_dies_is_undone(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
     """Killed while sources rest, it leaves a job that nobody leads; the coordinator notices, and the job goes on."""
-    with job(server.url, APP, logs) as running:
+    with job(server.url, APP, logs, env={"MDP_LEASE_TTL_MS": "4000"}) as running:  # who sleeps lives for so long
         names = start(running, "plain", tmp_path)
         running.wait_for_items("source", ITEMS // 8)
         running.processes["w1-plain"].send_signal(signal.SIGSTOP)  # nothing can be drained
@@ -208,3 +208,23 @@ def test_a_sink_that_begins_anew_leaves_what_is_published(server: EmbeddedServer
         assert before
         assert before < set((tmp_path / "out").glob("*.jsonl"))
     check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
+
+
+def test_a_worker_that_starts_while_its_job_is_removed_waits_for_the_next(
+    server: EmbeddedServer, tmp_path: Path, logs: Path
+) -> None:
+    with job(server.url, APP, logs) as running:
+        arguments = given(tmp_path, "plain", None)
+        running.start("coordinator-1", *arguments)
+        keys = running.keys
+        running.processes["coordinator-1"].kill()
+        running.processes["coordinator-1"].wait()
+        running.client.hset(keys.record, mapping={"uid": "", "state": "removed"})
+        worker = running.start("w", *arguments)
+        wait_until(lambda: "waiting for a coordinator" in running.log("w"), "the worker to wait")
+        assert run_mdp("remove", keys.job, "--redis-url", running.url).returncode == 0
+        assert not list(running.client.scan_iter("mdp:*")), "who waits writes nothing"
+        running.start("coordinator-2", *arguments)
+        running.wait()
+        assert worker.wait(timeout=30) == 0
+    check_bars(tmp_path / "out", expected(ITEMS, None), SECOND)
