@@ -79,6 +79,13 @@ def obstacles(
                 f"node {name!r} holds state and changed ({text}): --keep {name} if its state means the same to the new one,"
                 f" or --reset {name} to forget it"
             )
+        if name in choice.keep and old.node[name].kind != new.node[name].kind:
+            found.append(f"node {name!r} is another kind of node ({text}): its state cannot be kept, only --reset")
+        elif name in choice.keep and _rekeyed(old, new, name):
+            found.append(
+                f"node {name!r} gets its items in other partitions ({text}), where the state that goes with them is not: it"
+                " cannot be kept, only --reset"
+            )
         if name in choice.keep and old.subgraph_of[name].home is None and new.subgraph_of[name].home is not None:
             found.append(
                 f"node {name!r} ran in every partition and runs once now: its state cannot be kept, only --reset"
@@ -118,6 +125,9 @@ def _difference(old: Plan, new: Plan, name: str) -> str:
     if not spread_alike(old, new, name):
         once, each = "runs once", "runs in every partition"
         return f"{each} -> {once}" if old.subgraph_of[name].home is None else f"{once} -> {each}"
+    rekeyed = _rekeyed(old, new, name)
+    if rekeyed:
+        return rekeyed
     keys = sorted({*before.config, *after.config})
     texts = [
         f"{key}: {before.config.get(key)!r} -> {after.config.get(key)!r}"
@@ -125,6 +135,39 @@ def _difference(old: Plan, new: Plan, name: str) -> str:
         if before.config.get(key) != after.config.get(key)
     ]
     return ", ".join(texts)
+
+
+def _rekeyed(old: Plan, new: Plan, name: str) -> str:
+    """Before and after, where an operator's items were spread over the partitions by one thing and are by another now (its
+    state stands where they used to come); else empty."""
+    if old.node[name].kind != "operator" or not spread_alike(old, new, name):
+        return ""
+    before, after = _spread_by(old, name), _spread_by(new, name)
+    if not before - after or not after - before:
+        return ""
+    return f"spread by {' and '.join(sorted(before))} -> by {' and '.join(sorted(after))}"
+
+
+def _spread_by(plan: Plan, name: str) -> frozenset[str]:
+    """What decides to which partition the items of a node come; nothing does where it runs once."""
+    if plan.subgraph_of[name].home is not None:
+        return frozenset()
+    found: set[str] = set()
+    behind, seen = [name], {name}
+    while behind:
+        inputs = [edge for edge in plan.edges if edge.dst == behind[-1]]
+        behind.pop()
+        if not inputs:
+            found.add("its source")
+        for edge in inputs:
+            if edge.kind == "keyed":
+                found.add(f"key {edge.key!r}")
+            elif edge.kind == "broadcast":
+                found.add("broadcast")
+            elif edge.src not in seen:
+                seen.add(edge.src)
+                behind.append(edge.src)
+    return frozenset(found)
 
 
 def _survives(old: Plan, new: Plan, edge: PlanEdge) -> bool:
@@ -143,6 +186,6 @@ def _untouched(old: Plan, new: Plan, change: PlanChange, name: str) -> bool:
     return (
         before == after
         and all(node in change.same for node in before.nodes)
-        and old.outputs(before) == new.outputs(after)
+        and set(old.outputs(before)) == set(new.outputs(after))  # a stored plan has them in another order
         and not any(edge.name in change.drained for edge in old.outputs(before))
     )

@@ -84,6 +84,8 @@ class ChainTask(Task):
         self._latency = LatencyHistogram(meta.get("latency"))
         self._position = meta.get("position")
         self._sink_states: dict[str, Any] = meta.get("sinks", {})
+        self._lives: dict[str, str] = meta.get("lives", {})
+        self._unsealed: set[str] = set(meta.get("unsealed", ()))
         for name in self.subgraph.nodes:
             fn = self.dag.nodes[name].fn
             if isinstance(fn, Sink):
@@ -97,7 +99,8 @@ class ChainTask(Task):
             self._refused.append(DeadLetter(name, reason, item))
             self._chain.counts()[name]["dead_letter"] += 1
 
-        return self._sink_context._replace(node=name, generation=self.generation, reject=reject)
+        job = self._lives.get(name) or self._sink_context.job
+        return self._sink_context._replace(node=name, job=job, generation=self.generation, reject=reject)
 
     async def _open_source(self, name: str, template: Source, meta: Meta) -> None:
         self._source_name, self._gathered_at = name, float("-inf")
@@ -134,6 +137,7 @@ class ChainTask(Task):
                 continue
             if self._source is not None and self.resting:
                 self.check_reload()
+                self._watermark.heard(self.clock.monotonic())  # its silence is ours
                 await self.interruptible(self.clock.sleep(_REST_SECONDS))
             elif self._source is not None:
                 await self._step_source()
@@ -365,6 +369,9 @@ class ChainTask(Task):
                 self.check_lease()
                 with self.flow.outside():
                     self._sink_states[name] = await sink.prepare(seal)
+                self._unsealed.add(name)
+                if seal or self._sink_states[name] is None:
+                    self._unsealed.discard(name)
                 fault_point("after-sink-prepare")
                 prepared.append(name)
         return prepared
@@ -378,6 +385,10 @@ class ChainTask(Task):
         if self._sinks:
             meta["sinks"] = self._sink_states
             meta["latency"] = self._latency.packed()
+            if self._lives:
+                meta["lives"] = self._lives
+            if self._unsealed:
+                meta["unsealed"] = sorted(self._unsealed)
         if self._source is not None:
             meta["position"] = self._position
             meta["source_mark"] = self._watermark.mark

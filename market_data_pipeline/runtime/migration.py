@@ -8,7 +8,7 @@ now: it never goes back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -52,19 +52,55 @@ def holding(records: Mapping[TaskId, Stored], fields: Mapping[TaskId, frozenset[
     return found
 
 
-def migrate(old: Plan, new: Plan, change: PlanChange, records: Mapping[TaskId, Stored]) -> list[NewRecord]:
+def migrate(
+    old: Plan, new: Plan, change: PlanChange, records: Mapping[TaskId, Stored], life: str = ""
+) -> list[NewRecord]:
     """The records of all tasks of ``new``. The streams named in ``change.drained`` are empty, and so are the outboxes of old
-    tasks that do not stay."""
-    return [_Migration(old, new, change, records, task).record() for task in new.tasks()]
+    tasks that do not stay. ``life`` is random: sinks that begin anew are told it, or they would take the output of a former
+    sink with their name for their own, and undo what they know nothing of."""
+    return [_Migration(old, new, change, records, task, life).record() for task in new.tasks()]
+
+
+def silenced(old: Plan, new: Plan, change: PlanChange, records: Iterable[NewRecord]) -> list[str]:
+    """The subgraphs of ``new`` that have nothing to do any more, and would have to tell readers on a new channel so: a task
+    sends only while it works."""
+    found = []
+    for record in records:
+        subgraph = next(s for s in new.subgraphs if s.name == record.task.subgraph)
+        kept = {edge.name for edge in old.channels} - set(change.drained)
+        speaks_anew = any(edge.name not in kept for edge in new.outputs(subgraph))
+        marks = record.meta.get("marks", {})
+        ended = all(
+            name in marks and _has_ended(new, name, record.task.partition, marks[name]) for name in subgraph.nodes
+        )
+        if speaks_anew and ended:
+            found.append(subgraph.name)
+    return list(dict.fromkeys(found))
+
+
+def _has_ended(plan: Plan, name: str, partition: int, saved: Mapping[str, Any]) -> bool:
+    return all(saved["marks"].get(key) == END for key in input_keys(plan, name, partition))
+
+
+def _is_idle(keys: Sequence[str], known: Mapping[str, int], idle: Collection[str]) -> bool:
+    return bool(idle) and all(key in idle or known.get(key) == END for key in keys)
 
 
 class _Migration:
     """The making of one task's record."""
 
     def __init__(
-        self, old: Plan, new: Plan, change: PlanChange, records: Mapping[TaskId, Stored], task: TaskId
+        self,
+        old: Plan,
+        new: Plan,
+        change: PlanChange,
+        records: Mapping[TaskId, Stored],
+        task: TaskId,
+        life: str,
     ) -> None:
         self._old, self._new, self._change, self._records, self._task = old, new, change, records, task
+        self._life = life
+        self._idle: set[str] = set()
         self._subgraph: Subgraph = next(s for s in new.subgraphs if s.name == task.subgraph)
         self._former = {name: self._former_task(name) for name in self._subgraph.nodes}
 
@@ -87,6 +123,8 @@ class _Migration:
         """The old task that had the node's state for this partition."""
         if name not in self._old.node or not spread_alike(self._old, self._new, name):
             return None
+        if self._old.node[name].kind != self._new.node[name].kind:
+            return None  # what stands there is of a node that only had its name
         return task_of(self._old, name, self._task.partition)
 
     def _of(self, name: str, key: str) -> Any:
@@ -96,7 +134,8 @@ class _Migration:
 
     def _meta(self) -> Meta:
         if not any(former is not None and self._records[former].meta for former in self._former.values()):
-            return {}  # nothing was committed yet
+            lives = self._lives()
+            return {"lives": lives} if lives else {}  # nothing was committed yet
         marks = self._marks()
         nodes = self._subgraph.nodes
         ends = [name for name in nodes if not any(e.src == name and e.kind == "forward" for e in self._new.edges)]
@@ -137,12 +176,24 @@ class _Migration:
                     known[key] = saved["marks"][key]
                 elif key in marks:  # a forward edge: as far as the node before it has come
                     known[key] = marks[key]["watermark"]
-            heard = min(known.values()) if len(known) == len(keys) else NO_MARK
-            idle = [key for key in saved.get("idle", ()) if key in known]
+            idle = sorted(key for key in known if key in saved.get("idle", ()) or key in self._idle)
+            heard = _merged(known, idle) if len(known) == len(keys) else NO_MARK
             last = max([saved.get("last", NO_MARK), *(mark for mark in known.values() if mark != END)])
-            watermark = max(saved.get("watermark", NO_MARK), NO_MARK if idle else heard)
-            marks[name] = {"marks": known, "idle": idle, "watermark": watermark, "last": last}
+            marks[name] = {
+                "marks": known, "idle": idle, "watermark": max(saved.get("watermark", NO_MARK), heard), "last": last,
+            }  # fmt: skip
+            if _is_idle(keys, known, idle):
+                self._idle.add(name)
         return marks
+
+    def _lives(self) -> dict[str, str]:
+        """The lives of the task's sinks: of those that go on their own, of those that begin anew this deployment's."""
+        lives = {}
+        for name in self._subgraph.nodes:
+            if self._new.node[name].kind == "sink":
+                goes_on = self._former[name] is not None and self._change.carried(name)
+                lives[name] = (self._of(name, "lives") or {}).get(name, "") if goes_on else self._life
+        return {name: life for name, life in lives.items() if life}
 
     def _add_sinks(self, meta: Meta) -> None:
         sinks = [name for name in self._subgraph.nodes if self._new.node[name].kind == "sink"]
@@ -150,6 +201,12 @@ class _Migration:
             return
         kept = {name: (self._of(name, "sinks") or {}).get(name) for name in sinks if self._change.carried(name)}
         meta["sinks"] = {name: state for name, state in kept.items() if state is not None}
+        lives = self._lives()
+        if lives:
+            meta["lives"] = lives
+        unsealed = [name for name in kept if name in (self._of(name, "unsealed") or ())]
+        if unsealed:
+            meta["unsealed"] = unsealed
         former = next((latency for name in sinks if (latency := self._of(name, "latency"))), None)
         if former:
             meta["latency"] = former
@@ -163,4 +220,12 @@ class _Migration:
             edge.name: (self._of(edge.src, "out_marks") or {}).get(edge.name, marks[edge.src]["watermark"])
             for edge in edges
         }
-        meta["out_idle"] = [edge.name for edge in edges if edge.name in (self._of(edge.src, "out_idle") or ())]
+        meta["out_idle"] = [edge.name for edge in edges if edge.src in self._idle]
+
+
+def _merged(known: Mapping[str, int], idle: Collection[str]) -> int:
+    """The watermark that all inputs of a node make together: the idle ones are left out while another speaks."""
+    heard = [mark for key, mark in known.items() if mark != END and key not in idle]
+    if idle:
+        return min(heard) if heard else max(known[key] for key in idle)
+    return min(known.values())

@@ -22,8 +22,9 @@ def _no_reject(item: Any, reason: str) -> None:
 
 
 class SinkContext(NamedTuple):
-    """Which task this sink serves. ``epoch`` grows with every change of the partition's owner; ``owner`` is random for
-    each process.
+    """Which task this sink serves. ``job`` is random for each creation of the job, and for each time the sink begins anew in
+    it: what was written under another one is not this sink's. ``epoch`` grows with every change of the partition's owner;
+    ``owner`` is random for each process.
 
     ``generation`` is the server's time (microseconds) at which the task's state was loaded for this opening. Of two openings
     of one task the later has the larger one, whoever owns it and even when the server was rolled back in between: what an

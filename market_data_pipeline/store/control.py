@@ -28,6 +28,7 @@ _LEAD, _ASSIGN, _RESIGN = Script("lead", "allow-oom"), Script("assign", "allow-o
 _RESUME, _RELEASE = Script("resume", "allow-oom"), Script("release", "allow-oom")
 _CONCLUDE, _WAKE = Script("conclude", "allow-oom"), Script("wake", "allow-oom")
 _ASK, _PHASE = Script("ask", "allow-oom"), Script("phase", "allow-oom")
+_CLEAR = Script("clear", "allow-oom")
 _FORGET, _RETIRE = Script("forget", "allow-oom"), Script("retire", "allow-oom")
 
 
@@ -157,8 +158,9 @@ async def remove_job(client: redis.asyncio.Redis, name: str) -> bool:
     for pattern in job.keys.patterns:
         batch = [key async for key in client.scan_iter(match=pattern, count=1000)]
         for start in range(0, len(batch), 500):
-            await client.unlink(*batch[start : start + 500])
-    await client.delete(job.keys.record)
+            if not await _CLEAR.call(client, [job.keys.record, *batch[start : start + 500]], []):
+                return True  # another removal has done it meanwhile
+    await _CLEAR.call(client, [job.keys.record, job.keys.record], [])
     return True
 
 
@@ -248,8 +250,10 @@ class Control:
         return text_of(await self._client.get(self.keys.leader) or b"")
 
     async def ask_to_deploy(self, token: str) -> bool:
-        """Ask the coordinators to stand aside for the deployment ``token``. Whether this is still the job."""
-        return bool(await _ASK.call(self._client, [self.keys.record, self.keys.wake], [self.job.uid, token]))
+        """Ask the coordinators to stand aside for the deployment ``token``. Whether this is still the job, and
+        its plan."""
+        args = [self.job.uid, token, self.job.fingerprint]
+        return bool(await _ASK.call(self._client, [self.keys.record, self.keys.wake], args))
 
     async def set_phase(self, term: int, token: str, phase: str, deploy: str) -> bool:
         """Say, as the leader, where a deployment is; both empty end it. Whether we still lead, and it is still the job."""
@@ -268,10 +272,12 @@ class Control:
     async def fail(self, lease: Lease, error: str) -> bool:
         """Say for the owner of a partition that the job failed. False when ``lease`` is over: then it did not."""
         keys = [job_key(self.job.name), self.keys.wake, self.keys.ended]
-        args = [self.job.uid, "failed", error, 0, self.keys.lease(lease.partition), lease.epoch, lease.token]
+        args = [self.job.uid, "failed", error, 0, self.job.fingerprint]
+        args += [self.keys.lease(lease.partition), lease.epoch, lease.token]
         return int(await _CONCLUDE.call(self._client, keys, args)) >= 0
 
     async def conclude(self, state: str, error: str = "", ended: int = 0) -> bool:
         """End the running job as ``finished`` (when ``ended`` tasks have) or ``failed``. Whether this call did it."""
         keys = [job_key(self.job.name), self.keys.wake, self.keys.ended]
-        return bool(await _CONCLUDE.call(self._client, keys, [self.job.uid, state, error, ended]))
+        args = [self.job.uid, state, error, ended, self.job.fingerprint]
+        return bool(await _CONCLUDE.call(self._client, keys, args))

@@ -14,6 +14,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import redis.asyncio
@@ -26,14 +27,15 @@ from market_data_pipeline.errors import ConfigError, StoreUnavailable
 from market_data_pipeline.frame import END
 from market_data_pipeline.runtime.chain import node_of_field
 from market_data_pipeline.runtime.contract import new_commit_id
-from market_data_pipeline.runtime.migration import NewRecord, Stored, holding, migrate
+from market_data_pipeline.runtime.migration import NewRecord, Stored, holding, migrate, silenced
 from market_data_pipeline.runtime.outputs import OUTBOX
-from market_data_pipeline.store.client import Script, cancel_and_wait, text_of
+from market_data_pipeline.store.client import Script, cancel_and_wait, text_of, until_done
 from market_data_pipeline.store.control import Control, JobInfo, Owner, Transition
 
 _SWAP = Script("swap", "allow-oom")
 _POLL = 0.05
 _CHUNK = 500
+_STAGED_MS = 24 * 3600 * 1000
 
 
 class NotYet(Exception):
@@ -59,6 +61,7 @@ class Deployment:
         self.change: PlanChange = compare(self._old, new, choice)
         self._token, self._term = secrets.token_hex(16), 0
         self._phase = ""
+        self._staged: dict[TaskId, bool] = {}
         self._former: dict[int, Owner] = {}
 
     async def refusals(self) -> list[str]:
@@ -86,6 +89,8 @@ class Deployment:
             if self._term:
                 await self._control.set_phase(self._term, self._token, "", "")  # refused where the plan was exchanged
                 await self._control.resign(self._term, self._token)
+            for task in self._staged:
+                await self._client.unlink(*self._staged_keys(task))
 
     async def _keep_leading(self) -> None:
         """Staging a large state may take longer than leadership lasts."""
@@ -96,7 +101,7 @@ class Deployment:
 
     async def _lead(self, deadline: float) -> None:
         if not await self._control.ask_to_deploy(self._token):
-            raise ConfigError(f"job {self._control.job.name!r} was removed or replaced")
+            raise ConfigError(f"job {self._control.job.name!r} was removed, replaced, or given another plan")
         while not self._term:
             self._term = await self._control.lead(self._token, self._ttl_ms)
             if not self._term and self._clock.monotonic() >= deadline:
@@ -113,23 +118,29 @@ class Deployment:
         if not self._phase:
             await self._enter("drain" if self.change.drained else "stop", say)
         if self._phase == "drain":
+            await self._give_out()
             await self._check_drained()
+            await self._check_sent(self._migrated((await self._records())[0]))
             await self._enter("stop", say)
         await self._check_given_back()
         records, commits = await self._records()
         refused = await self._obstacles(records)
         if refused:
             raise ConfigError("; ".join(refused))
-        new = migrate(self._old, self._new, self.change, records)
+        new = self._migrated(records)
         try:
-            await self._check_drained(await self._full_outboxes(new))
+            await self._check_drained()
+            await self._check_sent(new)
         except NotYet:
-            await self._give_out()
             await self._enter("drain", say)
             raise
+        await self._check_sealed(records, say)
         say("exchanging the plan")
         await self._stage(new)
         await self._swap(new, commits)
+
+    def _migrated(self, records: dict[TaskId, Stored]) -> list[NewRecord]:
+        return migrate(self._old, self._new, self.change, records, self._token[:8])
 
     async def _enter(self, phase: str, say: Callable[[str], None]) -> None:
         if phase == "stop":
@@ -150,19 +161,49 @@ class Deployment:
             raise NotYet(f"partitions {held} have not been given back")
 
     async def _give_out(self) -> None:
-        """Let those who had the partitions before go on with them."""
-        living = await self._living()
-        again = [
-            Transition(partition, owner.worker, owner.token)
-            for partition, owner in sorted(self._former.items())
-            if owner.token in living
-        ]
-        if again:
-            await self._control.assign(self._term, self._token, again)
+        """Give the partitions that nobody has to those who had them before, or to whoever lives: no coordinator does it while
+        we lead, and what is to be drained needs an owner."""
+        living, owners = await self._living(), await self._control.assignment()
+        free = [p for p in range(self._old.partitions) if p not in owners or owners[p].token not in living]
+        if not free or not living:
+            return
+        tokens = sorted(living, key=lambda token: living[token])
+        again = []
+        for number, partition in enumerate(free):
+            former = self._former.get(partition)
+            token = former.token if former is not None and former.token in living else tokens[number % len(tokens)]
+            again.append(Transition(partition, living[token], token))
+        await self._control.assign(self._term, self._token, again)
 
-    async def _check_drained(self, full_outboxes: Collection[TaskId] = ()) -> None:
-        if full_outboxes:
-            raise NotYet(f"task {next(iter(full_outboxes))} has results that it could not send yet")
+    async def _check_sent(self, new: list[NewRecord]) -> None:
+        full = await self._full_outboxes(new)
+        if full and not await self._living():
+            raise ConfigError(
+                f"task {full[0]} has results that it could not send yet, and no worker is there to do it: start some, with"
+                " the old program, or change nothing there"
+            )
+        if full:
+            raise NotYet(f"task {full[0]} has results that it could not send yet")
+
+    async def _check_sealed(self, records: dict[TaskId, Stored], say: Callable[[str], None]) -> None:
+        """A sink that goes on as it was repeats what its last owner left half done; another one does not know of it."""
+        owners = await self._control.assignment()
+        found: list[str] = []
+        for task, stored in records.items():
+            died = owners[task.partition].token if task.partition in owners else ""
+            for name, state in stored.meta.get("sinks", {}).items():
+                half_done = died or name in stored.meta.get("unsealed", ())
+                if state is not None and name not in self.change.same and half_done:
+                    found.append(f"sink {name!r}, partition {task.partition}")
+        if found and await self._living() and (await self._control.now()).state == "running":
+            raise ConfigError(
+                f"{found[0]}: its worker could not stop politely, and what it wrote last may not be published; let the job go"
+                " on, and deploy again"
+            )
+        if found:
+            say(f"what their last worker wrote may not be published, nobody gave it back: {'; '.join(found)}")
+
+    async def _check_drained(self) -> None:
         streams = self._drained_streams()
         pipe = self._client.pipeline(transaction=False)
         for stream in streams:
@@ -199,46 +240,67 @@ class Deployment:
         fields = {task: frozenset(await self._nodes_with_state(task)) for task in records}
         held = holding(records, fields) | (self._stateful & set(self.change.changed))
         ended = [task for task, stored in records.items() if stored.ended or stored.meta.get("watermark") == END]
-        return obstacles(self._old, self._new, self.change, held, ended)
+        found = obstacles(self._old, self._new, self.change, held, ended)
+        return found or [
+            f"subgraph {name!r} of the new plan has ended already, and would have to tell its readers so on a new channel"
+            for name in silenced(self._old, self._new, self.change, self._migrated(records))
+        ]
 
     async def _nodes_with_state(self, task: TaskId) -> set[str]:
         names = map(text_of, await self._client.hkeys(self._control.keys.state(task)))
         return {node_of_field(name) for name in names if not name.startswith(OUTBOX)}
 
     async def _full_outboxes(self, new: list[NewRecord]) -> list[TaskId]:
-        """The tasks that do not stay, and have something in their outbox."""
+        """The tasks with something in their outbox that the new plan would not know how to send."""
         staying = {record.task for record in new if record.stays}
         found = []
         for task in self._old.tasks():
-            if task not in staying:
-                names = await self._client.hkeys(self._control.keys.state(task))
-                found += [task] if any(text_of(name).startswith(OUTBOX) for name in names) else []
+            key = self._control.keys.state(task)
+            names: list[Any] = [name for name in await self._client.hkeys(key) if text_of(name).startswith(OUTBOX)]
+            waiting = bool(names)
+            if names and task in staying:
+                blobs: list[Any] = await self._client.hmget(key, names)
+                channels = {unpack(unseal(blob, f"task {task}, outbox"))[0] for blob in blobs if blob is not None}
+                waiting = not channels.isdisjoint(self.change.drained)
+            found += [task] if waiting else []
         return found
 
+    def _staged_keys(self, task: TaskId) -> tuple[str, str]:
+        """Where the record and the state of ``task`` are made, apart from what any other deployment makes: one that lost its
+        leadership may not know it yet."""
+        keys, life = self._control.keys, self._token[:16]
+        return keys.staged_task(task, life), keys.staged_state(task, life)
+
     async def _stage(self, new: list[NewRecord]) -> None:
-        keys = self._control.keys
+        """Make all records, and the states that do not stay; ``_staged`` says of which tasks there is a state. What a dead
+        deployment leaves behind goes by itself."""
         for record in new:
-            await self._client.unlink(keys.staged_task(record.task), keys.staged_state(record.task))
+            at, state_at = self._staged_keys(record.task)
+            self._staged[record.task] = False
+            await self._client.unlink(at, state_at)
             fields: dict[Any, Any] = {
                 "commit": new_commit_id(),
                 "meta": seal(pack(record.meta)) if record.meta else b"",
                 "ended": int(record.ended),
             }
-            await self._client.hset(keys.staged_task(record.task), mapping=fields)
-            if not record.stays:
-                for former, nodes in record.sources:
-                    await self._copy_state(former, frozenset(nodes), keys.staged_state(record.task))
+            await self._client.hset(at, mapping=fields)
+            await self._client.pexpire(at, _STAGED_MS)
+            for former, nodes in [] if record.stays else record.sources:
+                self._staged[record.task] |= await self._copy_state(former, frozenset(nodes), state_at)
 
-    async def _copy_state(self, former: TaskId, nodes: frozenset[str], target: str) -> None:
+    async def _copy_state(self, former: TaskId, nodes: frozenset[str], target: str) -> bool:
+        """Whether there was any."""
         stored = await self._client.hgetall(self._control.keys.state(former))
         taken = [(name, blob) for name, blob in stored.items() if node_of_field(text_of(name)) in nodes]
         for start in range(0, len(taken), _CHUNK):
             await self._client.hset(target, mapping=dict(taken[start : start + _CHUNK]))
+        await self._client.pexpire(target, _STAGED_MS)
+        return bool(taken)
 
     async def _swap(self, new: list[NewRecord], commits: dict[TaskId, str]) -> None:
         keys, job = self._control.keys, self._control.job
         staying = {record.task for record in new if record.stays}
-        moved = [record.task for record in new if not record.stays]
+        moved = [task for task, has_state in self._staged.items() if has_state]
         old = list(self._old.tasks())
         gone = [keys.task(task) for task in old] + [keys.state(task) for task in old if task not in staying]
         streams = self._drained_streams()
@@ -246,8 +308,8 @@ class Deployment:
         leases = [keys.lease(partition) for partition in range(self._old.partitions)]
         ended = [str(record.task) for record in new if record.ended]
         names = [keys.leader, keys.record, keys.wake, keys.ended, keys.assignment, *map(keys.task, old)]
-        names += [key for record in new for key in (keys.staged_task(record.task), keys.task(record.task))]
-        names += [key for task in moved for key in (keys.staged_state(task), keys.state(task))]
+        names += [key for record in new for key in (self._staged_keys(record.task)[0], keys.task(record.task))]
+        names += [key for task in moved for key in (self._staged_keys(task)[1], keys.state(task))]
         names += [*gone, *streams, *leases]
         args: list[Any] = [f"{self._term}:{self._token}", job.uid, job.fingerprint, self._new.to_json()]
         args += [
@@ -261,8 +323,13 @@ class Deployment:
             len(ended),
         ]
         args += [*(commits[task] for task in old), *ended]
-        status, *detail = [text_of(part) for part in await _SWAP.call(self._client, names, args)]
+        send = partial(_SWAP.call, self._client, names, args)  # sent again, it is refused: then we look
+        status, *detail = [text_of(part) for part in await until_done(send, "exchanging the plan")]
+        if status in ("JOB", "LEADER"):
+            now = await self._control.now()
+            status = "OK" if (now.uid, now.fingerprint) == (job.uid, self._new.fingerprint) else status
         if status in ("MOVED", "FRAMES"):
             raise NotYet(f"something was committed meanwhile ({', '.join(detail)})")
         if status != "OK":
             raise ConfigError("leadership was lost, or the job was replaced meanwhile; try again")
+        self._staged = {}

@@ -130,13 +130,13 @@ class Keys:
         """Hash of a task's state blobs."""
         return self._partition(task.partition, f"state:{task.subgraph}")
 
-    def staged_task(self, task: TaskId) -> str:
+    def staged_task(self, task: TaskId, deployment: str) -> str:
         """A task's record in the making: a deployment puts it in place."""
-        return self._partition(task.partition, f"next-task:{task.subgraph}")
+        return self._partition(task.partition, f"next-task:{deployment}:{task.subgraph}")
 
-    def staged_state(self, task: TaskId) -> str:
+    def staged_state(self, task: TaskId, deployment: str) -> str:
         """The state that goes with it."""
-        return self._partition(task.partition, f"next-state:{task.subgraph}")
+        return self._partition(task.partition, f"next-state:{deployment}:{task.subgraph}")
 
     def stream(self, edge: PlanEdge, partition: int) -> str:
         """Stream of frames on ``edge`` for ``partition``."""

@@ -109,7 +109,7 @@ KEDA = Role("keda", ("AUTH", "HELLO", "PING", "SELECT", "XLEN"), reads=("q:*",))
 OPERATOR = Role(
     "operator",
     (*_RUNS_SCRIPTS, *_READS_JOB, "SCAN", "DEL", "UNLINK", "XDEL", "HKEYS", "HSET"),
-    ("ask", "assign", "lead", "phase", "resign", "retire", "swap"),
+    ("ask", "assign", "clear", "lead", "phase", "resign", "retire", "swap"),
     writes=SHAPES,
 )
 ROLES = (WORKER, COORDINATOR, KEDA, VIEWER, OPERATOR)

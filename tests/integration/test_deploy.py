@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from test_main_job import SECOND, expected
 from tools.jobs import APPS, ROOT, Job, job, run_mdp, wait_until
 from tools.oracle import check_bars
 
+from market_data_pipeline.store.client import connect
+from market_data_pipeline.store.control import Control, Transition, find_job
 from market_data_pipeline.store.embedded import EmbeddedServer
 
 APP = APPS / "deploy_job.py"
@@ -163,3 +166,96 @@ def test_a_program_that_changed_goes_on_in_its_data_dir(tmp_path: Path) -> None:
     done = run_mdp(*changed, "--deploy")
     assert done.returncode == 0, done.stderr
     check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
+
+
+def test_what_is_assigned_while_all_tasks_end_is_given_back(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
+    """A deployment found something unsent, let the workers go on, and stopped them again before one of them had looked."""
+    with job(server.url, APP, logs) as running:
+        names = start(running, "plain", tmp_path)
+        running.wait_for_items("source", ITEMS // 8)
+        asyncio.run(stop_and_assign(running.url, running.info()["name"]))
+        running.wait()
+        assert {running.wait_for_exit(name) for name in names} == {0}
+    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
+
+
+async def stop_and_assign(url: str, name: str) -> None:
+    client = connect(url)
+    found = await find_job(client, name)
+    assert found is not None
+    control = Control(client, found)
+
+    async def all_given_back() -> None:
+        while any(owner.token for owner in (await control.assignment()).values()):  # noqa: ASYNC110 - others' writes
+            await asyncio.sleep(0.02)
+
+    async with asyncio.timeout(20):
+        assert await control.ask_to_deploy("test")
+        while not (term := await control.lead("test", 10_000)):  # noqa: ASYNC110 - another process gives it up
+            await asyncio.sleep(0.02)
+        assert await control.set_phase(term, "test", "stop", "test")
+        await all_given_back()
+        beat = next(iter((await control.workers()).values()))
+        assert await control.assign(term, "test", [Transition(0, beat.worker, beat.token)])
+        await all_given_back()
+        assert await control.set_phase(term, "test", "", "")
+        await control.resign(term, "test")
+    await client.aclose()
+
+
+def test_workers_may_leave_while_streams_are_drained(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
+    """No coordinator gives their partitions to others meanwhile; the deployment does."""
+    with job(server.url, APP, logs) as running:
+        names = start(running, "plain", tmp_path)
+        running.wait_for_items("source", ITEMS // 8)
+        running.start("w3-plain", *given(tmp_path, "plain"))
+        wait_until(lambda: "holding partitions" in running.log("w3-plain"), "a third worker")
+        for name in names[1:]:
+            running.processes[name].send_signal(signal.SIGSTOP)  # frames wait, and nobody has the partitions soon
+        command = [sys.executable, "-m", "market_data_pipeline.cli", "deploy", str(APP), *given(tmp_path, "filter")]
+        deploying = subprocess.Popen([*command, "--redis-url", running.url, "--lease-ttl-ms", "600"], cwd=ROOT)
+        wait_until(lambda: running.info().get("phase") == "drain", "sources to rest")
+        running.processes[names[1]].kill()
+        running.processes[names[2]].send_signal(signal.SIGCONT)
+        running.processes[names[2]].send_signal(signal.SIGTERM)
+        assert deploying.wait(timeout=50) == 0
+        assert running.wait_for_exit("w3-plain") == 2
+        start(running, "filter", tmp_path)
+        running.wait()
+    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
+
+
+def test_a_sink_that_begins_anew_leaves_what_is_published(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
+    """With another argument, its manifest forgotten: the files of before are the user's, and nothing is lost or doubled."""
+    with job(server.url, APP, logs) as running:
+        names = start(running, "plain", tmp_path)
+        running.wait_for_items("source", ITEMS // 4)
+        code, said = deploy(running, tmp_path, "rolled", "--reset", "files")
+        assert code == 0, said
+        assert {running.wait_for_exit(name) for name in names} == {2}
+        before = set((tmp_path / "out").glob("*.jsonl"))
+        start(running, "rolled", tmp_path)
+        running.wait()
+        assert before
+        assert before < set((tmp_path / "out").glob("*.jsonl"))
+    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
+
+
+def test_a_worker_that_starts_while_its_job_is_removed_waits_for_the_next(
+    server: EmbeddedServer, tmp_path: Path, logs: Path
+) -> None:
+    with job(server.url, APP, logs) as running:
+        arguments = given(tmp_path, "plain", None)
+        running.start("coordinator-1", *arguments)
+        keys = running.keys
+        running.processes["coordinator-1"].kill()
+        running.processes["coordinator-1"].wait()
+        running.client.hset(keys.record, mapping={"uid": "", "state": "removed"})
+        worker = running.start("w", *arguments)
+        wait_until(lambda: "waiting for a coordinator" in running.log("w"), "the worker to wait")
+        assert run_mdp("remove", keys.job, "--redis-url", running.url).returncode == 0
+        assert not list(running.client.scan_iter("mdp:*")), "who waits writes nothing"
+        running.start("coordinator-2", *arguments)
+        running.wait()
+        assert worker.wait(timeout=30) == 0
+    check_bars(tmp_path / "out", expected(ITEMS, None), SECOND)

@@ -172,7 +172,7 @@ def _control() -> list[Mutation]:
     worker = ("tests/unit/worker/test_worker_state.py",)
     state = "worker/mdp_worker/state.py"
     lease = "lease[1] ~= ARGV[1] or lease[2] ~= ARGV[2]"
-    owner = "lease[1] ~= ARGV[6] or lease[2] ~= ARGV[7]"
+    owner = "lease[1] ~= ARGV[7] or lease[2] ~= ARGV[8]"
     job = "job[1] ~= ARGV[1] or job[2] ~= 'failed'"
     running = "job[1] ~= ARGV[1] or job[2] ~= 'running'"
     return [
@@ -202,10 +202,11 @@ def _control() -> list[Mutation]:
         ),
         Mutation("release: lease, epoch", release, lease, "lease[2] ~= ARGV[2]", CONTROL_TESTS),
         Mutation("release: lease, token", release, lease, "lease[1] ~= ARGV[1]", CONTROL_TESTS),
-        Mutation("conclude: lease, epoch", conclude, owner, "lease[2] ~= ARGV[7]", CONTROL_TESTS),
-        Mutation("conclude: lease, token", conclude, owner, "lease[1] ~= ARGV[6]", CONTROL_TESTS),
+        Mutation("conclude: lease, epoch", conclude, owner, "lease[2] ~= ARGV[8]", CONTROL_TESTS),
+        Mutation("conclude: lease, token", conclude, owner, "lease[1] ~= ARGV[7]", CONTROL_TESTS),
         Mutation("conclude: job uid", conclude, running, "job[2] ~= 'running'", CONTROL_TESTS),
         Mutation("conclude: a running job", conclude, running, "job[1] ~= ARGV[1]", CONTROL_TESTS),
+        Mutation("conclude: plan", conclude, "job[3] ~= ARGV[5]", "false", CONTROL_TESTS),
         Mutation("conclude: all tasks have ended", conclude, "< tonumber(ARGV[4]) then", "< 0 then", CONTROL_TESTS),
         Mutation("resume: job uid", resume, job, "job[2] ~= 'failed'", CONTROL_TESTS),
         Mutation("resume: a failed job", resume, job, "job[1] ~= ARGV[1]", CONTROL_TESTS),
@@ -216,12 +217,32 @@ def _control() -> list[Mutation]:
         Mutation(
             "swap: all is staged", SWAP, "redis.call('EXISTS', KEYS[staged_key + 2 * i]) == 0", "false", DEPLOY_TESTS
         ),
+        Mutation(
+            "swap: all state is staged",
+            SWAP,
+            "redis.call('EXISTS', KEYS[state_key + 2 * i]) == 0",
+            "false",
+            DEPLOY_TESTS,
+        ),
+        Mutation(
+            "swap: what was staged stays",
+            SWAP,
+            "redis.call('PERSIST', KEYS[state_key",
+            "redis.call('TTL', KEYS[state_key",
+            DEPLOY_TESTS,
+        ),
         Mutation("swap: leases end", SWAP, "for i = 0, n_leases - 1 do", "for i = 0, -1 do", DEPLOY_TESTS),
         Mutation("phase: leader", LUA + "phase.lua", "redis.call('GET', KEYS[1]) ~= ARGV[1]", "false", DEPLOY_TESTS),
         Mutation("phase: job uid", LUA + "phase.lua", "job[1] ~= ARGV[2] or ", "", DEPLOY_TESTS),
         Mutation("phase: plan", LUA + "phase.lua", " or job[2] ~= ARGV[3]", "", DEPLOY_TESTS),
+        Mutation("ask: job uid", LUA + "ask.lua", "job[1] ~= ARGV[1] or ", "", DEPLOY_TESTS),
+        Mutation("ask: plan", LUA + "ask.lua", " or job[2] ~= ARGV[3]", "", DEPLOY_TESTS),
         Mutation(
-            "ask: job uid", LUA + "ask.lua", "redis.call('HGET', KEYS[1], 'uid') ~= ARGV[1]", "false", DEPLOY_TESTS
+            "remove: while it is marked",
+            LUA + "clear.lua",
+            "redis.call('HGET', KEYS[1], 'uid') ~= ''",
+            "false",
+            CONTROL_TESTS,
         ),
         Mutation("lead: job uid", lead, "redis.call('HGET', ARGV[3], 'uid') ~= ARGV[4]", "false", CONTROL_TESTS),
         Mutation("beat: job uid", beat, "redis.call('HGET', ARGV[6], 'uid') ~= ARGV[7]", "false", CONTROL_TESTS),

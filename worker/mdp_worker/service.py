@@ -216,7 +216,9 @@ class Worker:
             if now.phase != phase:
                 phase = now.phase
                 self._follow_phase(phase)
-            if now.version != version and phase != "stop":
+            if phase == "stop":
+                await self._return_assigned()
+            elif now.version != version:
                 version = now.version
                 await self._follow_assignment()
             await self._nap()
@@ -241,6 +243,13 @@ class Worker:
             for command in self._state.assigned({}):
                 self._end(command.partition, give_back=True)
             self._metrics.owned.set(0)
+
+    async def _return_assigned(self) -> None:
+        """While every task is to end: give back what was assigned meanwhile, and what could not be given back before."""
+        for partition, owner in (await until_done(self._control.assignment, "assignment")).items():
+            ending = self._ending.get(partition)
+            if owner.token == self._heartbeat.token and (ending is None or ending.done()):
+                await self._release(Lease(partition, owner.epoch, owner.token))
 
     async def _follow_assignment(self) -> None:
         commands = self._state.assigned(await until_done(self._control.assignment, "assignment"))

@@ -36,16 +36,21 @@ for i = 0, n_new - 1 do
     return {'LEADER'} -- what was staged is gone: another cleared it
   end
 end
+for i = 0, n_state - 1 do
+  if redis.call('EXISTS', KEYS[state_key + 2 * i]) == 0 then
+    return {'LEADER'}
+  end
+end
 for i = 0, n_del - 1 do
   redis.call('UNLINK', KEYS[del_key + i])
 end
 for i = 0, n_new - 1 do
   redis.call('RENAME', KEYS[staged_key + 2 * i], KEYS[staged_key + 2 * i + 1])
+  redis.call('PERSIST', KEYS[staged_key + 2 * i + 1])
 end
 for i = 0, n_state - 1 do
-  if redis.call('EXISTS', KEYS[state_key + 2 * i]) == 1 then
-    redis.call('RENAME', KEYS[state_key + 2 * i], KEYS[state_key + 2 * i + 1])
-  end
+  redis.call('RENAME', KEYS[state_key + 2 * i], KEYS[state_key + 2 * i + 1])
+  redis.call('PERSIST', KEYS[state_key + 2 * i + 1])
 end
 for i = 0, n_leases - 1 do -- no process of the old plan is an owner any more, whatever it believes
   redis.call('HSET', KEYS[lease_key + i], 'token', '', 'worker', '')

@@ -23,7 +23,8 @@ def _breaks_at(row: dict[str, object]) -> bool:
 
 def pipeline(output: Path, items: int, rate: float | None = None, version: str = "plain") -> Pipeline:
     """``plain``; ``filter``: a node more before the keyed edge; ``boundary``: bars in a subgraph of their own; ``interval``:
-    other bars; ```broken`` and ``fixed``: a function that fails, and one that does not."""
+    other bars; ``rolled``: the sink with another argument; ``broken`` and ``fixed``: a function that fails, and one that does
+    not."""
     trades = Pipeline("bars").source(source(items, rate), name="source")
     if version == "filter":
         trades = trades.filter(_same, name="filter")
@@ -32,4 +33,5 @@ def pipeline(output: Path, items: int, rate: float | None = None, version: str =
         keyed = keyed.boundary().map(_as_it_is, name="map")
     if version in ("broken", "fixed"):
         keyed = keyed.filter(_breaks_at if version == "broken" else _same, name="filter", on_error="fail")
-    return keyed.bars("2s" if version == "interval" else "1s", name="bars").sink(JsonLines(output), name="files")
+    sink = JsonLines(output, roll_interval="30s" if version == "rolled" else "60s")
+    return keyed.bars("2s" if version == "interval" else "1s", name="bars").sink(sink, name="files")

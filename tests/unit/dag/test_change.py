@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from market_data_pipeline import Collect, Dag, Dedupe, Filter, Map, Node, Synthetic, TumblingBars
 from market_data_pipeline.dag.change import Choice, compare, obstacles
-from market_data_pipeline.dag.plan import Plan, TaskId
+from market_data_pipeline.dag.plan import Plan, TaskId, plan_from_dict
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ConfigError
 
@@ -130,3 +132,45 @@ def test_p_is_fixed_and_nodes_must_be_known() -> None:
         compare(plan(), plan(), Choice(keep=frozenset({"bar"})))
     with pytest.raises(ConfigError, match="both kept and reset: bars"):
         compare(plan(), plan(), Choice(frozenset({"bars"}), frozenset({"bars"})))
+
+
+def test_state_does_not_follow_items_to_other_partitions() -> None:
+    """With another key the items of a symbol come to another partition than its state."""
+
+    def other(dag: Dag) -> None:
+        dag._edges = [replace(edge, key="venue") if edge.key else edge for edge in dag._edges]
+
+    old, new = plan(), plan(edit=other)
+    change = compare(old, new)
+    assert change.changed == dict.fromkeys(("dedupe", "bars"), "spread by key 'symbol' -> by key 'venue'")
+    found = obstacles(old, new, change, {"dedupe"}, [])
+    assert found[0].startswith("node 'dedupe' holds state and changed (spread by key 'symbol' -> by key 'venue')")
+    kept = Choice(keep=frozenset({"dedupe"}))
+    assert "it cannot be kept, only --reset" in obstacles(old, new, compare(old, new, kept), {"dedupe"}, [])[0]
+    reset = Choice(reset=frozenset({"dedupe"}))
+    assert obstacles(old, new, compare(old, new, reset), {"dedupe"}, []) == []
+
+
+def test_one_more_input_leaves_state_where_it_is() -> None:
+    extra = lambda dag: (dag.add_node(Node("first", Synthetic())), dag.add_edge("first", "dedupe", broadcast=True))  # noqa: E731
+    assert compare(plan(), plan(edit=extra)).changed == {}
+
+
+def test_another_kind_of_node_has_nothing_of_the_former_one() -> None:
+    old = plan(Node("x", Map(same)))
+    new = plan(edit=lambda dag: (dag.add_node(Node("x", Synthetic())), dag.add_edge("x", "dedupe", key="symbol")))
+    found = obstacles(old, new, compare(old, new, Choice(keep=frozenset({"x"}))), {"x"}, [])
+    assert "node 'x' is another kind of node" in found[0]
+
+
+def test_what_has_ended_is_untouched_in_whatever_order_its_edges_stand() -> None:
+    """A plan that was stored has them sorted, a compiled one in the program's order."""
+
+    def two(dag: Dag) -> None:
+        for name in ("z", "a"):
+            dag.add_node(Node(name, Collect()))
+            dag.add_edge("source", name, boundary=True)
+
+    old, new = plan(edit=two), plan(edit=two, interval="2s")
+    stored = plan_from_dict(json.loads(old.to_json()))
+    assert obstacles(stored, new, compare(stored, new), set(), [TaskId("source", 0)]) == []

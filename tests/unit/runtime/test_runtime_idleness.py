@@ -181,3 +181,22 @@ async def test_a_consumer_that_starts_anew_remembers_who_is_idle() -> None:
     quiet.done.set()
     await job.run()
     assert windows(job) == set(range(0, 100, 10))
+
+
+async def test_a_source_that_is_told_to_rest_does_not_call_itself_idle() -> None:
+    """The silence is ours. Another source would go ahead, and what waited outside meanwhile be late."""
+    quiet = Quiet([{"symbol": "S1", "n": -1, "ts_event": 5 * SECOND}], idle_after=SECOND)
+    job = fan_in(quiet, 1)
+    sources = [task for task in job.plan.tasks() if task.subgraph in ("busy", "quiet")]
+    await job.run_until(lambda: job.server.contents.tasks[sources[1]].meta != b"", sources)
+    resting: Any = job.running[sources[1]][0]
+    resting.resting = True
+    rested = job.clock.monotonic() + 10
+
+    def waited() -> bool:
+        job.clock.advance(0.01)
+        return job.clock.monotonic() > rested
+
+    await job.run_until(waited, sources)
+    assert resting._watermark.silence(job.clock.monotonic(), 0) is None
+    await job.stop()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from market_data_pipeline import Collect, Dedupe, Filter, Map, Pipeline, Synthetic, TumblingBars
-from market_data_pipeline.dag.change import Choice, compare
+from market_data_pipeline import Collect, Dag, Dedupe, Filter, Map, Node, Pipeline, Synthetic, TumblingBars
+from market_data_pipeline.dag.change import Choice, compare, obstacles
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.dag.planner import compile_dag
-from market_data_pipeline.frame import NO_MARK
+from market_data_pipeline.frame import END, NO_MARK
 from market_data_pipeline.runtime.chain import input_keys
-from market_data_pipeline.runtime.migration import NewRecord, Stored, holding, migrate
+from market_data_pipeline.runtime.migration import NewRecord, Stored, holding, migrate, silenced
 
 NO_CHOICE = Choice()
 
@@ -135,3 +135,104 @@ def test_who_holds_something() -> None:
     old = plan()
     assert holding(committed(old), {TaskId("dedupe", 0): frozenset({"bars"})}) == {"source", "sink", "bars"}
     assert holding({task: Stored({}, False) for task in old.tasks()}, {}) == set()
+
+
+def idle_source(stored: Stored) -> Stored:
+    marks = {name: {**saved, "idle": list(saved["marks"])} for name, saved in stored.meta["marks"].items()}
+    return Stored({**stored.meta, "marks": marks, "out_idle": list(stored.meta["out_marks"])}, stored.ended)
+
+
+def test_who_is_idle_is_idle_for_new_nodes_and_new_channels() -> None:
+    """A source says once that it is silent; whoever comes later must be told, or it waits for it for ever."""
+    old, new = plan(), plan(filtered=True)
+    records = committed(old)
+    records[TaskId("source", 0)] = idle_source(records[TaskId("source", 0)])
+    made = {record.task: record.meta for record in migrate(old, new, compare(old, new), records)}
+    meta = made[TaskId("source", 0)]
+    assert meta["marks"]["filter"] == {"marks": {"source": 100}, "idle": ["source"], "watermark": 100, "last": 100}
+    assert meta["out_idle"] == ["filter.dedupe"]
+    back = {record.task: record.meta for record in migrate(new, old, compare(new, old), stored_of(made))}
+    assert back[TaskId("source", 0)]["out_idle"] == ["source.dedupe"]
+
+
+def stored_of(made: dict[TaskId, dict[str, Any]]) -> dict[TaskId, Stored]:
+    return {task: Stored(meta, False) for task, meta in made.items()}
+
+
+def test_an_idle_input_among_others_holds_a_new_node_as_little_as_the_old_ones() -> None:
+    """A node that is new behind a join of which one input is idle."""
+
+    def joined(extra: bool) -> Plan:
+        dag = Dag("m")
+        for name in ("a", "b"):
+            dag.add_node(Node(name, Synthetic()))
+            dag.add_node(Node(f"{name}2", Map(str)))
+            dag.add_edge(name, f"{name}2", key="symbol")
+        dag.add_node(Node("both", Map(str)))
+        dag.add_node(Node("sink", Collect()))
+        dag.add_edge("a2", "both")
+        dag.add_edge("b2", "both")
+        if extra:
+            dag.add_node(Node("new", Map(str)))
+            dag.add_edge("a2", "new")
+            dag.add_edge("new", "sink")
+        dag.add_edge("both", "sink")
+        return compile_dag(dag, 1)
+
+    old, new = joined(False), joined(True)
+    records = committed(old)
+    task = old.subgraph_of["both"].name
+    meta = records[TaskId(task, 0)].meta
+    key = next(iter(meta["marks"]["a2"]["marks"]))
+    meta["marks"]["a2"]["idle"], meta["marks"]["both"]["idle"] = [key], ["a2"]
+    made = {record.task: record.meta for record in migrate(old, new, compare(old, new), records)}
+    assert made[TaskId(new.subgraph_of["new"].name, 0)]["marks"]["new"]["idle"] == ["a2"]
+
+
+def test_what_has_ended_cannot_say_so_on_a_new_channel() -> None:
+    """Two nodes in one subgraph, one of which has ended: apart from the other, it would end without telling it."""
+
+    def joined(apart: bool) -> Plan:
+        dag = Dag("m")
+        for name in ("a", "b"):
+            dag.add_node(Node(name, Synthetic()))
+            dag.add_node(Node(f"{name}2", Map(str)))
+            dag.add_edge(name, f"{name}2", key="symbol")
+        dag.add_node(Node("sink", Collect()))
+        dag.add_edge("a2", "sink", boundary=apart)
+        dag.add_edge("b2", "sink", boundary=apart)
+        return compile_dag(dag, 1)
+
+    old, new = joined(False), joined(True)
+    change = compare(old, new)
+    records = committed(old)
+    assert silenced(old, new, change, migrate(old, new, change, records)) == []
+    both = records[TaskId("a2", 0)]
+    ended = {"marks": dict.fromkeys(both.meta["marks"]["a2"]["marks"], END), "idle": [], "watermark": END, "last": 99}
+    both.meta["marks"]["a2"] = ended
+    assert obstacles(old, new, change, set(), [t for t, s in records.items() if s.meta["watermark"] == END]) == []
+    assert silenced(old, new, change, migrate(old, new, change, records)) == ["a2"]
+
+
+def test_a_node_of_another_kind_takes_nothing_over() -> None:
+    """Its former namesake stood behind a source, whose position is not its own."""
+    old = plan(filtered=True)
+    dag = Pipeline("m").source(Synthetic(), name="filter").key_by("symbol").operator(Dedupe("symbol"), name="dedupe")
+    new = compile_dag(dag.operator(TumblingBars("1s"), name="bars").sink(Collect(), name="sink").build(), 2)
+    record = exchanged(old, new, Choice(reset=frozenset({"source"})))[TaskId("filter", 0)]
+    assert "position" not in record.meta
+    assert record.meta == {}
+
+
+def test_a_sink_that_begins_anew_is_another_one_to_its_files() -> None:
+    """With the name of the former one it would take that one's files for what a rolled-back server forgot, and delete them."""
+    old, reset = plan(), Choice(reset=frozenset({"sink"}))
+    first = migrate(old, plan(), compare(old, plan(), reset), committed(old), "one")
+    task = TaskId("dedupe", 0)
+    meta = {record.task: record.meta for record in first}
+    assert meta[task]["lives"] == {"sink": "one"}
+    assert meta[task]["sinks"] == {}
+    then = migrate(old, plan(apart=True), compare(old, plan(apart=True)), stored_of(meta), "two")
+    assert {r.task: r.meta.get("lives") for r in then}[TaskId("map", 0)] == {"sink": "one"}
+    new = migrate(plan(), old, compare(plan(), old, reset), {t: Stored({}, False) for t in old.tasks()}, "three")
+    assert {r.task: r.meta for r in new}[task] == {"lives": {"sink": "three"}}

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from test_runtime_memory_jobs import job_of
-from tools.memory_job import ListSource
+from tools.memory_job import CommittedRows, ListSource
 
 from market_data_pipeline import Dag, Frame, Node
+from market_data_pipeline.codec import pack, unpack
+from market_data_pipeline.dag.plan import TaskId
 from market_data_pipeline.operators.stateless import Filter
-from market_data_pipeline.sinks.base import Sink
+from market_data_pipeline.sinks.base import Sink, SinkContext
 
 
 class Diary(Sink):
@@ -45,3 +47,37 @@ async def test_committed_follows_only_a_commit_that_holds_what_prepare_returned(
     rounds = Diary.calls[:-2]
     assert rounds[: len(rounds) // 3 * 3] == ["write", "prepare", "committed"] * (len(rounds) // 3)
     assert rounds.count("write") >= 1
+
+
+class Opened(CommittedRows):
+    """Notes for which job it was opened."""
+
+    jobs: ClassVar[list[str]] = []
+
+    async def open(self, ctx: SinkContext, state: Any | None) -> None:
+        self.jobs.append(ctx.job)
+        await super().open(ctx, state)
+
+
+async def test_a_sink_hears_its_own_life_and_the_record_says_whether_it_was_sealed() -> None:
+    """What a deployment must know of a sink that it changes, and what it tells one that begins anew."""
+    Opened.jobs.clear()
+    rows = [{"symbol": "A", "n": n, "ts_event": n} for n in range(40)]
+    dag = Dag("lives")
+    dag.add_node(Node("source", ListSource(rows, batch_items=5)))
+    dag.add_node(Node("sink", Opened()))
+    dag.add_edge("source", "sink", key="symbol")
+    job, server = job_of(dag, partitions=1)
+    task = TaskId("sink", 0)
+    server.contents.tasks[task].meta = pack({"lives": {"sink": "again"}})
+
+    def stored() -> dict[str, Any]:
+        return dict(unpack(server.contents.tasks[task].meta))
+
+    await job.run_until(lambda: "sinks" in stored())
+    assert (stored()["lives"], stored()["unsealed"]) == ({"sink": "again"}, ["sink"])
+    await job.take_over(0)
+    await job.run()
+    assert stored()["lives"] == {"sink": "again"}
+    assert "unsealed" not in stored(), "the end seals"
+    assert set(Opened.jobs) == {"again"}

@@ -11,6 +11,7 @@ import fakeredis
 import pytest
 
 from market_data_pipeline import Collect, Pipeline, Synthetic
+from market_data_pipeline.channels.redis_stream import StreamChannel
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ConfigError, PlanMismatch
@@ -157,13 +158,13 @@ async def test_a_removal_that_was_cut_short_is_seen_and_goes_on(client: Client) 
     stream = control.keys.stream(plan().channels[0], 0)
     await client.xadd(stream, {"f": "old"})
 
-    async def cut(*keys: str) -> int:
+    def cut(**_: Any) -> Any:
         raise ConnectionError("cut")
 
-    unlink, client.unlink = client.unlink, cut  # type: ignore[method-assign]
+    scan, client.scan_iter = client.scan_iter, cut  # type: ignore[assignment]
     with pytest.raises(ConnectionError):
         await remove_job(client, "control")
-    client.unlink = unlink  # type: ignore[method-assign]
+    client.scan_iter = scan  # type: ignore[method-assign]
     with pytest.raises(ConfigError, match="run 'mdp remove control' again"):
         await publish(client, "control", plan())
     assert await client.exists(stream), "the old frame is still there, and must not become the next job's"
@@ -178,6 +179,44 @@ async def test_a_removal_of_a_job_that_was_replaced_meanwhile_does_not_mark_it(c
     again = await publish(client, "control", plan())
     await Script("retire").call(client, [control.keys.record], [control.job.uid])
     assert await find_job(client, "control") == again
+
+
+async def test_the_slower_of_two_removals_leaves_the_next_job_alone(client: Client) -> None:
+    """It has found the old job's keys, then the other one is done, and a coordinator has made the job again."""
+    control, _ = await leader(client)
+    scan, made = client.scan_iter, list[JobInfo]()
+
+    async def slowly(**arguments: Any) -> Any:
+        async for key in scan(**arguments):
+            if not made:
+                client.scan_iter = scan  # type: ignore[method-assign]
+                await remove_job(client, "control")
+                made.append(await publish(client, "control", plan()))
+            yield key
+
+    client.scan_iter = slowly  # type: ignore[method-assign, assignment]
+    await remove_job(client, "control")
+    client.scan_iter = scan  # type: ignore[method-assign]
+    assert await find_job(client, "control") == made[0]
+    for task in plan().tasks():
+        assert await client.hget(control.keys.task(task), "commit")
+
+
+async def test_what_was_concluded_of_another_plan_counts_no_more(client: Client) -> None:
+    """A coordinator that saw all tasks ended, and slept while a deployment gave the job more of them."""
+    control, _ = await leader(client)
+    await client.hset(control.keys.record, "fingerprint", "0" * 16)
+    assert not await control.conclude("finished")
+    assert (await control.now()).state == "running"
+
+
+async def test_a_job_named_channel_does_not_hold_the_stream_channels(client: Client) -> None:
+    job = await publish(client, "channel", plan())
+    channel = StreamChannel(client, "0")
+    await channel.put("item")
+    assert await remove_job(client, "channel")
+    assert job.name == "channel"
+    assert await channel.length() == 1
 
 
 async def test_remove_leaves_nothing_of_the_job_and_all_of_others(client: Client) -> None:

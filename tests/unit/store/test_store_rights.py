@@ -102,7 +102,7 @@ def names_of(job: str) -> dict[Shape, str]:
     made = [
         keys.record, keys.leader, keys.term, keys.epochs, keys.assignment, keys.workers, keys.incarnations,
         keys.worker("w1"), keys.wake, keys.ended, keys.dead_letters, keys.lease(3), keys.task(task), keys.state(task),
-        keys.stream(edge, 3), keys.stream_bytes(3), keys.staged_task(task), keys.staged_state(task),
+        keys.stream(edge, 3), keys.stream_bytes(3), keys.staged_task(task, "life"), keys.staged_state(task, "life"),
     ]  # fmt: skip
     return dict(zip(SHAPES, made, strict=True))
 
