@@ -169,6 +169,7 @@ def _control() -> list[Mutation]:
     assign, lead, release = LUA + "assign.lua", LUA + "lead.lua", LUA + "release.lua"
     conclude, resign, resume = LUA + "conclude.lua", LUA + "resign.lua", LUA + "resume.lua"
     beat, forget, heart = LUA + "beat.lua", LUA + "forget.lua", "market_data_pipeline/store/heartbeat.py"
+    ask, phase, retire, clear = (f"{LUA}{name}.lua" for name in ("ask", "phase", "retire", "clear"))
     worker = ("tests/unit/worker/test_worker_state.py",)
     state = "worker/mdp_worker/state.py"
     lease = "lease[1] ~= ARGV[1] or lease[2] ~= ARGV[2]"
@@ -215,44 +216,22 @@ def _control() -> list[Mutation]:
         Mutation("swap: no commit since", SWAP, "~= ARGV[13 + i]", "== ''", DEPLOY_TESTS),
         Mutation("swap: empty streams", SWAP, "redis.call('XLEN', KEYS[stream_key + i]) > 0", "false", DEPLOY_TESTS),
         Mutation(
-            "swap: all is staged", SWAP, "redis.call('EXISTS', KEYS[staged_key + 2 * i]) == 0", "false", DEPLOY_TESTS
+            "swap: all is staged", SWAP, "'EXISTS', KEYS[staged_key + 2 * i]) == 0", "'TIME')[1] == 0", DEPLOY_TESTS
         ),
-        Mutation(
-            "swap: all state is staged",
-            SWAP,
-            "redis.call('EXISTS', KEYS[state_key + 2 * i]) == 0",
-            "false",
-            DEPLOY_TESTS,
-        ),
-        Mutation(
-            "swap: what was staged stays",
-            SWAP,
-            "redis.call('PERSIST', KEYS[state_key",
-            "redis.call('TTL', KEYS[state_key",
-            DEPLOY_TESTS,
-        ),
+        Mutation("swap: all state is staged", SWAP, "KEYS[state_key + 2 * i]) == 0", "KEYS[1]) == 0", DEPLOY_TESTS),
+        Mutation("swap: what was staged stays", SWAP, "'PERSIST', KEYS[state", "'TTL', KEYS[state", DEPLOY_TESTS),
         Mutation("swap: leases end", SWAP, "for i = 0, n_leases - 1 do", "for i = 0, -1 do", DEPLOY_TESTS),
-        Mutation("phase: leader", LUA + "phase.lua", "redis.call('GET', KEYS[1]) ~= ARGV[1]", "false", DEPLOY_TESTS),
-        Mutation("phase: job uid", LUA + "phase.lua", "job[1] ~= ARGV[2] or ", "", DEPLOY_TESTS),
-        Mutation("phase: plan", LUA + "phase.lua", " or job[2] ~= ARGV[3]", "", DEPLOY_TESTS),
-        Mutation("ask: job uid", LUA + "ask.lua", "job[1] ~= ARGV[1] or ", "", DEPLOY_TESTS),
-        Mutation("ask: plan", LUA + "ask.lua", " or job[2] ~= ARGV[3]", "", DEPLOY_TESTS),
+        Mutation("phase: leader", phase, "redis.call('GET', KEYS[1]) ~= ARGV[1]", "false", DEPLOY_TESTS),
+        Mutation("phase: job uid", phase, "job[1] ~= ARGV[2] or ", "", DEPLOY_TESTS),
+        Mutation("phase: plan", phase, " or job[2] ~= ARGV[3]", "", DEPLOY_TESTS),
+        Mutation("ask: job uid", ask, "job[1] ~= ARGV[1] or ", "", DEPLOY_TESTS),
+        Mutation("ask: plan", ask, " or job[2] ~= ARGV[3]", "", DEPLOY_TESTS),
         Mutation(
-            "remove: while it is marked",
-            LUA + "clear.lua",
-            "redis.call('HGET', KEYS[1], 'uid') ~= ''",
-            "false",
-            CONTROL_TESTS,
+            "remove: while it is marked", clear, "redis.call('HGET', KEYS[1], 'uid') ~= ''", "false", CONTROL_TESTS
         ),
         Mutation("lead: job uid", lead, "redis.call('HGET', ARGV[3], 'uid') ~= ARGV[4]", "false", CONTROL_TESTS),
         Mutation("beat: job uid", beat, "redis.call('HGET', ARGV[6], 'uid') ~= ARGV[7]", "false", CONTROL_TESTS),
-        Mutation(
-            "retire: job uid",
-            LUA + "retire.lua",
-            "redis.call('HGET', KEYS[1], 'uid') ~= ARGV[1]",
-            "false",
-            CONTROL_TESTS,
-        ),
+        Mutation("retire: job uid", retire, "redis.call('HGET', KEYS[1], 'uid') ~= ARGV[1]", "false", CONTROL_TESTS),
         Mutation(
             "remove: mark first",
             "market_data_pipeline/store/control.py",
