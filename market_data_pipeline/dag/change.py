@@ -125,9 +125,9 @@ def _difference(old: Plan, new: Plan, name: str) -> str:
     if not spread_alike(old, new, name):
         once, each = "runs once", "runs in every partition"
         return f"{each} -> {once}" if old.subgraph_of[name].home is None else f"{once} -> {each}"
-    rekeyed = _rekeyed(old, new, name)
-    if rekeyed:
-        return rekeyed
+    elsewhere = _rekeyed(old, new, name) or _other_inputs(old, new, name)
+    if elsewhere:
+        return elsewhere
     keys = sorted({*before.config, *after.config})
     texts = [
         f"{key}: {before.config.get(key)!r} -> {after.config.get(key)!r}"
@@ -135,6 +135,13 @@ def _difference(old: Plan, new: Plan, name: str) -> str:
         if before.config.get(key) != after.config.get(key)
     ]
     return ", ".join(texts)
+
+
+def _other_inputs(old: Plan, new: Plan, name: str) -> str:
+    """Which nodes feed another input of an operator with several, where any does; else empty."""
+    before, after = ({edge.src: edge.input for edge in plan.edges if edge.dst == name} for plan in (old, new))
+    moved = [src for src in before if src in after and before[src] != after[src]]
+    return ", ".join(f"{src} feeds input {before[src]!r} -> {after[src]!r}" for src in moved)
 
 
 def _rekeyed(old: Plan, new: Plan, name: str) -> str:

@@ -61,7 +61,7 @@ async def exchange(  # noqa: PLR0913 - one call of a job, its program and how
     if not check:  # the exchange, cut short by a command that is refused, would leave a job without records
         await check_rights(client, address, OPERATOR, job.name)
     deployment = Deployment(client, job, plan, choice, stateful(dag), lease_ttl_ms)
-    for line in _described(deployment.change, job.fingerprint, plan.fingerprint):
+    for line in _described(deployment.change, job.fingerprint, plan):
         say(visible(line))
     refused = await deployment.refusals()
     if refused:
@@ -96,8 +96,8 @@ async def deploy(
         await client.aclose()
 
 
-def _described(change: PlanChange, old: str, new: str) -> Iterator[str]:
-    yield f"plan {old} -> {new}"
+def _described(change: PlanChange, old: str, new: Plan) -> Iterator[str]:
+    yield f"plan {old} -> {new.fingerprint}"
     for name in change.same:
         yield f"  same     {name}"
     for name, text in change.changed.items():
@@ -107,5 +107,8 @@ def _described(change: PlanChange, old: str, new: str) -> Iterator[str]:
         yield f"  new      {name}"
     for name in change.removed:
         yield f"  gone     {name}"
+    for name in (*change.same, *change.changed):
+        if new.node[name].kind == "coroutine" and not new.inputs(new.subgraph_of[name]):
+            yield f"  {name} is a coroutine without inputs: it starts from its beginning, as after every takeover"
     if change.drained:
         yield f"  to be drained first: {', '.join(change.drained)}"

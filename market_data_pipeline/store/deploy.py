@@ -14,10 +14,12 @@ import asyncio
 import json
 import secrets
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import redis.asyncio
+from redis.exceptions import RedisError
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.codec import pack, seal, unpack, unseal
@@ -63,6 +65,7 @@ class Deployment:
         self._phase = ""
         self._staged: dict[TaskId, bool] = {}
         self._former: dict[int, Owner] = {}
+        self._alone_since: float | None = None
 
     async def refusals(self) -> list[str]:
         """Why this cannot be deployed, as things are now; empty when it can."""
@@ -86,11 +89,15 @@ class Deployment:
                 await self._clock.sleep(_POLL)
         finally:
             await cancel_and_wait(alive)
-            if self._term:
-                await self._control.set_phase(self._term, self._token, "", "")  # refused where the plan was exchanged
-                await self._control.resign(self._term, self._token)
-            for task in self._staged:
-                await self._client.unlink(*self._staged_keys(task))
+            with suppress(RedisError, OSError):  # what went wrong before says more; leadership runs out, and keys go
+                await self._clean_up()
+
+    async def _clean_up(self) -> None:
+        if self._term:
+            await self._control.set_phase(self._term, self._token, "", "")  # refused where the plan was exchanged
+            await self._control.resign(self._term, self._token)
+        for task in self._staged:
+            await self._client.unlink(*self._staged_keys(task))
 
     async def _keep_leading(self) -> None:
         """Staging a large state may take longer than leadership lasts."""
@@ -154,6 +161,16 @@ class Deployment:
         """Token -> name of the workers that live."""
         return {beat.token: name for name, beat in (await self._control.workers()).items()}
 
+    async def _alone(self) -> bool:
+        """Whether nobody will work off what is in flight: no worker has lived for a lease's time, or the job does not run."""
+        if await self._living():
+            self._alone_since = None
+            return False
+        if self._alone_since is None:
+            self._alone_since = self._clock.monotonic()
+        waited = self._clock.monotonic() - self._alone_since
+        return waited >= self._ttl_ms / 1000 or (await self._control.now()).state != "running"
+
     async def _check_given_back(self) -> None:
         living = await self._living()
         held = sorted(p for p, owner in (await self._control.assignment()).items() if owner.token in living)
@@ -177,7 +194,7 @@ class Deployment:
 
     async def _check_sent(self, new: list[NewRecord]) -> None:
         full = await self._full_outboxes(new)
-        if full and not await self._living():
+        if full and await self._alone():
             raise ConfigError(
                 f"task {full[0]} has results that it could not send yet, and no worker is there to do it: start some, with"
                 " the old program, or change nothing there"
@@ -209,7 +226,7 @@ class Deployment:
         for stream in streams:
             pipe.xlen(stream)
         for stream, length in zip(streams, await pipe.execute() if streams else [], strict=True):
-            if length and not await self._living():
+            if length and await self._alone():
                 raise ConfigError(
                     f"{length} frames wait in {stream}, and no worker is there to work them off: start some, with the"
                     " old program, or change nothing between them and their readers"

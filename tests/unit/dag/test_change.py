@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from market_data_pipeline import Collect, Dag, Dedupe, Filter, Map, Node, Synthetic, TumblingBars
+from market_data_pipeline import AsofJoin, Collect, Dag, Dedupe, Filter, Map, Node, Synthetic, TumblingBars
 from market_data_pipeline.dag.change import Choice, compare, obstacles
 from market_data_pipeline.dag.plan import Plan, TaskId, plan_from_dict
 from market_data_pipeline.dag.planner import compile_dag
@@ -174,3 +174,20 @@ def test_what_has_ended_is_untouched_in_whatever_order_its_edges_stand() -> None
     old, new = plan(edit=two), plan(edit=two, interval="2s")
     stored = plan_from_dict(json.loads(old.to_json()))
     assert obstacles(stored, new, compare(stored, new), set(), [TaskId("source", 0)]) == []
+
+
+def test_a_join_whose_inputs_are_exchanged_is_another_one() -> None:
+    def joined(swapped: bool) -> Plan:
+        dag = Dag("joined")
+        dag.add_node(Node("trades", Synthetic()))
+        dag.add_node(Node("quotes", Synthetic()))
+        dag.add_node(Node("asof", AsofJoin()))
+        for src, port in zip(("trades", "quotes"), ("right", "") if swapped else ("", "right"), strict=True):
+            dag.add_edge(src, "asof", key="symbol", input=port)
+        dag.add_node(Node("sink", Collect()))
+        dag.add_edge("asof", "sink")
+        return compile_dag(dag, 2)
+
+    change = compare(joined(False), joined(True))
+    assert change.changed == {"asof": "trades feeds input '' -> 'right', quotes feeds input 'right' -> ''"}
+    assert compare(joined(False), joined(False)).changed == {}
