@@ -347,11 +347,6 @@ async def test_an_outbox_is_sent_before_its_task_changes(bench: Bench) -> None:
 async def test_whether_anybody_will_work_off_what_is_in_flight(bench: Bench) -> None:
     """Workers that are replaced all at once are away for a moment; those of a failed job do not come back by themselves."""
     stream = bench.keys.stream(plan().channels[0], 1)
-    filtered = compile_dag(
-        Pipeline("deploy").source(Synthetic(), name="source").operator(Map(str), name="new").key_by("symbol")
-        .operator(Dedupe("symbol"), name="dedupe").operator(TumblingBars("1s"), name="bars")
-        .sink(Collect(), name="sink").build(), 2,
-    )  # fmt: skip
     await bench.client.xadd(stream, {"f": "waits"})
 
     async def empty_soon() -> None:
@@ -360,7 +355,7 @@ async def test_whether_anybody_will_work_off_what_is_in_flight(bench: Bench) -> 
         await bench.client.delete(stream)
 
     emptying = asyncio.create_task(empty_soon())
-    await bench.run(bench.deployment(filtered))
+    await bench.run(bench.deployment(filtered()))
     await emptying
     assert bench.said[-1] == "exchanging the plan", (
         "nobody was there for less than a lease's time: no reason to give up"
