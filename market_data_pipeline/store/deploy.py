@@ -194,13 +194,16 @@ class Deployment:
 
     async def _check_sent(self, new: list[NewRecord]) -> None:
         full = await self._full_outboxes(new)
-        if full and await self._alone():
-            raise ConfigError(
-                f"task {full[0]} has results that it could not send yet, and no worker is there to do it: start some, with"
-                " the old program, or change nothing there"
-            )
         if full:
-            raise NotYet(f"task {full[0]} has results that it could not send yet")
+            await self._wait_for(f"task {full[0]} has results that it could not send yet")
+
+    async def _wait_for(self, what: str) -> None:
+        """Something is in flight: raises ``NotYet``, or ``ConfigError`` where nobody is there for it."""
+        if await self._alone():
+            raise ConfigError(
+                f"{what}, and no worker is there to work it off: start some, with the old program, or change nothing there"
+            )
+        raise NotYet(what)
 
     async def _check_sealed(self, records: dict[TaskId, Stored], say: Callable[[str], None]) -> None:
         """A sink that goes on as it was repeats what its last owner left half done; another one does not know of it."""
@@ -226,13 +229,8 @@ class Deployment:
         for stream in streams:
             pipe.xlen(stream)
         for stream, length in zip(streams, await pipe.execute() if streams else [], strict=True):
-            if length and await self._alone():
-                raise ConfigError(
-                    f"{length} frames wait in {stream}, and no worker is there to work them off: start some, with the"
-                    " old program, or change nothing between them and their readers"
-                )
             if length:
-                raise NotYet(f"{length} frames wait in {stream}")
+                await self._wait_for(f"{length} frames wait in {stream}")
 
     def _drained_streams(self) -> list[str]:
         edges = [edge for edge in self._old.channels if edge.name in self.change.drained]

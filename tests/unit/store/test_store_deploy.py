@@ -370,5 +370,5 @@ async def test_a_failed_job_is_not_waited_for(bench: Bench) -> None:
     )
     new = compile_dag(made.operator(TumblingBars("1s"), name="bars").sink(Collect(), name="sink").build(), 2)
     deployment = Deployment(bench.client, bench.control.job, new, Choice(), set(), 60_000)
-    with pytest.raises(ConfigError, match="no worker is there to work them off"):
+    with pytest.raises(ConfigError, match="no worker is there to work it off"):
         await bench.run(deployment)
