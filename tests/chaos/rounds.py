@@ -18,7 +18,6 @@ from chaos.watch import Books, Look
 from chaos.world import CAPACITY, CAPACITY_BYTES, World
 from market_data_pipeline.codec import unpack, unseal
 from market_data_pipeline.dag.graph import Dag
-from market_data_pipeline.store.keys import job_key
 
 _END_SECONDS = 90.0
 _EXIT_SECONDS = 20.0
@@ -88,8 +87,7 @@ def gather(world: World, state: str, drained: float) -> Evidence:
     if world.watch.failure is not None:
         raise world.watch.failure
     client = world.servers.master.client
-    uid = (client.hget(job_key(world.compiled.name), "uid") or b"").decode()
-    books = Books(world.compiled, uid, CAPACITY, CAPACITY_BYTES)
+    books = Books(world.compiled, world.compiled.name, CAPACITY, CAPACITY_BYTES)
     look: Look = books.look(client, deep=False)
     letters = [dict(unpack(fields[b"d"])) for _, fields in client.xrange(books.keys.dead_letters)]
     return Evidence(

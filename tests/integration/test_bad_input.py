@@ -158,4 +158,4 @@ def test_a_worker_with_another_plan_is_refused(server: EmbeddedServer, tmp_path:
         assert "first difference: plan.nodes.source.config.items: ours 2000, theirs 1000" in running.log("w0")
         running.start("w1", "--set", "items=1000", "--partition", "3-9")
         assert running.wait_for_exit("w1") == 2
-        assert "--partition 8: job 'bars' has partitions 0 to 7" in running.log("w1")
+        assert "--partition 9: the job has partitions 0 to 7" in running.log("w1")
