@@ -105,7 +105,7 @@ def test_a_wrong_password_and_a_user_without_rights(secured: Secured) -> None:
     url = f"rediss://runner:{QUOTED}x@localhost:{secured.tls_port}"
     refused(env | {"MDP_REDIS_URL": url}, 3, "it refuses the user or password (invalid username-password pair")
     url = f"rediss://reader:{QUOTED}@localhost:{secured.tls_port}"
-    refused(env | {"MDP_REDIS_URL": url}, 3, "permission denied")
+    refused(env | {"MDP_REDIS_URL": url, "MDP_JOB": "small"}, 3, "permission denied")
 
 
 def test_wrong_settings(secured: Secured) -> None:
