@@ -135,7 +135,7 @@ def test_each_role_has_its_own_user() -> None:
     }
     assert users == {
         "bars-worker": "worker-user", "bars-coordinator": "coordinator-user", "bars-deploy": "operator-user",
-        "bars-test": "viewer-user",
+        "bars-rollback": "operator-user", "bars-test": "viewer-user",
     }  # fmt: skip
     secrets = one_of("sentinel", "TriggerAuthentication", "-redis")["spec"]["secretTargetRef"]
     assert {entry["parameter"]: entry["key"] for entry in secrets} == {
@@ -204,7 +204,8 @@ def test_a_changed_program_restarts_pods_and_a_changed_count_does_not() -> None:
 def test_the_plan_is_deployed_with_the_new_program_before_an_upgrade() -> None:
     job = one_of("example", "Job", "-deploy")
     program = one_of("example", "ConfigMap", "-app-next")
-    assert [one["metadata"]["annotations"]["helm.sh/hook"] for one in (job, program)] == ["pre-upgrade"] * 2
+    hooks = [one["metadata"]["annotations"]["helm.sh/hook"] for one in (job, program)]
+    assert hooks == ["pre-upgrade", "pre-upgrade,pre-rollback"]
     weights = [int(one["metadata"]["annotations"]["helm.sh/hook-weight"]) for one in (program, job)]
     assert weights == sorted(set(weights)), "the program must be there first"
     (volume,) = (one for one in job["spec"]["template"]["spec"]["volumes"] if one["name"] == "app")
@@ -214,6 +215,27 @@ def test_the_plan_is_deployed_with_the_new_program_before_an_upgrade() -> None:
     assert (container["command"], container["args"][0]) == (["mdp", "deploy"], "/app/bars.py")
     refused = job["spec"]["podFailurePolicy"]["rules"][0]
     assert (refused["action"], refused["onExitCodes"]["values"]) == ("FailJob", [2])
+
+
+def test_the_former_plan_is_deployed_before_a_rollback_and_no_state_is_forgotten() -> None:
+    """Helm takes the hooks of the revision that it goes back to: what was said for the upgrade to it was said for that."""
+    upgrade, rollback = (one_of("operators-habits", "Job", suffix) for suffix in ("-deploy", "-rollback"))
+    assert rollback["metadata"]["annotations"]["helm.sh/hook"] == "pre-rollback"
+    there, back = (one["spec"]["template"]["spec"]["containers"][0] for one in (upgrade, rollback))
+    said = {"--keep=trades", "--reset=dedupe", "--reset=bars"}
+    assert said <= set(there["args"])
+    assert {**there, "args": [arg for arg in there["args"] if arg not in said]} == back
+
+
+def test_what_loads_the_program_may_reach_what_the_coordinator_may() -> None:
+    feed = {"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}
+    rendered = objects(merged(SETS["minimal"], {"coordinator": {"extraEgress": [feed]}}))
+    reach = {
+        one["metadata"]["name"].removeprefix("bars-")
+        for one in rendered
+        if one["kind"] == "NetworkPolicy" and feed in one["spec"]["egress"]
+    }
+    assert reach == {"coordinator", "deploy", "rollback"}
 
 
 def test_helm_test_checks_the_job() -> None:
@@ -261,6 +283,15 @@ def test_keda_reaches_the_coordinator_and_the_valkey() -> None:
     assert keda in one_of("example", "NetworkPolicy", "-coordinator")["spec"]["ingress"][0]["from"]
     assert keda in one_of("example", "NetworkPolicy", "-valkey")["spec"]["ingress"][0]["from"]
     assert keda not in one_of("example", "NetworkPolicy", "-worker")["spec"]["ingress"][0]["from"]
+
+
+def test_keda_finds_the_valkey_from_its_own_namespace() -> None:
+    values = merged(SETS["example"], {"job": SETS["streams"]["job"], "autoscaling": {"enabled": True}})
+    (scaled,) = (one for one in objects(values) if one["kind"] == "ScaledObject")
+    service = one_of("example", "Service", "-valkey")["metadata"]["name"]
+    assert {trigger["metadata"]["address"] for trigger in scaled["spec"]["triggers"]} == {
+        f"{service}.{NAMESPACE}.svc:6379"
+    }
 
 
 def test_the_valkey_keeps_what_it_is_given() -> None:

@@ -8,7 +8,7 @@ A template "mdp.refuse.NAME" gives its sentence, or nothing.
 {{- range list
     "appName" "appSource" "appFile" "jobName" "redisMissing" "redisTwice" "redisUrl" "redisTls" "redisSecret" "redisSecretTwice"
     "valkeyPassword" "sentinels" "levels" "replicas" "pinnedAutoscaling" "maxReplicas" "minReplicas" "fallback" "scaleToZero"
-    "streamsMissing" "streamsForeign" "streamsUneven" "stage" "unreachable" "surge" "workerGrace" "coordinatorGrace" -}}
+    "streamsMissing" "streamsForeign" "streamsUneven" "stage" "kedaHost" "unreachable" "surge" "workerGrace" "coordinatorGrace" -}}
 {{- with include (printf "mdp.refuse.%s" .) $root | trim -}}
 {{- $said = append $said . -}}
 {{- end -}}
@@ -199,6 +199,18 @@ job.streams has {{ $count }} names and job.partitions is {{ int64 .Values.job.pa
 autoscaling.stage is {{ $autoscaling.stage }} and the signal is streams, which adds up all streams: set autoscaling.signal to coordinator, or leave stage empty.
 {{- else if not (has $autoscaling.stage .Values.job.stages) -}}
 autoscaling.stage is {{ $autoscaling.stage }}: allowed are {{ default "none, as job.stages is empty" (join ", " .Values.job.stages) }}.
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* KEDA asks from its own namespace, where a Service's name alone means another one. */}}
+{{- define "mdp.refuse.kedaHost" -}}
+{{- if and .Values.autoscaling.enabled (eq (include "mdp.signal" .) "streams") (include "mdp.redisGiven" .) -}}
+{{- range (include "mdp.redis" . | fromYaml).addresses -}}
+{{- $host := regexReplaceAll ":[0-9]+$" . "" -}}
+{{- if not (contains "." $host) }}
+Redis is at {{ $host }}, which KEDA would look for in its own namespace: write {{ $host }}.NAMESPACE.svc, or set autoscaling.signal to coordinator.
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
