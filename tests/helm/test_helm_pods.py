@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -299,7 +302,21 @@ def test_the_valkey_keeps_what_it_is_given() -> None:
     assert {"appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction"} <= set(lines)
     valkey = one_of("example", "StatefulSet", "-valkey")
     assert valkey["spec"]["volumeClaimTemplates"][0]["spec"]["resources"] == {"requests": {"storage": "8Gi"}}
-    assert "requirepass" in valkey["spec"]["template"]["spec"]["containers"][0]["command"][-1]
+
+
+@pytest.mark.parametrize("password", ["only-for-trying", 'a"b', "a\\x41", "a $HOME b", "a'b"])
+def test_the_valkey_asks_for_the_password_whatever_is_in_it(password: str, tmp_path: Path) -> None:
+    """The container's own command with a stand-in for the server, which shows what configuration it is given."""
+    (container,) = one_of("example", "StatefulSet", "-valkey")["spec"]["template"]["spec"]["containers"]
+    (tmp_path / "valkey.conf").write_text("appendonly yes\n")
+    server = tmp_path / "valkey-server"
+    server.write_text("#!/bin/sh\nexec cat\n")
+    server.chmod(0o755)
+    command = [word.replace("/etc/valkey", str(tmp_path)) for word in container["command"]]
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VALKEY_PASSWORD": password}
+    given = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    escaped = password.replace("\\", "\\\\").replace('"', '\\"')
+    assert given.splitlines() == ["appendonly yes", f'requirepass "{escaped}"']
 
 
 def test_the_coordinators_service_may_be_asked_by_its_names() -> None:
