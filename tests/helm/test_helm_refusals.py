@@ -129,6 +129,10 @@ REFUSED = {
         "{job: {stages: [dedupe, join]}, autoscaling: {enabled: true, signal: coordinator, stage: bars}}",
         "autoscaling.stage is bars: allowed are dedupe, join.",
     ),
+    "deployDeadline": (
+        "deploy: {timeout: 5m}",
+        "deploy.timeout is 5m and deploy.activeDeadlineSeconds 300: the Job would be ended in the middle of a drain",
+    ),
     "kedaHost": (
         "{redis: {host: redis}, job: {partitions: 1, streams: ['mdp:{bars:0}:q:a.b']},"
         " autoscaling: {enabled: true, maxReplicas: 1, fallback: {replicas: 1}}, workers: {replicas: 1}}",
