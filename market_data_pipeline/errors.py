@@ -48,9 +48,14 @@ class OperatorFailed(MdpError):
 
 
 class PlanMismatch(MdpError):
-    """This process compiled another plan than the one the job runs; names both fingerprints and a difference."""
+    """This process compiled another plan than the one the job runs; names both fingerprints and a difference. ``advice`` is
+    for whoever started it by hand; for a process that waits to be replaced, or for its plan, it would be wrong."""
 
     exit_code = 2
+
+    def __init__(self, difference: str, advice: str = "") -> None:
+        super().__init__(f"{difference}. {advice}" if advice else difference)
+        self.difference = difference
 
 
 class JobFailed(MdpError):

@@ -84,9 +84,9 @@ class Coordinator:
             except PlanMismatch as error:
                 if not self._settings.await_plan:
                     raise
-                if str(error) != refused:
-                    log.warning("waiting for another plan: %s", error)
-                self._waiting = refused = str(error)
+                if error.difference != refused:
+                    log.warning("waiting for another plan: %s", error.difference)
+                self._waiting = refused = error.difference
             except Exception as error:
                 if not refused or not is_transient(error):
                     raise

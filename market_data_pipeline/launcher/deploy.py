@@ -87,6 +87,11 @@ async def deploy(
             if job is None:
                 say(f"job {name}: not there yet; the coordinator makes it with the plan of its own program")
                 return
+            if "partitions" in settings.model_fields_set and settings.partitions != job.partitions:
+                raise ConfigError(
+                    f"MDP_PARTITIONS={settings.partitions}: job {name!r} has {job.partitions} partitions, and P is fixed for"
+                    " a job; another P is a job under another name"
+                )
             plan = compile_dag(dag, job.partitions)
             await exchange(
                 client, address, job, dag, plan, choice,

@@ -143,8 +143,9 @@ def check_plan(job: JobInfo, plan: Plan) -> None:
         difference = first_difference(plan.to_dict(), json.loads(job.plan)) or "unknown"
         raise PlanMismatch(
             f"job {job.name!r} runs plan {job.fingerprint}, this program compiles to {plan.fingerprint}; first difference:"
-            f" {difference}. Give the job this plan with 'mdp deploy' (or 'mdp run --deploy'), choose another name with"
-            f" --job, or remove the job with 'mdp remove {job.name}'"
+            f" {difference}",
+            "Give the job this plan with 'mdp deploy' (or 'mdp run --deploy'), choose another name with --job, or remove the"
+            f" job with 'mdp remove {job.name}'",
         )
 
 

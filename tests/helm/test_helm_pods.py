@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,7 +138,7 @@ def test_each_role_has_its_own_user() -> None:
     }
     assert users == {
         "bars-worker": "worker-user", "bars-coordinator": "coordinator-user", "bars-deploy": "operator-user",
-        "bars-test": "viewer-user",
+        "bars-rollback": "operator-user", "bars-test": "viewer-user",
     }  # fmt: skip
     secrets = one_of("sentinel", "TriggerAuthentication", "-redis")["spec"]["secretTargetRef"]
     assert {entry["parameter"]: entry["key"] for entry in secrets} == {
@@ -204,7 +207,8 @@ def test_a_changed_program_restarts_pods_and_a_changed_count_does_not() -> None:
 def test_the_plan_is_deployed_with_the_new_program_before_an_upgrade() -> None:
     job = one_of("example", "Job", "-deploy")
     program = one_of("example", "ConfigMap", "-app-next")
-    assert [one["metadata"]["annotations"]["helm.sh/hook"] for one in (job, program)] == ["pre-upgrade"] * 2
+    hooks = [one["metadata"]["annotations"]["helm.sh/hook"] for one in (job, program)]
+    assert hooks == ["pre-upgrade", "pre-upgrade,pre-rollback"]
     weights = [int(one["metadata"]["annotations"]["helm.sh/hook-weight"]) for one in (program, job)]
     assert weights == sorted(set(weights)), "the program must be there first"
     (volume,) = (one for one in job["spec"]["template"]["spec"]["volumes"] if one["name"] == "app")
@@ -214,6 +218,27 @@ def test_the_plan_is_deployed_with_the_new_program_before_an_upgrade() -> None:
     assert (container["command"], container["args"][0]) == (["mdp", "deploy"], "/app/bars.py")
     refused = job["spec"]["podFailurePolicy"]["rules"][0]
     assert (refused["action"], refused["onExitCodes"]["values"]) == ("FailJob", [2])
+
+
+def test_the_former_plan_is_deployed_before_a_rollback_and_no_state_is_forgotten() -> None:
+    """Helm takes the hooks of the revision that it goes back to: what was said for the upgrade to it was said for that."""
+    upgrade, rollback = (one_of("operators-habits", "Job", suffix) for suffix in ("-deploy", "-rollback"))
+    assert rollback["metadata"]["annotations"]["helm.sh/hook"] == "pre-rollback"
+    there, back = (one["spec"]["template"]["spec"]["containers"][0] for one in (upgrade, rollback))
+    said = {"--keep=trades", "--reset=dedupe", "--reset=bars"}
+    assert said <= set(there["args"])
+    assert {**there, "args": [arg for arg in there["args"] if arg not in said]} == back
+
+
+def test_what_loads_the_program_may_reach_what_the_coordinator_may() -> None:
+    feed = {"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}
+    rendered = objects(merged(SETS["minimal"], {"coordinator": {"extraEgress": [feed]}}))
+    reach = {
+        one["metadata"]["name"].removeprefix("bars-")
+        for one in rendered
+        if one["kind"] == "NetworkPolicy" and feed in one["spec"]["egress"]
+    }
+    assert reach == {"coordinator", "deploy", "rollback"}
 
 
 def test_helm_test_checks_the_job() -> None:
@@ -263,12 +288,35 @@ def test_keda_reaches_the_coordinator_and_the_valkey() -> None:
     assert keda not in one_of("example", "NetworkPolicy", "-worker")["spec"]["ingress"][0]["from"]
 
 
+def test_keda_finds_the_valkey_from_its_own_namespace() -> None:
+    values = merged(SETS["example"], {"job": SETS["streams"]["job"], "autoscaling": {"enabled": True}})
+    (scaled,) = (one for one in objects(values) if one["kind"] == "ScaledObject")
+    service = one_of("example", "Service", "-valkey")["metadata"]["name"]
+    assert {trigger["metadata"]["address"] for trigger in scaled["spec"]["triggers"]} == {
+        f"{service}.{NAMESPACE}.svc:6379"
+    }
+
+
 def test_the_valkey_keeps_what_it_is_given() -> None:
     lines = one_of("example", "ConfigMap", "-valkey")["data"]["valkey.conf"].splitlines()
     assert {"appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction"} <= set(lines)
     valkey = one_of("example", "StatefulSet", "-valkey")
     assert valkey["spec"]["volumeClaimTemplates"][0]["spec"]["resources"] == {"requests": {"storage": "8Gi"}}
-    assert "requirepass" in valkey["spec"]["template"]["spec"]["containers"][0]["command"][-1]
+
+
+@pytest.mark.parametrize("password", ["only-for-trying", 'a"b', "a\\x41", "a $HOME b", "a'b"])
+def test_the_valkey_asks_for_the_password_whatever_is_in_it(password: str, tmp_path: Path) -> None:
+    """The container's own command with a stand-in for the server, which shows what configuration it is given."""
+    (container,) = one_of("example", "StatefulSet", "-valkey")["spec"]["template"]["spec"]["containers"]
+    (tmp_path / "valkey.conf").write_text("appendonly yes\n")
+    server = tmp_path / "valkey-server"
+    server.write_text("#!/bin/sh\nexec cat\n")
+    server.chmod(0o755)
+    command = [word.replace("/etc/valkey", str(tmp_path)) for word in container["command"]]
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VALKEY_PASSWORD": password}
+    given = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    escaped = password.replace("\\", "\\\\").replace('"', '\\"')
+    assert given.splitlines() == ["appendonly yes", f'requirepass "{escaped}"']
 
 
 def test_the_coordinators_service_may_be_asked_by_its_names() -> None:

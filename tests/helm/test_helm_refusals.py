@@ -129,6 +129,15 @@ REFUSED = {
         "{job: {stages: [dedupe, join]}, autoscaling: {enabled: true, signal: coordinator, stage: bars}}",
         "autoscaling.stage is bars: allowed are dedupe, join.",
     ),
+    "deployDeadline": (
+        "deploy: {timeout: 5m}",
+        "deploy.timeout is 5m and deploy.activeDeadlineSeconds 300: the Job would be ended in the middle of a drain",
+    ),
+    "kedaHost": (
+        "{redis: {host: redis}, job: {partitions: 1, streams: ['mdp:{bars:0}:q:a.b']},"
+        " autoscaling: {enabled: true, maxReplicas: 1, fallback: {replicas: 1}}, workers: {replicas: 1}}",
+        "Redis is at redis, which KEDA would look for in its own namespace: write redis.NAMESPACE.svc,",
+    ),
     "unreachable": (
         "autoscaling: {enabled: true, signal: coordinator, target: 97}",
         "autoscaling.target 97 x autoscaling.maxReplicas 4 = 388 frames can never wait, because backpressure holds"

@@ -56,6 +56,9 @@ def test_who_has_another_plan_waits_until_it_is_the_jobs(running: Job, tmp_path:
         code, why = http_status(running, name, "/readyz")
         assert code == 503
         assert "first difference" in why
+        assert "mdp remove" not in running.log(name) + why, (
+            "in an update every process of the former program waits like this"
+        )
     assert http_status(running, "coordinator-2", "/api/status")[0] == 503
     give_back(running, fingerprint)
     running.wait()

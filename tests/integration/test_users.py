@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -14,15 +15,19 @@ import pytest
 import redis.exceptions
 from click.testing import CliRunner
 from test_main_job import APP, SECOND, arguments, expected
-from tools.jobs import job, run_mdp, wait_until
+from tools.jobs import ROOT, job, run_mdp, wait_until
 from tools.oracle import check_bars
 
+from market_data_pipeline.app import load_app
 from market_data_pipeline.cli import main
-from market_data_pipeline.store.client import connect_blocking
+from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.store.client import connect, connect_blocking
+from market_data_pipeline.store.control import find_job, publish
 from market_data_pipeline.store.embedded import EmbeddedServer
 from market_data_pipeline.store.keys import Keys
 from market_data_pipeline.store.rights import KEDA, VIEWER, Role
 
+OPERATIONS = ROOT / "docs" / "operations.md"
 SERVERS = [None, *(["redis-server"] if shutil.which("redis-server") else [])]
 
 
@@ -90,6 +95,25 @@ def test_the_users_of_a_job_can_run_it(either: EmbeddedServer, tmp_path: Path, l
         assert removed.returncode == 0, removed.stderr
         assert running.client.dbsize() == 0
     check_bars(tmp_path / "out", expected(200_000, 40_000), SECOND)
+
+
+@pytest.mark.parametrize("binary", SERVERS)
+async def test_commits_outlive_a_restart_with_the_default_user_off(binary: str | None, tmp_path: Path) -> None:
+    """As operations.md writes its line: without rights, Redis would refuse the scripts of its append-only file."""
+    default = next(line for line in re.findall(r"`(user default [^`]+)`", OPERATIONS.read_text()))
+    mine = [line.removeprefix("ACL SETUSER") for line in run_mdp("acl", "--job", "bars").stdout.splitlines()]
+    file = tmp_path / "users.acl"
+    file.write_text("".join(f"{line}\n" for line in [default, *(f"user{words}" for words in mine)]))
+    plan = compile_dag(load_app(str(APP), {"output": str(tmp_path), "items": "1"}), 2)
+    with EmbeddedServer(tmp_path / "data", binary, "--aclfile", str(file)) as server:
+        url = server.url.replace("//", "//mdp-bars-coordinator:COORDINATOR-PASSWORD@")
+        async with connect(url) as client:
+            made = await publish(client, "bars", plan)
+        server.kill()
+        server.start()
+        async with connect(url) as client:
+            assert await find_job(client, "bars") == made
+            assert await client.hget(made.keys.task(next(iter(plan.tasks()))), "commit")
 
 
 @pytest.mark.parametrize(("role", "command"), [("worker", "xtrim"), ("coordinator", "hincrby")])

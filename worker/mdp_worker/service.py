@@ -145,7 +145,7 @@ class Worker:
                 if not self._settings.await_plan:
                     raise
                 refused = job.fingerprint if job else ""
-                self._wait_for(logging.WARNING, f"waiting for another plan: {error}")
+                self._wait_for(logging.WARNING, f"waiting for another plan: {error.difference}")
             except Exception as error:
                 if not is_transient(error):
                     raise

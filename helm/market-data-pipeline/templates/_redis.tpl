@@ -1,5 +1,5 @@
 {{/*
-The server as one map (YAML): url without credentials, scheme, tls, sentinel, addresses (list of host:port), master,
+The server as one map (YAML), by names that KEDA finds from its own namespace, too: url without credentials, scheme, tls, sentinel, addresses (list of host:port), master,
 database, ports (all that pods connect to). What was given in redis.url is taken apart, because KEDA wants host:port.
 */}}
 {{- define "mdp.redis" -}}
@@ -8,7 +8,7 @@ database, ports (all that pods connect to). What was given in redis.url is taken
 {{- $ports := list -}}
 {{- if .Values.valkey.enabled -}}
 {{- $_ := set $found "scheme" "redis" -}}
-{{- $_ := set $found "addresses" (list (printf "%s-valkey:6379" (include "mdp.fullname" .))) -}}
+{{- $_ := set $found "addresses" (list (printf "%s-valkey.%s.svc:6379" (include "mdp.fullname" .) .Release.Namespace)) -}}
 {{- else if $redis.url -}}
 {{- $_ := set $found "scheme" (regexFind "^[a-z+]+" $redis.url) -}}
 {{- $rest := regexReplaceAll "^[a-z+]*://" $redis.url "" -}}

@@ -8,7 +8,8 @@ A template "mdp.refuse.NAME" gives its sentence, or nothing.
 {{- range list
     "appName" "appSource" "appFile" "jobName" "redisMissing" "redisTwice" "redisUrl" "redisTls" "redisSecret" "redisSecretTwice"
     "valkeyPassword" "sentinels" "levels" "replicas" "pinnedAutoscaling" "maxReplicas" "minReplicas" "fallback" "scaleToZero"
-    "streamsMissing" "streamsForeign" "streamsUneven" "stage" "unreachable" "surge" "workerGrace" "coordinatorGrace" -}}
+    "streamsMissing" "streamsForeign" "streamsUneven" "stage" "kedaHost" "unreachable" "surge" "workerGrace" "coordinatorGrace"
+    "deployDeadline" -}}
 {{- with include (printf "mdp.refuse.%s" .) $root | trim -}}
 {{- $said = append $said . -}}
 {{- end -}}
@@ -203,6 +204,18 @@ autoscaling.stage is {{ $autoscaling.stage }}: allowed are {{ default "none, as 
 {{- end -}}
 {{- end -}}
 
+{{/* KEDA asks from its own namespace, where a Service's name alone means another one. */}}
+{{- define "mdp.refuse.kedaHost" -}}
+{{- if and .Values.autoscaling.enabled (eq (include "mdp.signal" .) "streams") (include "mdp.redisGiven" .) -}}
+{{- range (include "mdp.redis" . | fromYaml).addresses -}}
+{{- $host := regexReplaceAll ":[0-9]+$" . "" -}}
+{{- if not (contains "." $host) }}
+Redis is at {{ $host }}, which KEDA would look for in its own namespace: write {{ $host }}.NAMESPACE.svc, or set autoscaling.signal to coordinator.
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Backpressure holds each stream at the high level, so there are never more frames than that. */}}
 {{- define "mdp.refuse.unreachable" -}}
 {{- $autoscaling := .Values.autoscaling -}}
@@ -240,4 +253,14 @@ workers.strategy.maxSurge {{ int64 $strategy.maxSurge }} with maxUnavailable 0 n
 
 {{- define "mdp.refuse.coordinatorGrace" -}}
 {{- include "mdp.shortGrace" (dict "what" "coordinator" "values" .Values.coordinator) -}}
+{{- end -}}
+
+{{- define "mdp.refuse.deployDeadline" -}}
+{{- $deploy := .Values.deploy -}}
+{{- $number := regexFind "^[0-9]+" $deploy.timeout | int64 -}}
+{{- $unit := regexFind "[a-z]+$" $deploy.timeout -}}
+{{- $seconds := ternary (div $number 1000) (mul $number (get (dict "ms" 1 "s" 1 "m" 60 "h" 3600) $unit)) (eq $unit "ms") -}}
+{{- if and $deploy.enabled (ge $seconds (int64 $deploy.activeDeadlineSeconds)) -}}
+deploy.timeout is {{ $deploy.timeout }} and deploy.activeDeadlineSeconds {{ int64 $deploy.activeDeadlineSeconds }}: the Job would be ended in the middle of a drain that may still go on; give it more than {{ $seconds }} seconds, and helm upgrade a --timeout above that.
+{{- end -}}
 {{- end -}}

@@ -9,7 +9,7 @@ import pytest
 from market_data_pipeline import Collect, Dag, Pipeline, Synthetic
 from market_data_pipeline.dag.change import Choice
 from market_data_pipeline.dag.planner import compile_dag
-from market_data_pipeline.errors import StoreUnavailable
+from market_data_pipeline.errors import ConfigError, StoreUnavailable
 from market_data_pipeline.launcher.deploy import deploy
 from market_data_pipeline.store.client import connect, connect_blocking
 from market_data_pipeline.store.control import find_job, publish
@@ -59,3 +59,12 @@ async def test_who_lacks_a_right_is_told_before_anything_is_exchanged(server: Em
     """The server stops a script at the refused command, and what it had deleted before would be gone."""
     with pytest.raises(StoreUnavailable, match=f"lacks rights that an operator needs: {command}; see 'mdp acl"):
         await deployed(server, command)
+
+
+async def test_another_number_of_partitions_is_refused(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan would be compiled with the job's own, found to be the same, and coordinators would then wait for ever."""
+    monkeypatch.setenv("MDP_PARTITIONS", "4")
+    with pytest.raises(ConfigError, match="MDP_PARTITIONS=4: job 'rights' has 2 partitions, and P is fixed for a job"):
+        await deployed(server)
+    monkeypatch.setenv("MDP_PARTITIONS", "2")
+    await deployed(server)
