@@ -18,7 +18,7 @@ from market_data_pipeline.store.control import Control, Transition, find_job
 from market_data_pipeline.store.embedded import EmbeddedServer
 
 APP = APPS / "deploy_job.py"
-ITEMS, RATE = 240_000, 40_000
+ITEMS, RATE = 160_000, 40_000
 
 
 def given(tmp_path: Path, version: str, rate: float | None = RATE) -> list[str]:
