@@ -86,14 +86,10 @@ def obstacles(
                 f"node {name!r} gets its items in other partitions ({text}), where the state that goes with them is not: it"
                 " cannot be kept, only --reset"
             )
-        if name in choice.keep and old.subgraph_of[name].home is None and new.subgraph_of[name].home is not None:
-            found.append(
-                f"node {name!r} ran in every partition and runs once now: its state cannot be kept, only --reset"
-            )
-        if name in choice.keep and old.subgraph_of[name].home is not None and new.subgraph_of[name].home is None:
-            found.append(
-                f"node {name!r} ran once and runs in every partition now: its state cannot be kept, only --reset"
-            )
+        if name in choice.keep and not spread_alike(old, new, name):
+            each = old.subgraph_of[name].home is None
+            ran = "ran in every partition and runs once" if each else "ran once and runs in every partition"
+            found.append(f"node {name!r} {ran} now: its state cannot be kept, only --reset")
     found += [
         f"node {name!r} is gone and holds state: --reset {name} to forget it"
         for name in change.removed
@@ -180,9 +176,8 @@ def _spread_by(plan: Plan, name: str) -> frozenset[str]:
 def _survives(old: Plan, new: Plan, edge: PlanEdge) -> bool:
     if edge not in new.channels:
         return False
-    readers = old.partitions_of(old.subgraph_of[edge.dst])
-    return readers == new.partitions_of(new.subgraph_of[edge.dst]) and all(
-        old.origins(edge, partition) == new.origins(edge, partition) for partition in readers
+    return old.readers(edge) == new.readers(edge) and all(
+        old.origins(edge, partition) == new.origins(edge, partition) for partition in old.readers(edge)
     )
 
 

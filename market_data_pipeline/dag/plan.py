@@ -97,6 +97,10 @@ class Plan:
     def outputs(self, subgraph: Subgraph) -> list[PlanEdge]:
         return [edge for edge in self.channels if edge.src in subgraph.nodes]
 
+    def readers(self, edge: PlanEdge) -> range:
+        """The partitions in which ``edge`` is read: where it crosses, it has a stream in each."""
+        return self.partitions_of(self.subgraph_of[edge.dst])
+
     def origins(self, edge: PlanEdge, partition: int) -> tuple[str, ...]:
         """The tasks that write to ``edge``'s stream in ``partition``."""
         subgraph = self.subgraph_of[edge.src]
@@ -108,7 +112,7 @@ class Plan:
         """The partitions to which the task in ``partition`` may write on ``edge``."""
         if edge.kind == "boundary":
             return range(partition, partition + 1)
-        return self.partitions_of(self.subgraph_of[edge.dst])
+        return self.readers(edge)
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces."""

@@ -47,11 +47,7 @@ def chart_values(dag: Dag, plan: Plan, job: str) -> ChartValues:
     return ChartValues(
         job,
         plan.partitions,
-        tuple(
-            keys.stream(edge, partition)
-            for edge in plan.channels
-            for partition in plan.partitions_of(plan.subgraph_of[edge.dst])
-        ),
+        tuple(keys.stream(edge, partition) for edge in plan.channels for partition in plan.readers(edge)),
         tuple(subgraph.name for subgraph in plan.subgraphs if plan.inputs(subgraph)),
         tuple(_needs_workers(dag, plan)),
     )

@@ -20,7 +20,7 @@ from market_data_pipeline.codec import decode
 from market_data_pipeline.errors import ChannelClosed, CodecError
 from market_data_pipeline.frame import END, NO_MARK, Items, to_rows
 from market_data_pipeline.operators.base import DeadLetter
-from market_data_pipeline.runtime.chain import input_key
+from market_data_pipeline.runtime.chain import input_key, input_keys
 from market_data_pipeline.runtime.contract import Consumed, Entry, Meta, Stream, entry_name
 from market_data_pipeline.runtime.outputs import OUTBOX
 from market_data_pipeline.runtime.progress import MarkMerger, SourceWatermark
@@ -152,8 +152,7 @@ class CoroutineTask(Task):
         self._name = self.subgraph.nodes[0]
         self._counts: Counter[str] = Counter(meta.get("counts", {}).get(self._name, {}))
         self.observer.restored({self._name: self._counts})
-        edges = self.inputs.values()
-        origins = [input_key(e, origin) for e in edges for origin in self.plan.origins(e, self.id.partition)]
+        origins = list(input_keys(self.plan, self._name, self.id.partition))
         self._read_marks, self._merger = MarkMerger(origins or ["none"]), MarkMerger(origins or ["none"])
         for merger in (self._read_marks, self._merger):
             merger.restore(meta.get("marks", {}).get(self._name, {}))

@@ -225,7 +225,7 @@ class Control:
 
     async def release(self, lease: Lease) -> bool:
         """Give a partition back. Whether it was still ours."""
-        keys = [self.keys.lease(lease.partition), self.keys.assignment, job_key(self.job.name), self.keys.wake]
+        keys = [self.keys.lease(lease.partition), self.keys.assignment, self.keys.record, self.keys.wake]
         return bool(await _RELEASE.call(self._client, keys, [lease.epoch, lease.token, lease.partition]))
 
     async def lead(self, token: str, ttl_ms: int) -> int:
@@ -235,7 +235,7 @@ class Control:
 
     async def assign(self, term: int, token: str, transitions: list[Transition]) -> bool:
         """Write assignments, each with a new epoch. Whether we still lead."""
-        keys = [self.keys.leader, job_key(self.job.name), self.keys.epochs, self.keys.assignment]
+        keys = [self.keys.leader, self.keys.record, self.keys.epochs, self.keys.assignment]
         keys += [self.keys.lease(t.partition) for t in transitions]
         args: list[Any] = [f"{term}:{token}"]
         for t in transitions:
@@ -264,7 +264,7 @@ class Control:
 
     async def resume(self) -> None:
         """Let a failed job run again."""
-        await _RESUME.call(self._client, [job_key(self.job.name)], [self.job.uid])
+        await _RESUME.call(self._client, [self.keys.record], [self.job.uid])
 
     async def ended(self) -> int:
         """How many tasks have ended."""
@@ -272,13 +272,13 @@ class Control:
 
     async def fail(self, lease: Lease, error: str) -> bool:
         """Say for the owner of a partition that the job failed. False when ``lease`` is over: then it did not."""
-        keys = [job_key(self.job.name), self.keys.wake, self.keys.ended]
+        keys = [self.keys.record, self.keys.wake, self.keys.ended]
         args = [self.job.uid, "failed", error, 0, self.job.fingerprint]
         args += [self.keys.lease(lease.partition), lease.epoch, lease.token]
         return int(await _CONCLUDE.call(self._client, keys, args)) >= 0
 
     async def conclude(self, state: str, error: str = "", ended: int = 0) -> bool:
         """End the running job as ``finished`` (when ``ended`` tasks have) or ``failed``. Whether this call did it."""
-        keys = [job_key(self.job.name), self.keys.wake, self.keys.ended]
+        keys = [self.keys.record, self.keys.wake, self.keys.ended]
         args = [self.job.uid, state, error, ended, self.job.fingerprint]
         return bool(await _CONCLUDE.call(self._client, keys, args))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sized
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -70,7 +70,7 @@ class Deployment:
     async def refusals(self) -> list[str]:
         """Why this cannot be deployed, as things are now; empty when it can."""
         records, _ = await self._records()
-        return await self._obstacles(records)
+        return self._obstacles(records, await self._state_fields())
 
     async def run(self, timeout: float, say: Callable[[str], None]) -> None:
         """Do it, in about ``timeout`` seconds at most. ``say`` is told of every step. Raises ``ConfigError`` when it is refused
@@ -127,17 +127,18 @@ class Deployment:
         if self._phase == "drain":
             await self._give_out()
             await self._check_drained()
-            await self._check_sent(self._migrated((await self._records())[0]))
+            await self._check_sent(self._migrated((await self._records())[0]), await self._state_fields())
             await self._enter("stop", say)
         await self._check_given_back()
         records, commits = await self._records()
-        refused = await self._obstacles(records)
+        fields = await self._state_fields()
+        refused = self._obstacles(records, fields)
         if refused:
             raise ConfigError("; ".join(refused))
         new = self._migrated(records)
         try:
             await self._check_drained()
-            await self._check_sent(new)
+            await self._check_sent(new, fields)
         except NotYet:
             await self._enter("drain", say)
             raise
@@ -192,8 +193,8 @@ class Deployment:
             again.append(Transition(partition, living[token], token))
         await self._control.assign(self._term, self._token, again)
 
-    async def _check_sent(self, new: list[NewRecord]) -> None:
-        full = await self._full_outboxes(new)
+    async def _check_sent(self, new: list[NewRecord], fields: dict[TaskId, list[str]]) -> None:
+        full = await self._full_outboxes(new, fields)
         if full:
             await self._wait_for(f"task {full[0]} has results that it could not send yet")
 
@@ -235,7 +236,7 @@ class Deployment:
     def _drained_streams(self) -> list[str]:
         edges = [edge for edge in self._old.channels if edge.name in self.change.drained]
         keys = self._control.keys
-        return [keys.stream(e, p) for e in edges for p in self._old.partitions_of(self._old.subgraph_of[e.dst])]
+        return [keys.stream(e, p) for e in edges for p in self._old.readers(e)]
 
     async def _records(self) -> tuple[dict[TaskId, Stored], dict[TaskId, str]]:
         """What every task has committed, and its commit id."""
@@ -251,9 +252,20 @@ class Deployment:
             commits[task] = text_of(commit)
         return records, commits
 
-    async def _obstacles(self, records: dict[TaskId, Stored]) -> list[str]:
-        fields = {task: frozenset(await self._nodes_with_state(task)) for task in records}
-        held = holding(records, fields) | (self._stateful & set(self.change.changed))
+    async def _state_fields(self) -> dict[TaskId, list[str]]:
+        """The names of the fields that every task has stored."""
+        tasks = list(self._old.tasks())
+        pipe = self._client.pipeline(transaction=False)
+        for task in tasks:
+            pipe.hkeys(self._control.keys.state(task))
+        return {task: list(map(text_of, names)) for task, names in zip(tasks, await pipe.execute(), strict=True)}
+
+    def _obstacles(self, records: dict[TaskId, Stored], fields: dict[TaskId, list[str]]) -> list[str]:
+        nodes = {
+            task: frozenset(node_of_field(name) for name in names if not name.startswith(OUTBOX))
+            for task, names in fields.items()
+        }
+        held = holding(records, nodes) | (self._stateful & set(self.change.changed))
         ended = [task for task, stored in records.items() if stored.ended or stored.meta.get("watermark") == END]
         found = obstacles(self._old, self._new, self.change, held, ended)
         return found or [
@@ -261,20 +273,15 @@ class Deployment:
             for name in silenced(self._old, self._new, self.change, self._migrated(records))
         ]
 
-    async def _nodes_with_state(self, task: TaskId) -> set[str]:
-        names = map(text_of, await self._client.hkeys(self._control.keys.state(task)))
-        return {node_of_field(name) for name in names if not name.startswith(OUTBOX)}
-
-    async def _full_outboxes(self, new: list[NewRecord]) -> list[TaskId]:
+    async def _full_outboxes(self, new: list[NewRecord], fields: dict[TaskId, list[str]]) -> list[TaskId]:
         """The tasks with something in their outbox that the new plan would not know how to send."""
         staying = {record.task for record in new if record.stays}
         found = []
-        for task in self._old.tasks():
-            key = self._control.keys.state(task)
-            names: list[Any] = [name for name in await self._client.hkeys(key) if text_of(name).startswith(OUTBOX)]
+        for task, stored in fields.items():
+            names = [name for name in stored if name.startswith(OUTBOX)]
             waiting = bool(names)
             if names and task in staying:
-                blobs: list[Any] = await self._client.hmget(key, names)
+                blobs: list[Any] = await self._client.hmget(self._control.keys.state(task), names)
                 channels = {unpack(unseal(blob, f"task {task}, outbox"))[0] for blob in blobs if blob is not None}
                 waiting = not channels.isdisjoint(self.change.drained)
             found += [task] if waiting else []
@@ -327,16 +334,8 @@ class Deployment:
         names += [key for task in moved for key in (self._staged_keys(task)[1], keys.state(task))]
         names += [*gone, *streams, *leases]
         args: list[Any] = [f"{self._term}:{self._token}", job.uid, job.fingerprint, self._new.to_json()]
-        args += [
-            self._new.fingerprint,
-            len(old),
-            len(new),
-            len(moved),
-            len(gone),
-            len(streams),
-            len(leases),
-            len(ended),
-        ]
+        groups: list[Sized] = [old, new, moved, gone, streams, leases, ended]
+        args += [self._new.fingerprint, *map(len, groups)]
         args += [*(commits[task] for task in old), *ended]
         send = partial(_SWAP.call, self._client, names, args)  # sent again, it is refused: then we look
         status, *detail = [text_of(part) for part in await until_done(send, "exchanging the plan")]

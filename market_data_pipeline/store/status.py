@@ -103,7 +103,7 @@ async def read_status(
     pipe = client.pipeline(transaction=False)
     for task in tasks:
         pipe.hget(control.keys.task(task), "meta")
-    streams = [(edge, p) for edge in plan.channels for p in _partitions(plan, edge)]
+    streams = [(edge, p) for edge in plan.channels for p in plan.readers(edge)]
     for edge, partition in streams:
         pipe.xlen(control.keys.stream(edge, partition))
     pipe.xrange(control.keys.dead_letters, count=1)
@@ -123,10 +123,6 @@ async def read_status(
         first_dead_letter=_first_letter(replies[-4]), sources=_entries(plan),
         sinks=[n.name for n in plan.nodes if n.kind == "sink"], has_leader=bool(replies[-1]), flows=flows,
     )  # fmt: skip
-
-
-def _partitions(plan: Plan, edge: PlanEdge) -> range:
-    return plan.partitions_of(plan.subgraph_of[edge.dst])
 
 
 def _entries(plan: Plan) -> list[str]:

@@ -53,7 +53,7 @@ class Books:
         self.tasks: list[TaskId] = list(plan.tasks())
         self.streams: dict[str, tuple[str, int]] = {}
         for edge in plan.channels:
-            for partition in plan.partitions_of(plan.subgraph_of[edge.dst]):
+            for partition in plan.readers(edge):
                 self.streams[self.keys.stream(edge, partition)] = (edge.name, partition)
         self.partitions = sorted({partition for _, partition in self.streams.values()})
 
