@@ -75,7 +75,7 @@ def _take(column: Column, index: Array | slice) -> Column:
 
 _FIELDS = {kind: frozenset(cls._fields) for kind, cls in RECORDS.items()}
 _REQUIRED = {kind: cls._fields[: len(cls._fields) - OPTIONAL[kind]] for kind, cls in RECORDS.items()}
-_DEFAULTS = {kind: tuple(cls._field_defaults.values())[-OPTIONAL[kind] :] for kind, cls in RECORDS.items()}
+_OPTIONAL = {kind: cls._fields[len(cls._fields) - OPTIONAL[kind] :] for kind, cls in RECORDS.items()}
 
 
 @lru_cache(maxsize=1024)
@@ -212,15 +212,17 @@ def make_column(name: str, values: Sequence[Any]) -> Column:
 
 
 def _values_of(kind: str, items: Sequence[Any], needs: tuple[str, ...]) -> dict[str, Sequence[Any]]:
-    """The values of ``items`` by field: of records of ``kind`` without the optional fields where all have the defaults; of
+    """The values of ``items`` by field: of records of ``kind`` without the optional fields of which all have the default; of
     other items the fields ``needs``."""
     if not kind:
         return {name: [field(item, name) for item in items] for name in needs}
     fields = RECORDS[kind]._fields
     values = list(zip(*items, strict=True)) or [()] * len(fields)
-    n, defaults = len(_REQUIRED[kind]), _DEFAULTS[kind]
-    plain = all(given.count(default) == len(items) for given, default in zip(values[n:], defaults, strict=True))
-    return dict(zip(fields[:n] if plain else fields, values, strict=False))
+    found = dict(zip(fields, values, strict=True))
+    defaults, n = RECORDS[kind]._field_defaults, len(items)
+    return {
+        name: given for name, given in found.items() if name not in _OPTIONAL[kind] or given.count(defaults[name]) < n
+    }
 
 
 def _made(kind: str, values: dict[str, Sequence[Any]]) -> Columns:

@@ -16,6 +16,8 @@ class Trade(NamedTuple):
     ``side`` is the aggressor's: ``"buy"``, ``"sell"`` or ``""`` (unknown). ``trade_id`` is the venue's id as it sends it,
     an int or a string, ``""`` where it sends none. ``ts_recv`` is 0 where nobody recorded it. ``conditions`` are the venue's
     sale conditions as it sends them. ``action`` is ``"new"``, or ``"correct"`` or ``"cancel"`` of the trade ``ref_trade_id``.
+    ``venue`` is where it was made, ``""`` where there is but one. ``phase`` is ``"live"``, or ``"snapshot"`` for history that a
+    feed sends when it is subscribed to.
     """
 
     symbol: str
@@ -28,10 +30,13 @@ class Trade(NamedTuple):
     conditions: str = ""
     action: str = "new"
     ref_trade_id: int | str = ""
+    venue: str = ""
+    phase: str = "live"
 
 
 class Quote(NamedTuple):
-    """Best bid and offer."""
+    """Best bid and offer. ``update_id`` is the venue's number of this change, ``""`` where it sends none; ``venue`` and
+    ``phase`` as for :class:`Trade`."""
 
     symbol: str
     ts_event: int
@@ -40,6 +45,9 @@ class Quote(NamedTuple):
     bid_size: float
     ask: float
     ask_size: float
+    update_id: int | str = ""
+    venue: str = ""
+    phase: str = "live"
 
 
 class Bar(NamedTuple):
@@ -83,7 +91,7 @@ class Window(NamedTuple):
 
 class Gap(NamedTuple):
     """Sequence numbers ``first`` to ``last`` of ``symbol`` (``missing`` of them) did not come; ``ts_event`` of the item behind
-    them, 0 where it has none."""
+    them, 0 where it has none. ``missing`` is 0 where nobody knows how many, or whether any: a feed was away."""
 
     symbol: str
     first: int
@@ -91,6 +99,23 @@ class Gap(NamedTuple):
     missing: int
     ts_event: int
 
+
+class FeedEvent(NamedTuple):
+    """What happened to a feed at ``ts_event`` (wall time): ``event`` is one of :data:`FEED_EVENTS`, ``symbol`` is ``""`` where
+    it is about all of them, ``detail`` is for people."""
+
+    feed: str
+    event: str
+    symbol: str
+    ts_event: int
+    detail: str = ""
+
+
+FEED_EVENTS = ("connected", "disconnected", "quiet", "resumed", "suspended", "failed")
+"""``quiet``: connected, and nothing came for longer than is usual; ``resumed``: something came again. ``suspended``: it failed
+so often that it is left alone for a while. ``failed``: a symbol or kind was refused for good."""
+
+PHASES = ("live", "snapshot")
 
 Record = Trade | Quote | Bar
 
@@ -111,13 +136,14 @@ COLUMN_TYPES: dict[str, str] = {
     "open": FLOAT, "high": FLOAT, "low": FLOAT, "close": FLOAT,
     "buy_volume": FLOAT, "sell_volume": FLOAT, "revision": INT, "is_final": FLAG, "partial": FLAG,
     "conditions": SYMBOL, "action": SYMBOL, "ref_trade_id": ANY,
-    "bid": FLOAT, "bid_size": FLOAT, "ask": FLOAT, "ask_size": FLOAT,
+    "bid": FLOAT, "bid_size": FLOAT, "ask": FLOAT, "ask_size": FLOAT, "update_id": ANY,
+    "venue": SYMBOL, "phase": SYMBOL,
 }  # fmt: skip
 """The type of every standard field as a column."""
 
 USUAL: dict[str, dict[str, Any]] = {
     "trade": {"ts_recv": 0, **Trade._field_defaults},
-    "quote": {"ts_recv": 0},
+    "quote": {"ts_recv": 0, **Quote._field_defaults},
     "bar": {"volume": 0.0, "trade_count": 0, **Bar._field_defaults},
 }
 """By kind, what fields have where data does not say."""
@@ -126,9 +152,9 @@ SAME_AS: dict[str, dict[str, str]] = {"bar": {"vwap": "close", "ts_event": "ts_o
 RECORDS: dict[str, type[Any]] = {"trade": Trade, "quote": Quote, "bar": Bar}
 """Records that may stand in columns, by kind."""
 KINDS: dict[type[Any], str] = {cls: kind for kind, cls in RECORDS.items()}
-OPTIONAL: dict[str, int] = {"trade": 3, "quote": 0, "bar": 5, "window": 2, "gap": 0}
+OPTIONAL: dict[str, int] = {"trade": 5, "quote": 3, "bar": 5, "window": 2, "gap": 0, "feed": 1}
 """How many of a record's last fields its columns, and rows on the wire, may leave out; they have their defaults then."""
-ROW_RECORDS: dict[str, type[Any]] = {**RECORDS, "window": Window, "gap": Gap}
+ROW_RECORDS: dict[str, type[Any]] = {**RECORDS, "window": Window, "gap": Gap, "feed": FeedEvent}
 """Records that may travel as rows, by kind."""
 
 

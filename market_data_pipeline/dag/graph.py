@@ -173,7 +173,7 @@ class Dag:
 
     def _check_ports(self, edge: Edge) -> None:
         src, dst = self.nodes[edge.src].fn, self.nodes[edge.dst].fn
-        outputs = ("", *src.outputs) if isinstance(src, Operator) else ("",)
+        outputs = ("", *src.outputs) if isinstance(src, Operator | Source) else ("",)
         inputs = (dst.inputs or ("",)) if isinstance(dst, Operator) else ("",)
         for what, name, allowed in (("output", edge.output, outputs), ("input", edge.input, inputs)):
             if name not in allowed:

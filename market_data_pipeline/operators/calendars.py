@@ -27,6 +27,7 @@ import numpy as np
 
 from market_data_pipeline.durations import Duration, parse_duration, positive_duration
 from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.extras import extra
 from market_data_pipeline.frame import Array
 from market_data_pipeline.operators.buckets import OUTSIDE
 from market_data_pipeline.records import MAX_TIME, MIN_TIME
@@ -188,12 +189,7 @@ class _Sessions(NamedTuple):
 @lru_cache(maxsize=32)
 def _sessions(name: str) -> _Sessions:
     """The sessions of the calendar ``name``. Raises ``ConfigError`` where there is no such calendar, or no library."""
-    try:
-        import exchange_calendars  # noqa: PLC0415 - an optional extra
-    except ImportError as error:
-        raise ConfigError(
-            f"calendar: {name!r} needs exchange_calendars: pip install 'market-data-pipeline[calendars]'"
-        ) from error
+    exchange_calendars = extra("exchange_calendars", "calendars", f"calendar: {name!r}")
     names = exchange_calendars.get_calendar_names()
     if name not in names:
         by_upper = {known.upper(): known for known in names}

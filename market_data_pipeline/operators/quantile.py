@@ -16,7 +16,6 @@ order of the items of a key and on nothing else.
 
 from __future__ import annotations
 
-import importlib
 import math
 from array import array
 from collections.abc import Iterable, Sequence
@@ -26,6 +25,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.extras import extra
 from market_data_pipeline.frame import Array
 from market_data_pipeline.operators.aggregations import Aggregation, Layout, Pairs, State
 
@@ -138,7 +138,4 @@ def _between(ordered: Sequence[float], q: float) -> float:
 
 
 def _load_sketch() -> Any:
-    try:
-        return importlib.import_module("datasketches").tdigest_double
-    except ImportError:
-        raise ConfigError("Quantile needs the extra sketches: pip install 'market-data-pipeline[sketches]'") from None
+    return extra("datasketches", "sketches", "Quantile").tdigest_double

@@ -120,6 +120,12 @@ class Chain:
             self._output.born = frame.born
         self._push(self._stages[node], key, frame.items, frame.mark, frame.born)
 
+    def feed_output(self, node: str, port: str, items: Items, born: int) -> None:
+        """``items`` of the source ``node`` for its further output ``port``."""
+        stage = self._stages[node]
+        stage.ctx.counts["in"] += len(items)
+        self._emit(stage, [Frame(items, port=port)], NO_MARK, born)
+
     def feed_together(self, node: str, frames: Sequence[tuple[str, Frame]]) -> None:
         """Frames for ``node`` along one edge, each with its input's key, none of them idle or ended if there are several: the
         items are joined before an operator sees them, and the marks come behind them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -99,8 +99,19 @@ class ChainTask(Task):
             self._refused.append(DeadLetter(name, reason, item))
             self._chain.counts()[name]["dead_letter"] += 1
 
+        counted = self._counter_of(name)
         job = self._lives.get(name) or self._sink_context.job
-        return self._sink_context._replace(node=name, job=job, generation=self.generation, reject=reject)
+        return self._sink_context._replace(
+            node=name, job=job, generation=self.generation, reject=reject, counted=counted
+        )
+
+    def _counter_of(self, name: str) -> Callable[[str, int], None]:
+        counts = self._chain.counts()[name]
+
+        def count(event: str, n: int = 1) -> None:
+            counts[event] += n
+
+        return count
 
     async def _open_source(self, name: str, template: Source, meta: Meta) -> None:
         self._source_name, self._gathered_at = name, float("-inf")
@@ -113,7 +124,8 @@ class ChainTask(Task):
         if self._opened:
             partitions = self.plan.partitions if self.subgraph.home is None else 1
             partition = self.id.partition if self.subgraph.home is None else 0
-            await source.open(SourceContext(name, partition, partitions, self.clock), self._position)
+            context = SourceContext(name, partition, partitions, self.clock, self._counter_of(name))
+            await source.open(context, self._position)
 
     async def _close(self) -> None:
         if self._source is not None:
@@ -260,6 +272,9 @@ class ChainTask(Task):
                 await self._feed_marked(self._source_name, SOURCE_INPUT, "batch", frame, letters)
             else:
                 self._chain.feed(self._source_name, SOURCE_INPUT, frame)
+        for batch in batches:
+            for port, items in batch.outputs.items():
+                self._chain.feed_output(self._source_name, port, items, born)
         if batches:
             self._position = batches[-1].position
             self._watermark.heard(self.clock.monotonic())

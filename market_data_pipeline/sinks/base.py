@@ -21,6 +21,10 @@ def _no_reject(item: Any, reason: str) -> None:
     raise SinkError(f"{reason}: {item!r:.200}")
 
 
+def _count_nothing(name: str, n: int = 1) -> None:
+    pass
+
+
 class SinkContext(NamedTuple):
     """Which task this sink serves. ``job`` is random for each creation of the job, and for each time the sink begins anew in
     it: what was written under another one is not this sink's. ``epoch`` grows with every change of the partition's owner;
@@ -29,7 +33,7 @@ class SinkContext(NamedTuple):
     ``generation`` is the server's time (microseconds) at which the task's state was loaded for this opening. Of two openings
     of one task the later has the larger one, whoever owns it and even when the server was rolled back in between: what an
     upsert compares, so that a zombie never overwrites its successor's rows. ``reject(item, reason)`` sends an item that the
-    sink cannot write to the dead letters, in the same commit.
+    sink cannot write to the dead letters, in the same commit; ``counted(name, n)`` adds to the node's counter ``name``.
     """
 
     node: str
@@ -39,6 +43,7 @@ class SinkContext(NamedTuple):
     owner: str = "local"
     generation: int = 0
     reject: Callable[[Any, str], None] = _no_reject
+    counted: Callable[[str, int], None] = _count_nothing
 
 
 class Sink(Component):

@@ -8,7 +8,8 @@ position (a file, a seeded generator, a log) is exactly-once from end to end.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.component import Component
@@ -18,21 +19,29 @@ from market_data_pipeline.frame import Items
 from market_data_pipeline.operators.base import DeadLetter
 
 
+def _count_nothing(name: str, n: int = 1) -> None:
+    pass
+
+
 class SourceContext(NamedTuple):
-    """Where a source runs: its node, and which of how many partitions (0 of 1 for a singleton)."""
+    """Where a source runs: its node, and which of how many partitions (0 of 1 for a singleton). ``counted(name, n)`` adds to
+    the node's counter ``name``, with the next commit; to be called from the event loop."""
 
     node: str
     partition: int = 0
     partitions: int = 1
     clock: Clock = SYSTEM_CLOCK
+    counted: Callable[[str, int], None] = _count_nothing
 
 
 class Batch(NamedTuple):
-    """Items in arrival order, the position behind them (plain data), and rows that could not be used."""
+    """Items in arrival order, the position behind them (plain data), and rows that could not be used. ``outputs``: items for
+    the source's further outputs, by name."""
 
     items: Items
     position: Any
     rejected: tuple[DeadLetter, ...] = ()
+    outputs: Mapping[str, Items] = {}
 
 
 class Source(Component):
@@ -45,7 +54,9 @@ class Source(Component):
     time, so while it is idle its watermark goes on with the clock (less ``max_delay``), and bars close without a next trade.
     """
 
-    splittable: ClassVar[bool] = False
+    splittable: bool = False
+    outputs: tuple[str, ...] = ()
+    """Names of further outputs, for :attr:`Batch.outputs`; what no edge takes is left out."""
     max_delay: int | None = 0
     idle_after: int | None = None
     live: bool = False

@@ -35,9 +35,9 @@ IDS = st.one_of(st.integers(-(2**63), 2**63 - 1), TEXT)
 SIDES = st.sampled_from(["", "buy", "sell"])
 CONDITIONS, ACTIONS = st.sampled_from(["", "@ F"]), st.sampled_from(["new", "new", "cancel"])
 TRADES = st.builds(
-    Trade, TEXT, TIMES, TIMES, FLOATS, FLOATS, SIDES, IDS, CONDITIONS, ACTIONS, st.one_of(st.just(""), IDS)
+    Trade, TEXT, TIMES, TIMES, FLOATS, FLOATS, SIDES, IDS, CONDITIONS, ACTIONS, st.one_of(st.just(""), IDS), TEXT, TEXT
 )
-QUOTES = st.builds(Quote, TEXT, TIMES, TIMES, FLOATS, FLOATS, FLOATS, FLOATS)
+QUOTES = st.builds(Quote, TEXT, TIMES, TIMES, FLOATS, FLOATS, FLOATS, FLOATS, IDS, TEXT, TEXT)
 REVISIONS = st.integers(0, 2**40)
 BARS = st.builds(
     Bar,

@@ -32,11 +32,24 @@ FLOATS = st.floats(allow_nan=False)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=6)
 IDS = st.one_of(st.integers(-(2**63), 2**63 - 1), TEXT)
 SIDES = st.sampled_from(["", "buy", "sell"])
+PHASES = st.sampled_from(["live", "live", "snapshot"])
 CONDITIONS, ACTIONS = st.sampled_from(["", "@ F"]), st.sampled_from(["new", "new", "cancel"])
 TRADES = st.builds(
-    Trade, TEXT, TIMES, TIMES, FLOATS, FLOATS, SIDES, IDS, CONDITIONS, ACTIONS, st.one_of(st.just(""), IDS)
+    Trade,
+    TEXT,
+    TIMES,
+    TIMES,
+    FLOATS,
+    FLOATS,
+    SIDES,
+    IDS,
+    CONDITIONS,
+    ACTIONS,
+    st.one_of(st.just(""), IDS),
+    TEXT,
+    PHASES,
 )
-QUOTES = st.builds(Quote, TEXT, TIMES, TIMES, FLOATS, FLOATS, FLOATS, FLOATS)
+QUOTES = st.builds(Quote, TEXT, TIMES, TIMES, FLOATS, FLOATS, FLOATS, FLOATS, IDS, TEXT, PHASES)
 COUNTS = st.integers(0, 2**40)
 BARS = st.builds(
     Bar, TEXT, TIMES, TIMES, *[FLOATS] * 6, COUNTS, TIMES, FLOATS, FLOATS, COUNTS, st.booleans(), st.booleans()
@@ -207,14 +220,14 @@ def test_cut_is_chunking(n: int, size: int, as_columns: bool) -> None:
 def test_columns_may_leave_out_optional_fields_and_be_completed() -> None:
     items = trades("A", "B")
     made = columns(items)
-    assert set(made.data) == set(Trade._fields) - {"conditions", "action", "ref_trade_id"}
+    assert set(made.data) == set(Trade._fields) - {"conditions", "action", "ref_trade_id", "venue", "phase"}
     assert (made.kind, made.rows()) == ("trade", items)
     full = made.completed()
     assert list(full.data) == list(Trade._fields)
     assert full.rows() == items
     assert full.completed() is full
     odd = [*items, items[0]._replace(action="cancel")]
-    assert set(columns(odd).data) == set(Trade._fields)
+    assert set(columns(odd).data) == set(made.data) | {"action"}  # the others have their defaults in all
     assert columns(odd).rows() == odd
 
 

@@ -37,7 +37,7 @@ def test_every_field_of_a_columnar_record_has_a_column_type(cls: type) -> None:
 
 def test_kinds_and_records_are_inverse() -> None:
     assert {kind: KINDS[cls] for kind, cls in RECORDS.items()} == {"trade": "trade", "quote": "quote", "bar": "bar"}
-    assert set(ROW_RECORDS) - set(RECORDS) == {"window", "gap"}
+    assert set(ROW_RECORDS) - set(RECORDS) == {"window", "gap", "feed"}
     assert ROW_RECORDS["window"] is Window
 
 

@@ -99,22 +99,28 @@ def table(symbols: list[str], times: list[int], **fields: Any) -> Columns:
 
 
 def test_a_table_of_columns_gives_what_rows_give() -> None:
-    columns, rows = Bench(ReferenceJoin(["tick", "venue"])), Bench(ReferenceJoin(["tick", "venue"]))
+    columns, rows = Bench(ReferenceJoin(["tick", "market"])), Bench(ReferenceJoin(["tick", "market"]))
     made = table(
         ["A", "B", "A"],
         [1, 2, 8],
         tick=np.array([0.5, 0.1, 0.2]),
-        venue=Dictionary.encode(["x", "y", "z"]),
+        market=Dictionary.encode(["x", "y", "z"]),
         deleted=np.array([False, False, True]),
     )
     for bench, items in ((columns, made), (rows, made.rows())):
         bench.feed(items, "reference")
         bench.feed(as_columns([trade("A", 5), trade("B", 6), trade("A", 9)]))
+        bench.feed(as_columns([trade("A", 5), trade("B", 6), trade("A", 9)]))
+        bench.advance(6)
         bench.advance(6)
         bench.restart()
+        bench.restart()
+        bench.end()
         bench.end()
     assert columns.out == rows.out
+    assert columns.out == rows.out
     assert [(r["tick"], r["venue"]) for r in columns.out] == [(0.5, "x"), (0.1, "y"), (None, None)]
+    assert [(r["tick"], r["market"]) for r in columns.out] == [(0.5, "x"), (0.1, "y"), (None, None)]
 
 
 def test_a_deleted_key_is_not_brought_back_by_a_late_row() -> None:

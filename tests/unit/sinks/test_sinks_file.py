@@ -333,7 +333,7 @@ async def csv_sink(folder: Path, epoch: int = 1, state: Any = None) -> CsvFiles:
 
 async def test_csv_has_a_header_once_also_after_a_takeover(tmp_path: Path) -> None:
     first = await csv_sink(tmp_path)
-    rest = ["", "new", ""]
+    rest = ["", "new", "", "", "live"]
     state = await step(first, frame(Trade("A", 1, 2, 3.5, 4.0, "buy", "x")))
     second = await csv_sink(tmp_path, 2, state)
     await step(second, frame(Trade("B", 5, 6, 7.0, 8.0)), ended=True)

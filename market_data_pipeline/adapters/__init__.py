@@ -1,0 +1,1 @@
+"""Between records and the outside's forms."""

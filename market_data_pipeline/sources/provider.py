@@ -1,0 +1,88 @@
+"""What a market data feed is: the protocol between a venue's client and :class:`ProviderSource`.
+
+A provider describes a venue and makes connections. A connection lives from ``connect`` until it breaks; a new one is made after
+that, so it carries nothing over. Whether and when to connect again, how fast to subscribe, what to do with what was missed and
+with more than can be worked off is the business of ``ProviderSource``, never of a provider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from market_data_pipeline.errors import MdpError
+from market_data_pipeline.records import Gap, Quote, Trade
+
+FeedRecord = Trade | Quote | Gap
+"""What a connection hands out."""
+
+
+class FeedDown(MdpError):
+    """The connection broke, or could not be made; another try may succeed. ``retry_after``: seconds that the venue asks to be
+    left alone, 0 where it says nothing."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class SubscriptionRefused(MdpError):
+    """The venue will never serve this: an unknown symbol, a kind that it does not have, no permission."""
+
+
+class VenueLimits(NamedTuple):
+    """How fast a venue lets itself be asked: ``per_second`` subscribe calls, with at most ``symbols_per_call`` symbols each,
+    and ``symbols`` on one connection in all (0: no limit is known)."""
+
+    per_second: float = 10.0
+    symbols_per_call: int = 50
+    symbols: int = 0
+
+
+class ConnectionHealth(NamedTuple):
+    """``connected`` as the client knows it; ``last_message`` is the monotonic time (s) of the last message of any kind,
+    heartbeats too (0.0: none yet)."""
+
+    connected: bool
+    last_message: float
+    detail: str = ""
+
+
+class FeedConnection(Protocol):
+    """One connection. Every method raises ``FeedDown`` when it is or gets broken."""
+
+    async def subscribe(self, kind: str, symbols: Sequence[str]) -> None:
+        """Ask for live ``kind`` (``trade`` or ``quote``) of ``symbols``. Raises ``SubscriptionRefused``. Never called twice at
+        once."""
+        ...
+
+    def records(self) -> AsyncIterator[Sequence[FeedRecord]]:
+        """What comes, in order of arrival, as soon as there is something; ends when the feed is over for good. ``symbol`` is as
+        it was given to ``subscribe``, ``ts_recv`` the wall time of its arrival, ``phase`` says what is no live data."""
+        ...
+
+    def health(self) -> ConnectionHealth: ...
+
+    async def close(self) -> None:
+        """Give up. ``records`` ends."""
+        ...
+
+
+@runtime_checkable
+class MarketDataProvider(Protocol):
+    """A venue. ``name`` is the records' ``venue``; ``kinds`` are those it has; ``splittable``: several connections with
+    different symbols are allowed, so that each partition subscribes to its own. To be part of a plan's fingerprint it is a
+    ``Component`` or a dataclass; secrets are pydantic's ``SecretStr``, which no plan shows."""
+
+    name: str
+    kinds: frozenset[str]
+    splittable: bool
+    limits: VenueLimits
+
+    def check(self, symbols: Sequence[str], kinds: Sequence[str]) -> None:
+        """Look without a connection whether this can work. Raises ``ConfigError``."""
+        ...
+
+    async def connect(self) -> FeedConnection:
+        """A new connection. Raises ``FeedDown``; ``SourceError`` where no further try can succeed (a wrong key, say)."""
+        ...
