@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
+
+from market_data_pipeline.frame import Columns, Frame, Items
+
+
+def records(frames: Iterable[Frame]) -> Iterator[Items]:
+    """The items of ``frames`` for a sink that stores records: columns as they are, rows with the lists that a ``Batcher`` makes
+    taken apart."""
+    for frame in frames:
+        items = frame.items
+        if isinstance(items, Columns):
+            yield items
+        elif any(type(item) is list for item in items):
+            yield [one for item in items for one in (item if type(item) is list else (item,))]
+        elif items:
+            yield items
 
 
 def plain(item: Any) -> Any:

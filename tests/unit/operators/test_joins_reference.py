@@ -119,7 +119,7 @@ def test_a_table_of_columns_gives_what_rows_give() -> None:
         bench.end()
     assert columns.out == rows.out
     assert columns.out == rows.out
-    assert [(r["tick"], r["venue"]) for r in columns.out] == [(0.5, "x"), (0.1, "y"), (None, None)]
+    assert [(r["tick"], r["market"]) for r in columns.out] == [(0.5, "x"), (0.1, "y"), (None, None)]
     assert [(r["tick"], r["market"]) for r in columns.out] == [(0.5, "x"), (0.1, "y"), (None, None)]
 
 
