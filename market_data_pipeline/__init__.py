@@ -46,9 +46,12 @@ if TYPE_CHECKING:
     from market_data_pipeline.sinks.collect import Collect
     from market_data_pipeline.sinks.discard import Discard
     from market_data_pipeline.sinks.file import CsvFiles, JsonLines
+    from market_data_pipeline.sinks.kafka import KafkaTopic
     from market_data_pipeline.sinks.sqlite import SqliteTable
     from market_data_pipeline.sinks.stdout import Stdout
     from market_data_pipeline.sources.base import Batch, Source, SourceContext
+    from market_data_pipeline.sources.kafka import KafkaSource
+    from market_data_pipeline.sources.redis_stream import RedisStreamSource
     from market_data_pipeline.sources.replay import Replay
     from market_data_pipeline.sources.synthetic import Synthetic
 
@@ -165,6 +168,7 @@ _HOMES = {
         "CsvFiles",
         "JsonLines",
     ),
+    "sinks.kafka": ("KafkaTopic",),
     "sinks.sqlite": ("SqliteTable",),
     "sinks.stdout": ("Stdout",),
     "sources.base": (
@@ -172,6 +176,8 @@ _HOMES = {
         "Source",
         "SourceContext",
     ),
+    "sources.kafka": ("KafkaSource",),
+    "sources.redis_stream": ("RedisStreamSource",),
     "sources.replay": ("Replay",),
     "sources.synthetic": ("Synthetic",),
 }
@@ -212,6 +218,8 @@ __all__ = [
     "JsonDecoder",
     "JsonEncoder",
     "JsonLines",
+    "KafkaSource",
+    "KafkaTopic",
     "LabelBars",
     "Last",
     "Map",
@@ -226,6 +234,7 @@ __all__ = [
     "Pipeline",
     "Quantile",
     "Quote",
+    "RedisStreamSource",
     "ReferenceJoin",
     "Replay",
     "Resample",
