@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from secrets import token_hex
+from secrets import randbits
 from typing import Any, ClassVar, Literal, TypeVar
 
 from market_data_pipeline.adapters.kafka import Option, Reach, checked_options, checked_servers, checked_topic
@@ -90,7 +90,6 @@ class KafkaTopic(Sink):
             raise ConfigError(f"outbox_bytes: {outbox_bytes} must be at least 1")
         self._encoder = encoder(format)
         self._frames: list[Frame] = []
-        self._number = 0
         self._producer: KafkaProducer | None = None
         self._thread: ThreadPoolExecutor | None = None
 
@@ -120,7 +119,6 @@ class KafkaTopic(Sink):
         own = f"mdp-{ctx.job}-{ctx.node}-{ctx.partition}" if self.transactional else ""
         headers = [("mdp-node", ctx.node.encode()), ("mdp-job", ctx.job.encode())]
         self._outbox: Outbox | None = outbox_of(state) if state is not None else None
-        self._number = self._outbox.number if self._outbox is not None else 0
         self._producer = KafkaProducer(ctx.node, self._producing(own), headers)
         most = int(str(self.options.get("message.max.bytes", _MESSAGE_BYTES)))
         self._layout = Layout(self.topic, self.key, self._encoder, most, ctx.reject)
@@ -176,9 +174,10 @@ class KafkaTopic(Sink):
         return {"key": group.keys[at].decode(), "value": group.values[at].decode(errors="replace")[:10_000]}
 
     def _outboxed(self, groups: list[Messages]) -> dict[str, Any]:
-        self._number += bool(groups)
+        assert self._producer is not None
+        self._producer.ask({group.topic for group in groups})  # what is committed must be sent: better refused before
         topic = groups[0].topic if groups else ""
-        self._outbox = Outbox(self._number, token_hex(16), topic, groups)
+        self._outbox = Outbox(randbits(62), topic, groups)
         state = self._outbox.state()
         if len(state["messages"]) > self.outbox_bytes:
             raise SinkError(

@@ -172,30 +172,29 @@ def _ms(item: Any) -> int:
 
 
 class Outbox(NamedTuple):
-    """What a commit says is to be sent: ``token`` names this outbox alone, ``marker_topic`` is where the mark of it is looked
-    for, ``number`` counts the task's."""
+    """What a commit says is to be sent: ``token`` (random, 62 bits) names this outbox alone, ``marker_topic`` is where the mark
+    of it is looked for."""
 
-    number: int
-    token: str
+    token: int
     marker_topic: str
     groups: list[Messages]
 
     def state(self) -> dict[str, Any]:
         """As part of the commit; the messages are compressed."""
         blob = zlib.compress(pack([list(group) for group in self.groups]), 1) if self.groups else b""
-        return {"number": self.number, "token": self.token, "topic": self.marker_topic, "messages": blob}
+        return {"token": self.token, "topic": self.marker_topic, "messages": blob}
 
 
 def outbox_of(state: dict[str, Any]) -> Outbox:
     """The reverse of :meth:`Outbox.state`. Raises ``CorruptState``."""
     try:
         groups = unpack(zlib.decompress(state["messages"])) if state["messages"] else []
-        return Outbox(state["number"], state["token"], state["topic"], [Messages(*group) for group in groups])
+        return Outbox(state["token"], state["topic"], [Messages(*group) for group in groups])
     except (KeyError, TypeError, zlib.error, CodecError) as error:
         raise CorruptState(f"the messages that the commit holds for Kafka cannot be read: {error}") from error
 
 
-def next_step(outbox: Outbox | None, mark: str | None) -> Literal["send", "nothing"]:
+def next_step(outbox: Outbox | None, mark: int | None) -> Literal["send", "nothing"]:
     """What a new owner does with the last committed ``outbox`` (``None``: there is none), of which the servers say ``mark``.
 
     Messages and mark are one transaction: the outbox was sent if and only if the mark is its own token. Any other mark is

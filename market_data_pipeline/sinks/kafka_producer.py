@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from market_data_pipeline.adapters.kafka import ClientLog, Reach, client_settings, is_item_fault
@@ -145,15 +145,20 @@ class KafkaProducer:
             if (group.topic, key, value) in wanted
         ]
 
-    def partitions(self, topic: str) -> int:
-        """How many ``topic`` has. Raises ``SinkError`` where it is not there, or nobody answers."""
-        if topic not in self._partitions:
+    def ask(self, topics: Iterable[str]) -> None:
+        """Ask the servers for ``topics``. Raises ``SinkError`` where one is not there, or nobody answers."""
+        for topic in topics:
             with self._explained(f"topic {topic}"):
                 found = self._producer.list_topics(topic, timeout=self._producing.timeout).topics[topic]
             if found.error is not None or not found.partitions:
                 why = found.error.str() if found.error is not None else "it has no partitions"
                 raise SinkError(f"kafka: topic {topic}: {why}")
-            self._partitions[topic] = len(found.partitions)
+            self._partitions.setdefault(topic, len(found.partitions))
+
+    def partitions(self, topic: str) -> int:
+        """How many ``topic`` had when it was first asked for: a key stays where it is. Raises ``SinkError``."""
+        if topic not in self._partitions:
+            self.ask((topic,))
         return self._partitions[topic]
 
     @contextlib.contextmanager
@@ -171,7 +176,7 @@ class KafkaProducer:
         with self._explained("beginning with transactions"):
             self._repeated(lambda: self._producer.init_transactions(self._producing.timeout))
 
-    def mark(self, topic: str) -> str | None:
+    def mark(self, topic: str) -> int | None:
         """The token of the last outbox that was sent by this task and is marked at ``topic``."""
         reader = self._group_member()
         try:
@@ -181,12 +186,12 @@ class KafkaProducer:
                     raise SinkError(f"kafka: looking for what was sent: {found.error.str()}")
         finally:
             reader.close()
-        return str(found.metadata) if found.offset >= 0 and found.metadata is not None else None
+        return int(found.offset) if found.offset >= 0 else None
 
     def send_once(self, outbox: Outbox) -> None:
         """All messages of ``outbox`` and its mark in one transaction. Raises ``SinkError``; then nobody knows here whether it
         was committed, which the mark tells the next producer."""
-        place = self._kafka.TopicPartition(outbox.marker_topic, 0, outbox.number, outbox.token)
+        place = self._kafka.TopicPartition(outbox.marker_topic, 0, outbox.token)
         reader = self._group_member()
         try:
             with self._explained("sending in a transaction"):

@@ -16,6 +16,7 @@ sockets, but not a real broker; it keeps 5,000 messages of a partition.
 
 from __future__ import annotations
 
+import atexit
 import importlib.resources
 import os
 import shutil
@@ -26,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +221,12 @@ def fill(servers: str, topic: str, values: Sequence[bytes], partition: int = 0) 
         if at % 100 == 99:
             producer.flush(10)
     assert producer.flush(10) == 0
+
+
+@cache
+def shared_broker() -> Broker:
+    """One broker for all tests of a process; make topics of your own."""
+    broker = Broker()
+    broker.start()
+    atexit.register(broker.__exit__)
+    return broker
