@@ -53,7 +53,7 @@ class KafkaTopicCase:
 
 
 class KafkaTransactionsCase(KafkaTopicCase):
-    """The same in transactions. This broker shows what was aborted, so no test may kill a worker inside of one."""
+    """The same in transactions, read as by consumers that read committed."""
 
     exactly_once = True
     transactional = True
