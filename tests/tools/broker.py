@@ -12,7 +12,7 @@ What it does, as tried with tansu 0.6.0 and librdkafka 2.16 (``tests/integration
   partition) when they are written to. DeleteRecords and retention are missing. What it holds dies with it.
 
 Retention is therefore tried against librdkafka's own mock cluster (:func:`forgetful_cluster`): the real client over real
-sockets, but not a real broker; it keeps 5,000 messages of a partition.
+sockets, but not a real broker; it keeps the last 5 MB of a partition.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def read_topic(servers: str, topic: str, isolation: str = "read_committed") -> l
 
 @contextmanager
 def forgetful_cluster() -> Iterator[str]:
-    """The address of a mock cluster of librdkafka, with topics of four partitions that keep their last 5,000 messages."""
+    """The address of a mock cluster of librdkafka, with topics of four partitions that keep their last 5 MB."""
     keeper = Producer({**settings("mock"), "test.mock.num.brokers": 1})
     brokers = keeper.list_topics(timeout=10).brokers.values()
     yield ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
