@@ -220,6 +220,7 @@ class RedisStreamSource(Source):
         self._read_to[name] = known(self._read_to[name], state)
         if self.until == "end" and parsed_id(self._read_to[name].id) >= parsed_id(self._ends[name]):
             self._done.add(name)
+            self._lanes.caught_up(name)
         return bool(entries)
 
     def _before_end(self, name: str, entries: list[tuple[str, Fields]]) -> list[tuple[str, Fields]]:

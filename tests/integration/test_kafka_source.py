@@ -194,7 +194,8 @@ async def test_a_symbol_in_a_foreign_partition_is_a_dead_letter(stack: AsyncExit
 @pytest.mark.parametrize("on_lost", ["fail", "skip"])
 async def test_an_offset_that_retention_took(stack: AsyncExitStack, on_lost: Any) -> None:
     with forgetful_cluster() as servers:
-        fill(servers, "old", [encoder("json").encode(trade(i)) for i in range(7_000)])
+        large = b',"note":"' + b"x" * 1_000 + b'"}'
+        fill(servers, "old", [encoder("json").encode(trade(i))[:-1] + large for i in range(7_000)])
         ends = [["old", n, 0] for n in (1, 2, 3)]
         position = {"offsets": [["old", 0, 1_000], *ends], "ends": ends}
         counts = Counts()

@@ -67,7 +67,7 @@ async def opened(server: EmbeddedServer) -> AsyncIterator[Any]:
 
 
 def trade(i: int) -> Trade:
-    return Trade(f"S{i % 3}", i * 1_000_000, 0, 100 + i / 4, 1.0, "buy", i)
+    return Trade(f"S{i % 3}", i * 1_000_000, 0, 100 + i / 4, 1.0, "buy", f"t{i}")
 
 
 def add(client: Any, stream: str, *numbers: int, field: str | None = None) -> None:
@@ -168,13 +168,10 @@ async def test_a_stream_that_is_not_there_yet_is_waited_for(client: Any, opened:
 
 async def test_a_server_that_was_away(opened: Any, server: EmbeddedServer, client: Any, caplog: Any) -> None:
     with EmbeddedServer() as other:
-        port = other.port
         source = RedisStreamSource(other.url, "s")
         await source.open(SourceContext("in"), None)
         assert (await source.read()).items == []  # type: ignore[union-attr]
-        other.kill()
-        other._process = None  # it is started again below, at the same port
-        other.port = port
+        other.stop()
         other.start()
         with connect_blocking(other.url) as again:
             add(again, "s", 1)
