@@ -57,7 +57,7 @@ class Inbox:
         self._queue: deque[Any] = deque()
         self._levels = Hysteresis(Watermark.of(capacity))
         self._low = Watermark.of(capacity).low
-        self._slots: dict[tuple[str, str], _Slot] = {}
+        self._slots: dict[str, dict[str, _Slot]] = {}  # by symbol and venue
         self._came, self._room = asyncio.Event(), asyncio.Event()
         self._spilling = asyncio.Lock()
         self._poked = self._ended = False
@@ -95,7 +95,7 @@ class Inbox:
     def _enqueue_conflated(self, records: Sequence[Any], begin: int) -> int:
         taken = 0
         for record in records[begin:]:
-            slot = self._slots.get((record.venue, record.symbol)) if type(record) is Quote else None
+            slot = self._slots.get(record.symbol, {}).get(record.venue) if type(record) is Quote else None
             if slot is not None and self._levels.above:
                 slot.quote = record
                 self._counted("conflated", 1)
@@ -109,10 +109,10 @@ class Inbox:
 
     def _append(self, record: Any) -> None:
         if type(record) is Quote:
-            record = self._slots[record.venue, record.symbol] = _Slot(record)
+            slot = self._slots.setdefault(record.symbol, {})[record.venue] = _Slot(record)
+            record = slot
         elif type(record) is Gap:  # a quote behind a gap must not take a place in front of it
-            for key in [key for key in self._slots if key[1] == record.symbol]:
-                del self._slots[key]
+            self._slots.pop(record.symbol, None)
         self._queue.append(record)
         self._crossed()
 
@@ -180,10 +180,13 @@ class Inbox:
         return taken
 
     def _unwrapped(self, slot: _Slot) -> Quote:
-        key = (slot.quote.venue, slot.quote.symbol)
-        if self._slots.get(key) is slot:
-            del self._slots[key]
-        return slot.quote
+        quote = slot.quote
+        of_symbol = self._slots.get(quote.symbol, {})
+        if of_symbol.get(quote.venue) is slot:
+            del of_symbol[quote.venue]
+            if not of_symbol:
+                del self._slots[quote.symbol]
+        return quote
 
     async def _refill(self, spill: SpillFile) -> None:
         async with self._spilling:

@@ -46,14 +46,19 @@ class SpillFile:
         return self._written >= self._limit
 
     async def write(self, items: Sequence[Any]) -> int:
-        """Append ``items``, as many as there is room for; says how many. Raises ``OSError`` where the disk refuses: the items
-        that were taken before are still there."""
+        """Append ``items``, as many as there is room for; says how many. Raises ``OSError`` where the disk refuses and none was
+        taken; what was taken before is still there."""
         taken = 0
         while taken < len(items):
             if len(self._tail) >= _FRAME_ITEMS:
                 if self.full:
                     break
-                await self._write_tail()
+                try:
+                    await self._write_tail()
+                except OSError:
+                    if taken:
+                        break
+                    raise
             count = min(_FRAME_ITEMS - len(self._tail), len(items) - taken)
             self._tail += items[taken : taken + count]
             taken += count
