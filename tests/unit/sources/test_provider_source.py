@@ -367,8 +367,10 @@ async def test_partitions_take_their_own_symbols_and_an_empty_one_ends() -> None
     async with LineFeed() as feed:
         assert ProviderSource(LineProvider(feed.port), symbols).splittable
         assert not ProviderSource(LineProvider(feed.port, splittable=False), symbols).splittable
-        async with reading(LineProvider(feed.port), symbols, partition=busy, partitions=16):
+        async with reading(LineProvider(feed.port), symbols, partition=busy, partitions=16) as read:
             await feed.subscribed(of[busy][-1])
+            await read.event("connected")
+            assert read.events[0].feed == f"line@{busy}"
             assert feed.calls == [("trade", of[busy])]
         async with reading(LineProvider(feed.port), symbols, partition=empty, partitions=16) as read:
             await read.got(1)
