@@ -43,9 +43,9 @@ class InteractiveBrokers(Component):
     ``contracts``: for each symbol the ``ib_async`` contract; a symbol that is not among them is a US stock
     (``Stock(symbol, "SMART", "USD")``). Each is looked up once; one that does not exist, or is ambiguous, is refused.
     ``client_id``: one that no other client of that gateway uses; so the source is not split by partition. ``subscriptions``:
-    how many tick-by-tick subscriptions the account has, symbols times kinds (3 up to 399 market data lines, and more with
-    more of them); the gateway refuses more (error 10190). ``again_after``: IB allows one request for the same instrument and
-    kind in so long, also over a reconnect.
+    how many tick-by-tick subscriptions the account has, symbols times kinds (3 with the usual 100 market data lines, and more
+    with more of them); the gateway refuses more (error 10190). ``again_after``: IB allows one request for the same instrument
+    and kind in so long, also over a reconnect.
 
     Units: prices in the contract's currency, sizes in its units. ``ts_event`` is IB's time of the tick, which has whole
     seconds; ``ts_recv`` has nanoseconds. IB sends neither trade ids nor the aggressor's side; ``venue`` of a trade is the
