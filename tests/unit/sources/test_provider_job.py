@@ -11,14 +11,11 @@ from market_data_pipeline.operators.dedupe import Dedupe
 from market_data_pipeline.records import Gap, Trade
 from market_data_pipeline.runtime.local import DagRuntime
 from market_data_pipeline.sinks.collect import Collect
-from market_data_pipeline.sources.circuit import CircuitRule
 from market_data_pipeline.sources.provider_source import ProviderSource
-from market_data_pipeline.sources.reconnect import Reconnect
+from tests.tools.feed_reading import PATIENT, QUICK
 from tests.tools.line_feed import LineFeed, LineProvider
 
 SECOND = 1_000_000_000
-QUICK = Reconnect(first="1ms", most="5ms", stable_after="10s", seed=1)
-PATIENT = CircuitRule(min_calls=1000)
 
 
 def trade(number: int, second: float) -> Trade:
