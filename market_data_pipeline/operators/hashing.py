@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import mmh3
 import numpy as np
 
+from market_data_pipeline.decimals import decimal_float
 from market_data_pipeline.frame import Array, Column, Columns, Dictionary
 from market_data_pipeline.names import Names, PerNames
 from market_data_pipeline.records import COLUMN_TYPES, FLOAT, OPTIONAL, RECORDS, SIDES, field
@@ -85,7 +86,12 @@ def hash_row(item: Any, fields: Sequence[str]) -> int | None:
 
 def _typed(name: str, value: Any) -> Any:
     """``value`` as it would be in the column ``name``."""
-    return float(value) if COLUMN_TYPES.get(name) == FLOAT and isinstance(value, int) else value
+    if COLUMN_TYPES.get(name) != FLOAT or not isinstance(value, int | str):
+        return value
+    try:
+        return decimal_float(value) if isinstance(value, str) else float(value)
+    except (ValueError, OverflowError):  # it could not stand in the column
+        return value
 
 
 def hash_columns(items: Columns, fields: Sequence[str]) -> tuple[Array, Array]:
