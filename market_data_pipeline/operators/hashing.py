@@ -6,7 +6,7 @@ n**2 / 2**65: 3e-8 for a million keys.
 
 The content of an item is the sum over its fields, whatever their order, of a multilinear hash of the value (Lemire, Kaser
 2014): strongly universal over the multipliers, which are MurmurHash3 of the field's name. It takes a fourth of the operations,
-and 32 bits of it are enough to compare two items of one key.
+and 31 bits of it are enough to compare two items of one key.
 """
 
 from __future__ import annotations
