@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.sources.base import Batch, Source, SourceContext
     from market_data_pipeline.sources.replay import Replay
     from market_data_pipeline.sources.synthetic import Synthetic
+    from market_data_pipeline.sources.synthetic_time import Bursts
 
 _HOMES = {
     "adapters.serialization": (
@@ -174,6 +175,7 @@ _HOMES = {
     ),
     "sources.replay": ("Replay",),
     "sources.synthetic": ("Synthetic",),
+    "sources.synthetic_time": ("Bursts",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -185,6 +187,7 @@ __all__ = [
     "BarConvention",
     "Batch",
     "Batcher",
+    "Bursts",
     "Channel",
     "ChannelClosed",
     "Collect",
