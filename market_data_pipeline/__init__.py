@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from market_data_pipeline.adapters.serialization import JsonDecoder, JsonEncoder, MsgpackDecoder, MsgpackEncoder
     from market_data_pipeline.channels.base import ChannelClosed, Watermark
     from market_data_pipeline.channels.memory import Channel
     from market_data_pipeline.channels.redis_stream import StreamChannel
@@ -63,8 +64,15 @@ if TYPE_CHECKING:
     from market_data_pipeline.sources.reconnect import Reconnect
     from market_data_pipeline.sources.replay import Replay
     from market_data_pipeline.sources.synthetic import Synthetic
+    from market_data_pipeline.sources.synthetic_time import Bursts
 
 _HOMES = {
+    "adapters.serialization": (
+        "JsonDecoder",
+        "JsonEncoder",
+        "MsgpackDecoder",
+        "MsgpackEncoder",
+    ),
     "channels.base": (
         "ChannelClosed",
         "Watermark",
@@ -194,6 +202,7 @@ _HOMES = {
     "sources.reconnect": ("Reconnect",),
     "sources.replay": ("Replay",),
     "sources.synthetic": ("Synthetic",),
+    "sources.synthetic_time": ("Bursts",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -205,6 +214,7 @@ __all__ = [
     "BarConvention",
     "Batch",
     "Batcher",
+    "Bursts",
     "Channel",
     "ChannelClosed",
     "CircuitRule",
@@ -235,6 +245,8 @@ __all__ = [
     "InteractiveBrokers",
     "IntervalJoin",
     "ItemList",
+    "JsonDecoder",
+    "JsonEncoder",
     "JsonLines",
     "LabelBars",
     "Last",
@@ -244,6 +256,8 @@ __all__ = [
     "Max",
     "Mean",
     "Min",
+    "MsgpackDecoder",
+    "MsgpackEncoder",
     "Node",
     "Operator",
     "Pipeline",
