@@ -141,7 +141,10 @@ _STAGED = {
     Kind.SEEN: "bigint",
 }
 
-_MOMENT = "timestamptz 'epoch' + {0} / 3600000000000 * interval '1 hour' + mod({0}, 3600000000000) / 1000 * interval '1 microsecond'"
+_MOMENT = (
+    "timestamptz 'epoch' + {0} / 3600000000000 * interval '1 hour'"
+    " + mod({0}, 3600000000000) / 1000 * interval '1 microsecond'"
+)
 """Exact over all of 64 bits: the product of an interval is a float, and hours in microseconds have zeros at their end."""
 
 
