@@ -114,6 +114,10 @@ class PostgresServer:
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres:secret-pw@127.0.0.1:{self.port}/{database}"
 
+    def set(self, name: str, value: str) -> None:
+        """A setting for the next start."""
+        self._settings = (*self._settings, f"{name}={value}")
+
     def start(self) -> None:
         """Start and wait until it answers."""
         settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", f"port={self.port}", *self._settings]
