@@ -41,6 +41,8 @@ SELECT has_schema_privilege(n.oid, 'USAGE'), has_schema_privilege(n.oid, 'CREATE
 FROM pg_namespace n WHERE n.nspname = %s
 """
 
+DATABASE = "SELECT has_database_privilege(current_database(), 'CREATE')"
+
 TIMESCALE = """
 SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'timescaledb'
 """

@@ -59,13 +59,21 @@ class Where:
 def where_of(url: str, schema: str) -> Where:
     """``url`` taken apart. Raises ``ConfigError``, which never repeats any of it."""
     try:
-        words = conninfo_to_dict(url)
+        words = {name: str(value) for name, value in conninfo_to_dict(url).items()}
     except psycopg.Error:
-        reason = "cannot be taken apart (not shown, it may hold a password; / ? # @ in one must be percent-encoded)"
-        raise ConfigError(f"PostgresStore: url: {reason}; write {_FORM}") from None
+        raise _malformed() from None
+    port = words.get("port", "")
+    strays = "@" in words.get("host", "") + words.get("dbname", "")  # of a password that was cut at a wrong place
+    if "://" in url and (strays or not f"0{port}".replace(",", "").isdigit()):
+        raise _malformed()
     if not words:
         raise ConfigError(f"PostgresStore: url: is empty; write {_FORM}")
-    return Where(make_conninfo(**{**_USUAL, **{name: str(value) for name, value in words.items()}}), schema)
+    return Where(make_conninfo(**{**_USUAL, **words}), schema)
+
+
+def _malformed() -> ConfigError:
+    reason = "cannot be taken apart (not shown, it may hold a password; : / ? # @ in one must be percent-encoded)"
+    return ConfigError(f"PostgresStore: url: {reason}; write {_FORM}")
 
 
 @contextmanager
@@ -88,12 +96,12 @@ def check(where: Where, tables: Sequence[Table], create: bool) -> None:
     """Look whether a task could open a session. Raises ``SinkError``."""
     with explained(where), psycopg.connect(where.conninfo, autocommit=True) as connection:
         rights = connection.execute(schemas.SCHEMA, [where.schema]).fetchone()
+        may_create = rights or connection.execute(schemas.DATABASE).fetchone() or (False,)
         found = connection.execute(schemas.LOOK, [where.schema, [table.name for table in tables]]).fetchall()
     _judge(where, tables, found, create)
-    if len(found) < len(tables) and rights is not None and not all(rights):
-        raise SinkError(f"{where}: this user may not create tables in the schema {where.schema!r}")
-    if rights is None and not create:
-        raise SinkError(f"{where}: there is no schema {where.schema!r}")
+    if len(found) < len(tables) and not all(may_create):
+        what = "create tables in the schema" if rights else "create the schema"
+        raise SinkError(f"{where}: this user may not {what} {where.schema!r}")
 
 
 def _judge(where: Where, tables: Sequence[Table], rows: Sequence[Any], create: bool) -> None:

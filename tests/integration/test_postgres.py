@@ -6,15 +6,17 @@ import asyncio
 import math
 import os
 import signal
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from tools.jobs import APPS, Job, generate, job, wait_until
+from tools.jobs import APPS, Job, generate, job, run_mdp, wait_until
 from tools.oracle import plain_bars
 from tools.postgres import PostgresServer, lock_table, query, shared_server
 
@@ -298,6 +300,21 @@ async def test_a_step_that_is_given_up_leaves_nothing(url: str, opened: Open) ->
     assert query(url, "SELECT (SELECT count(*) FROM trades), (SELECT count(*) FROM bars)") == [(0, 0)]
 
 
+async def test_a_step_on_a_frozen_server_can_be_given_up(url: str, opened: Open, postgres: PostgresServer) -> None:
+    """A process that is stopped keeps its connections: nothing but patience tells it from a slow one."""
+    sink = await opened()
+    with lock_table(url, "trades"):
+        step = asyncio.create_task(put(sink, trade(1)))
+        await until_waiting(url)
+        with postgres.frozen():
+            step.cancel()
+            async with asyncio.timeout(30):
+                with pytest.raises((asyncio.CancelledError, SinkError)):
+                    await step
+                await sink.close()
+    assert stored(url) == 0
+
+
 INSERT = """INSERT INTO trades (venue, symbol, trade_id, ts_event, ts_event_ns, ts_recv_ns, price, size, side, conditions,
   action, ref_trade_id, phase)
 SELECT '', 'S0', %s, timestamptz 'epoch' + %s * interval '1 microsecond', %s, 0, 1, 1, '', '', 'new', '', 'live'"""
@@ -392,6 +409,8 @@ async def test_missing_rights_are_told(url: str, opened: Open, postgres: Postgre
         PostgresStore(reader, tables=("trades",)).check()
     with pytest.raises(SinkError, match="this user may not create tables in the schema 'public'"):
         PostgresStore(reader, prefix="new_").check()
+    with pytest.raises(SinkError, match="this user may not create the schema 'other'"):
+        PostgresStore(reader, "other").check()
     query(url, "DROP OWNED BY reader; DROP ROLE reader")
 
 
@@ -400,6 +419,28 @@ def test_a_server_that_is_away_is_told_without_the_password() -> None:
     with pytest.raises(SinkError, match=r"^postgresql://me:\*\*\*@127.0.0.1:\d+/db: .*refused") as refused:
         away.check()
     assert "secret-pw" not in str(refused.value)
+
+
+# --- the example ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("to", ["sqlite", "postgres"])
+def test_the_quotes_example_stores_all_quotes(url: str, tmp_path: Path, to: str) -> None:
+    given = ["--set", f"output={tmp_path / 'out'}"] if to == "sqlite" else ["--set", f"url={url}"]
+    done = run_mdp("run", "examples/quotes_to_store.py", "--workers", "2", "--set", "items=20000", "--json", *given)
+    assert done.returncode == 0, done.stderr
+    assert "secret-pw" not in done.stdout + done.stderr
+    statement = (
+        "SELECT count(*), count(DISTINCT update_id), min(ask - bid), max(ask - bid) FROM quotes WHERE venue = 'SYN'"
+    )
+    if to == "postgres":
+        found = query(url, statement)
+    else:
+        with closing(sqlite3.connect(tmp_path / "out" / "quotes.sqlite")) as connection:
+            found = connection.execute(statement).fetchall()
+    rows, ids, *spreads = found[0]
+    assert (rows, ids) == (20_000, 20_000)
+    assert all(math.isclose(spread, 0.01, abs_tol=1e-9) for spread in spreads)
 
 
 # --- TimescaleDB ----------------------------------------------------------------------------------------------------

@@ -159,6 +159,18 @@ class PostgresServer:
         pids = (self.folder / "data" / "postmaster.pid").read_text().split()
         wait_until(lambda: not Path(f"/proc/{pids[0]}").exists(), "the server to be gone")
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """None of its processes runs inside; the connections stay."""
+        pids = self.processes()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
     def restart(self) -> None:
         """Start again behind a kill, on the same port."""
         self.start()
