@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from market_data_pipeline.sinks.sql_text import copied, lines
 _BLOCK = 8192
 """Rows that are made into text at a time: the server reads them while the next are made."""
 _ATTEMPTS = 6
+_PATIENCE_SECONDS, _LAST_SECONDS = 2.0, 0.2
+"""How long a step that is cancelled is waited for."""
 _USUAL = {
     "application_name": "market-data-pipeline",
     "client_encoding": "UTF8",
@@ -181,8 +184,25 @@ class Session:
 
     async def store(self, found: Sequence[Sheet], job: str, generation: int) -> Stored:
         """A step. Raises ``SinkError``; nothing of the step is stored then, or all of it."""
-        with explained(self._where):
-            return await self._retried(found, job, generation)
+        step = asyncio.ensure_future(self._retried(found, job, generation))
+        try:
+            with explained(self._where):
+                return await asyncio.shield(step)
+        except asyncio.CancelledError:
+            await self._give_up(step)
+            raise
+
+    async def _give_up(self, step: asyncio.Future[Stored]) -> None:
+        """Ask the server to stop, for a moment; then let go of the connection: what was not committed is undone all the same.
+        A server that is frozen never answers, and psycopg would wait for it."""
+        step.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+        for patience in (_PATIENCE_SECONDS, _LAST_SECONDS):
+            step.cancel()
+            if (await asyncio.wait({step}, timeout=patience))[0]:
+                return
+        self._connection.pgconn.finish()
+        step.cancel()
+        await asyncio.wait({step}, timeout=_LAST_SECONDS)
 
     async def _retried(self, found: Sequence[Sheet], job: str, generation: int) -> Stored:
         careful = False

@@ -56,6 +56,13 @@ def _homes() -> Iterator[Path]:
         yield Path(found).resolve().parent
 
 
+def _signal(pids: Sequence[int], what: signal.Signals) -> None:
+    """To those that are still there."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, what)
+
+
 class PostgresServer:
     """A server process on loopback with a free port, which it keeps. ``settings``: ``name=value`` as in its configuration."""
 
@@ -151,9 +158,7 @@ class PostgresServer:
 
     def kill(self) -> None:
         """SIGKILL to all its processes at once, as a crash would."""
-        for pid in self.processes():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _signal(self.processes(), signal.SIGKILL)
         assert self._process is not None
         self._process.wait()
         pids = (self.folder / "data" / "postmaster.pid").read_text().split()
@@ -163,13 +168,11 @@ class PostgresServer:
     def frozen(self) -> Iterator[None]:
         """None of its processes runs inside; the connections stay."""
         pids = self.processes()
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+        _signal(pids, signal.SIGSTOP)
         try:
             yield
         finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+            _signal(pids, signal.SIGCONT)
 
     def restart(self) -> None:
         """Start again behind a kill, on the same port."""
