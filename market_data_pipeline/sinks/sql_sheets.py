@@ -179,6 +179,46 @@ def _is_odd(text: str) -> bool:
 
 def _of_rows(items: Sequence[Any], table: Table, reject: Reject) -> Sheet:
     fields = [field for field in table.fields if field.name in table.record._fields]
+    by_name = dict(zip(table.record._fields, zip(*items, strict=True), strict=True)) if items else {}
+    found: list[Sequence[Any]] = [by_name.get(field.name, ()) for field in fields]
+    good: Sequence[Any] = items
+    if not all(_is_plain(field.kind, values) for field, values in zip(fields, found, strict=True)):
+        good, found = _one_by_one(items, table, fields, reject)
+    columns = {field.name: _array(field.kind, list(values)) for field, values in zip(fields, found, strict=True)}
+    return Sheet(table, list(good), columns)
+
+
+_PLAIN: dict[Kind, frozenset[type]] = {
+    Kind.TEXT: frozenset({str, int}),
+    Kind.NUMBER: frozenset({float, str}),
+    Kind.MAYBE: frozenset({float, str}),
+    Kind.FLAG: frozenset({bool}),
+}
+
+
+def _is_plain(kind: Kind, values: Sequence[Any]) -> bool:
+    """Whether all of ``values`` can be stored as they are, so that none must be looked at alone."""
+    types = set(map(type, values))
+    if not types <= _PLAIN.get(kind, {int}):
+        return False
+    if kind is Kind.TEXT:
+        return not _is_odd("".join(value for value in values if type(value) is str)) and all(
+            value in _INT64 for value in values if type(value) is int
+        )
+    if kind in NUMBERS:
+        numbers = np.array([value for value in values if type(value) is float])
+        words = [value for value in values if type(value) is str] if str in types else []
+        allowed = ~np.isinf(numbers) if kind is Kind.MAYBE else np.isfinite(numbers)
+        return bool(allowed.all()) and all(map(_DECIMAL.fullmatch, words))
+    if kind is Kind.FLAG or not values:
+        return True
+    return min(values) >= (_FIRST_TIME if kind in TIMES else _INT64.start) and max(values) in _INT64
+
+
+def _one_by_one(
+    items: Sequence[Any], table: Table, fields: Sequence[Field], reject: Reject
+) -> tuple[list[Any], list[Sequence[Any]]]:
+    """The items that can be stored, and their values by field."""
     good, rows = [], []
     for item in items:
         try:
@@ -186,12 +226,7 @@ def _of_rows(items: Sequence[Any], table: Table, reject: Reject) -> Sheet:
             good.append(item)
         except Unfit as error:
             reject(item, f"table {table.name}: {error}")
-    found = list(map(list, zip(*rows, strict=True))) or [[] for _ in fields]
-    columns = {
-        field.name: _array(field.kind, values)
-        for field, values in zip(fields, found, strict=True)
-    }  # fmt: skip
-    return Sheet(table, good, columns)
+    return good, list(zip(*rows, strict=True)) or [()] * len(fields)
 
 
 def _array(kind: Kind, values: list[Any]) -> Values:
@@ -225,6 +260,8 @@ def _value(field: Field, value: Any) -> Any:
 def _text(name: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | np.integer):
         raise Unfit(f"{name} is {value!r:.100}; text is wanted")
+    if isinstance(value, int) and abs(value) >= 2**128:
+        raise Unfit(f"{name} is a whole number of more than 128 bits")
     text = str(value)
     if _is_odd(text):
         raise Unfit(f"{name} is {value!r:.100}; text without NUL, and that is Unicode, is wanted")

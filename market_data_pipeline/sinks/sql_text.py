@@ -28,7 +28,10 @@ def texts(values: Values) -> list[str]:
     if isinstance(values, Dictionary):
         return looked_up(values, values.names)
     if isinstance(values, list):
-        return [value if isinstance(value, str) else orjson.dumps(value).decode() for value in values]
+        return [
+            value if isinstance(value, str) else str(value) if isinstance(value, int) else orjson.dumps(value).decode()
+            for value in values
+        ]
     if not len(values):
         return []
     return orjson.dumps(np.ascontiguousarray(values), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].decode().split(",")
