@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from market_data_pipeline.sinks.collect import Collect
     from market_data_pipeline.sinks.discard import Discard
     from market_data_pipeline.sinks.file import CsvFiles, JsonLines
+    from market_data_pipeline.sinks.postgres import PostgresStore
     from market_data_pipeline.sinks.sqlite import SqliteTable
+    from market_data_pipeline.sinks.sqlite_store import SqliteStore
     from market_data_pipeline.sinks.stdout import Stdout
     from market_data_pipeline.sources.base import Batch, Source, SourceContext
     from market_data_pipeline.sources.circuit import CircuitRule
@@ -180,7 +182,9 @@ _HOMES = {
         "CsvFiles",
         "JsonLines",
     ),
+    "sinks.postgres": ("PostgresStore",),
     "sinks.sqlite": ("SqliteTable",),
+    "sinks.sqlite_store": ("SqliteStore",),
     "sinks.stdout": ("Stdout",),
     "sources.base": (
         "Batch",
@@ -261,6 +265,7 @@ __all__ = [
     "Node",
     "Operator",
     "Pipeline",
+    "PostgresStore",
     "ProviderSource",
     "Quantile",
     "Quote",
@@ -278,6 +283,7 @@ __all__ = [
     "SinkContext",
     "Source",
     "SourceContext",
+    "SqliteStore",
     "SqliteTable",
     "Std",
     "Stdout",
