@@ -91,8 +91,9 @@ def coinbase() -> Capture:
 
 
 def synthetic(products: Iterable[str] = ("AAA-USD", "BBB-EUR", "CCC-BTC"), rounds: int = 20) -> Capture:
-    """Each product: a snapshot, its ticker and its last_match, then in each of ``rounds`` a match, its ticker and an l2update
-    of the best bid. Trade ids are gapless, times have microseconds, and sides are the maker's, as with Coinbase."""
+    """Each product: a snapshot, its last_match and its ticker, then in each of ``rounds`` a match, its ticker and an l2update
+    of the best bid. Trade ids are gapless, times have microseconds, and sides are the maker's, as with Coinbase. The markets
+    have one more, ``OLD-USD``, that the feed does not know."""
     made = _Made(tuple(products))
     for number in range(len(made.products)):
         made.subscribed(number)
@@ -102,7 +103,7 @@ def synthetic(products: Iterable[str] = ("AAA-USD", "BBB-EUR", "CCC-BTC"), round
     listed = [
         {"id": name, "base_currency": name[:3], "quote_currency": name[4:], "quote_increment": "0.01",
          "base_increment": "0.001", "status": "online", "min_market_funds": "1"}
-        for name in made.products
+        for name in (*made.products, "OLD-USD")
     ]  # fmt: skip
     answers = [f"https://api.exchange.example/products -> 1618677816.5: {json.dumps(listed)}\n"]
     return read_capture(made.lines, answers)

@@ -2,7 +2,7 @@
 
 What a client subscribes to it gets, as recorded and in the recorded order; each subscription is answered with what the
 connection is subscribed to now, an unknown product with Coinbase's error. A connection begins where the one before was cut,
-less ``overlap`` messages; as a venue does, it then first gets the state at that place: the book, the last ticker, the last match.
+less ``overlap`` messages; as a venue does, it then first gets the state at that place: books, last tickers, last matches.
 """
 
 from __future__ import annotations
