@@ -278,6 +278,10 @@ async def test_what_the_venue_refuses_can_be_asked_for_again_without_it() -> Non
         with pytest.raises(SubscriptionRefused, match="OLD-USD is not a valid product") as refused:
             await feed.subscribe("trade", ["AAA/USD", "OLD/USD"])
         assert refused.value.symbols == (), "who of them is not said"
+        asked = len(server.frames)
+        with pytest.raises(SubscriptionRefused):
+            await feed.subscribe("trade", ["AAA/USD", "OLD/USD"])
+        assert len(server.frames) == asked + 1, "ccxt believed that it had this one"
         with pytest.raises(SubscriptionRefused):
             await feed.subscribe("trade", ["OLD/USD"])
         await feed.subscribe("trade", ["AAA/USD"])
