@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.operators.throttle import Throttle
     from market_data_pipeline.operators.window import TumblingWindow, WindowAggregate
     from market_data_pipeline.operators.windows import CountWindow, Hop, Session, Tumble
-    from market_data_pipeline.records import Bar, Gap, Quote, Trade, Window
+    from market_data_pipeline.records import Bar, FeedEvent, Gap, Quote, Trade, Window
     from market_data_pipeline.runtime.coroutines import buffer_async, filter_async, map_async, tumbling_window
     from market_data_pipeline.runtime.local import DagRuntime, RunConfig, RunResult
     from market_data_pipeline.sinks.base import Sink, SinkContext
@@ -48,6 +48,19 @@ if TYPE_CHECKING:
     from market_data_pipeline.sinks.sqlite import SqliteTable
     from market_data_pipeline.sinks.stdout import Stdout
     from market_data_pipeline.sources.base import Batch, Source, SourceContext
+    from market_data_pipeline.sources.circuit import CircuitRule
+    from market_data_pipeline.sources.ib import InteractiveBrokers
+    from market_data_pipeline.sources.provider import (
+        ConnectionHealth,
+        FeedConnection,
+        FeedDown,
+        MarketDataProvider,
+        Refused,
+        SubscriptionRefused,
+        VenueLimits,
+    )
+    from market_data_pipeline.sources.provider_source import ProviderSource
+    from market_data_pipeline.sources.reconnect import Reconnect
     from market_data_pipeline.sources.replay import Replay
     from market_data_pipeline.sources.synthetic import Synthetic
 
@@ -132,6 +145,7 @@ _HOMES = {
     ),
     "records": (
         "Bar",
+        "FeedEvent",
         "Gap",
         "Quote",
         "Trade",
@@ -165,6 +179,19 @@ _HOMES = {
         "Source",
         "SourceContext",
     ),
+    "sources.circuit": ("CircuitRule",),
+    "sources.ib": ("InteractiveBrokers",),
+    "sources.provider": (
+        "ConnectionHealth",
+        "FeedConnection",
+        "FeedDown",
+        "MarketDataProvider",
+        "Refused",
+        "SubscriptionRefused",
+        "VenueLimits",
+    ),
+    "sources.provider_source": ("ProviderSource",),
+    "sources.reconnect": ("Reconnect",),
     "sources.replay": ("Replay",),
     "sources.synthetic": ("Synthetic",),
 }
@@ -180,9 +207,11 @@ __all__ = [
     "Batcher",
     "Channel",
     "ChannelClosed",
+    "CircuitRule",
     "Collect",
     "Columns",
     "Conflate",
+    "ConnectionHealth",
     "Count",
     "CountWindow",
     "CsvFiles",
@@ -192,6 +221,9 @@ __all__ = [
     "Discard",
     "DollarBars",
     "Edge",
+    "FeedConnection",
+    "FeedDown",
+    "FeedEvent",
     "Filter",
     "First",
     "FlatMap",
@@ -200,6 +232,7 @@ __all__ = [
     "Gap",
     "GapDetector",
     "Hop",
+    "InteractiveBrokers",
     "IntervalJoin",
     "ItemList",
     "JsonLines",
@@ -207,15 +240,19 @@ __all__ = [
     "Last",
     "Map",
     "MapColumns",
+    "MarketDataProvider",
     "Max",
     "Mean",
     "Min",
     "Node",
     "Operator",
     "Pipeline",
+    "ProviderSource",
     "Quantile",
     "Quote",
+    "Reconnect",
     "ReferenceJoin",
+    "Refused",
     "Replay",
     "Resample",
     "Router",
@@ -231,6 +268,7 @@ __all__ = [
     "Std",
     "Stdout",
     "StreamChannel",
+    "SubscriptionRefused",
     "Sum",
     "Synthetic",
     "TableRouter",
@@ -241,6 +279,7 @@ __all__ = [
     "Tumble",
     "TumblingBars",
     "TumblingWindow",
+    "VenueLimits",
     "VolumeBars",
     "Vwap",
     "Watermark",
