@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.sinks.sqlite import SqliteTable
     from market_data_pipeline.sinks.stdout import Stdout
     from market_data_pipeline.sources.base import Batch, Source, SourceContext
+    from market_data_pipeline.sources.ccxt import CcxtProvider
     from market_data_pipeline.sources.circuit import CircuitRule
     from market_data_pipeline.sources.ib import InteractiveBrokers
     from market_data_pipeline.sources.provider import (
@@ -179,6 +180,7 @@ _HOMES = {
         "Source",
         "SourceContext",
     ),
+    "sources.ccxt": ("CcxtProvider",),
     "sources.circuit": ("CircuitRule",),
     "sources.ib": ("InteractiveBrokers",),
     "sources.provider": (
@@ -205,6 +207,7 @@ __all__ = [
     "BarConvention",
     "Batch",
     "Batcher",
+    "CcxtProvider",
     "Channel",
     "ChannelClosed",
     "CircuitRule",

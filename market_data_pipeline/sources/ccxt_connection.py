@@ -147,14 +147,16 @@ class CcxtConnection:
             raise FeedDown(f"{self._name}: the connection was closed")
 
     async def records(self) -> AsyncIterator[Sequence[FeedRecord]]:
-        """What came before a break comes before its error."""
-        while not self._closing:
+        """What came before a break or a ``close`` comes before its error or the end."""
+        while True:
             if self._waiting:
                 found, self._waiting = self._waiting, []
                 self._tap.resume()
                 yield found
             elif self._error is not None:
                 raise self._error
+            elif self._closing:
+                return
             else:
                 self._news.clear()
                 await self._news.wait()

@@ -417,6 +417,23 @@ def test_it_is_a_provider() -> None:
     assert describe(source)["options"] == {"sandbox": True}
 
 
+async def test_what_came_is_handed_out_after_a_close_too() -> None:
+    capture = synthetic()
+    async with ExchangeServer(capture, expected=pairs(capture, "matches")) as server:
+        connection = await provider(server).connect()
+        records = connection.records()
+        await connection.subscribe("trade", capture.symbols)
+        await asyncio.wait_for(server.finished.wait(), 20)
+        await server.say({"type": "error", "message": "m", "reason": "the last word"})
+        while "last word" not in connection.health().detail:  # noqa: ASYNC110 - turns of the loop, until ccxt has read it
+            await asyncio.sleep(0)
+        await connection.close()
+        got = [record async for batch in records for record in batch]
+        assert keys(got) == capture.trades()
+        with pytest.raises(FeedDown, match="closed"):
+            await connection.subscribe("trade", capture.symbols)
+
+
 async def test_paced_replay_and_unsubscribed_products() -> None:
     capture = synthetic(rounds=3)
     async with ExchangeServer(capture, pace=1000.0) as server, reading(provider(server)) as (feed, read):
