@@ -96,11 +96,16 @@ class FeedGaps:
         """Whether there is a symbol that :meth:`away` would tell of later."""
         return any(line.away_since is not None and not line.told for line in self._lines.values())
 
-    def see(self, record: Trade | Quote) -> tuple[list[Gap], Trade | Quote]:
-        """``record`` has come: the gaps in front of it, and the record as it is to be passed on."""
+    def see(self, record: Trade | Quote, feed: str) -> tuple[list[Gap], Trade | Quote]:
+        """``record`` has come from ``feed``, which so serves its symbol: the gaps in front of it, and the record as it is to be
+        passed on."""
         if type(record) is not self._type:
             return [], record
-        line = self._lines.setdefault(record.symbol, _Line())
+        line = self._lines.get(record.symbol)
+        if line is None:
+            line = self._lines[record.symbol] = _Line()
+        if feed not in self._served.get(record.symbol, ()):
+            self.served(feed, [record.symbol])  # data may be here before the call that asked for it has returned
         number = _number(record.trade_id) if isinstance(record, Trade) else None
         if line.away_since is None:
             self._note(line, record, number)

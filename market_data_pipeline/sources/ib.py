@@ -235,7 +235,7 @@ class IbConnection:
             if not future.done():
                 future.set_result(contracts)
 
-    def tickByTickAllLast(  # noqa: N802, PLR0913, PLR0917 - the client's own signature
+    def tickByTickAllLast(  # noqa: N802 - the client's own signature
         self,
         number: int,
         tick_type: int,
@@ -254,7 +254,7 @@ class IbConnection:
                 Trade(symbol, at, self._received, price, size, conditions=noted, venue=exchange or self._provider.name)
             )
 
-    def tickByTickBidAsk(  # noqa: N802, PLR0913, PLR0917 - the client's own signature
+    def tickByTickBidAsk(  # noqa: N802 - the client's own signature
         self,
         number: int,
         time: int,

@@ -51,7 +51,7 @@ class Intake:
             if isinstance(record, Trade | Quote):
                 if not record.venue or not record.ts_recv:
                     record = record._replace(venue=record.venue or venue, ts_recv=record.ts_recv or now)  # noqa: PLW2901
-                gaps, known = self._gaps.see(record)
+                gaps, known = self._gaps.see(record, health.feed)
                 self._count_gaps(gaps)
                 if known.phase != record.phase:
                     self.counted("recovered", 1)

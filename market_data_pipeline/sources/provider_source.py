@@ -72,8 +72,8 @@ class ProviderSource(Source):
 
     ``ts_recv`` grows strictly, by 1 ns where two came at once, so that trades without an id stay distinct. Bad input: what is
     no record becomes a dead letter. Partitions: where every provider is ``splittable``, each takes the symbols that hash to
-    it, and one without symbols ends. The position says only that there was one. Counters: each event, ``gap``, ``missing``,
-    ``recovered``, ``refused``, ``connect_failed``."""
+    it (feeds are then called ``name@partition``), and one without symbols ends. The position says only that there was one.
+    Counters: each event, ``gap``, ``missing``, ``recovered``, ``refused``, ``connect_failed``."""
 
     outputs = (EVENTS,)
 
@@ -184,6 +184,8 @@ class ProviderSource(Source):
                 feed = f"{provider.name}#{number + 1}" if names[provider.name] > 1 else provider.name
                 if len(symbols) > most:
                     feed = f"{feed}/{begin // most + 1}"
+                if ctx.partitions > 1:
+                    feed = f"{feed}@{ctx.partition}"
                 wanted = Wanted(tuple(symbols[begin : begin + most]), self.kinds, leading)
                 links.append(
                     FeedLink(
