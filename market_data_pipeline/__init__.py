@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.sinks.sqlite_store import SqliteStore
     from market_data_pipeline.sinks.stdout import Stdout
     from market_data_pipeline.sources.base import Batch, Source, SourceContext
+    from market_data_pipeline.sources.ccxt import CcxtProvider
     from market_data_pipeline.sources.circuit import CircuitRule
     from market_data_pipeline.sources.ib import InteractiveBrokers
     from market_data_pipeline.sources.provider import (
@@ -191,6 +192,7 @@ _HOMES = {
         "Source",
         "SourceContext",
     ),
+    "sources.ccxt": ("CcxtProvider",),
     "sources.circuit": ("CircuitRule",),
     "sources.ib": ("InteractiveBrokers",),
     "sources.provider": (
@@ -219,6 +221,7 @@ __all__ = [
     "Batch",
     "Batcher",
     "Bursts",
+    "CcxtProvider",
     "Channel",
     "ChannelClosed",
     "CircuitRule",
