@@ -31,6 +31,7 @@ SWAP = LUA + "swap.lua"
 STORE_PY = "market_data_pipeline/store/commit.py"
 CODEC = "market_data_pipeline/codec.py"
 FILES = "market_data_pipeline/sinks/file.py"
+STAGED = "market_data_pipeline/sinks/staging.py"
 SQLITE = "market_data_pipeline/sinks/sqlite.py"
 TASK = "market_data_pipeline/runtime/task.py"
 CHAIN_TASK = "market_data_pipeline/runtime/chain_task.py"
@@ -338,44 +339,48 @@ def _sinks() -> list[Mutation]:
             "sqlite: a refused row refuses the step", SQLITE, "if done.rowcount != rows:", "if False:", SQLITE_TESTS
         ),
         Mutation(
-            "files: the manifest's renames are repeated", FILES, 'self._rename(state["sealed"])', "pass", FILE_TESTS
+            "files: the manifest's renames are repeated",
+            FILES,
+            'self._staging.publish(state["sealed"])',
+            "pass",
+            FILE_TESTS,
         ),
         Mutation("files: committed bytes are adopted", FILES, 'self._adopt(state["part"])', "pass", FILE_TESTS),
-        Mutation("files: what was not committed is cut", FILES, "os.truncate(source, size)", "pass", FILE_TESTS),
-        Mutation("files: only committed bytes are copied", FILES, "_Limited(old, size)", "old", FILE_TESTS),
+        Mutation("files: what was not committed is cut", STAGED, "os.truncate(source, size)", "pass", FILE_TESTS),
+        Mutation("files: only committed bytes are copied", STAGED, "_Limited(old, size)", "old", FILE_TESTS),
         Mutation(
-            "files: size of the committed file", FILES, "if found is None or found < size:", "if False:", FILE_TESTS
+            "files: size of the committed file", STAGED, "if found is None or found < size:", "if False:", FILE_TESTS
         ),
         Mutation(
             "files: size before the rename",
-            FILES,
-            "if source.exists():\n                _check_size(source, size)",
+            STAGED,
+            "if source.exists():\n                check_size(source, size)",
             "pass",
             FILE_TESTS,
         ),
         Mutation(
             "files: size of a published file",
-            FILES,
-            "if target.exists():\n                    _check_size(target, size)",
+            STAGED,
+            "if target.exists():\n                    check_size(target, size)",
             "if target.exists():\n                    pass",
             FILE_TESTS,
         ),
         Mutation(
             "files: nothing is deleted before the first commit",
-            FILES,
-            "        own = {self._part.staged}",
-            '        for path in (self.path / STAGING).glob(f"{self._stem}-*"):\n            path.unlink()\n'
-            "        own = {self._part.staged}",
+            STAGED,
+            "        self._stale = [path for path in",
+            '        for path in self.folder.glob(f"{self.stem}-*"):\n            path.unlink()\n'
+            "        self._stale = [path for path in",
             FILE_TESTS,
         ),
         Mutation(
-            "files: published files that the server forgot", FILES, "self._stale.append(published)", "pass", FILE_TESTS
+            "files: published files that the server forgot", STAGED, "self._stale.append(path)", "pass", FILE_TESTS
         ),
         Mutation(
             "files: a later owner's copy of the committed bytes",
-            FILES,
-            "places = [named, self.path / final, *sorted(later, key=lambda path: _epoch(path.name))]",
-            "places = [named, self.path / final]",
+            STAGED,
+            "places = [named, *also, *sorted(later, key=lambda path: _epoch(path.name))]",
+            "places = [named, *also]",
             FILE_TESTS,
         ),
     ]
