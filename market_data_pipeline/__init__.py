@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from market_data_pipeline.sinks.collect import Collect
     from market_data_pipeline.sinks.discard import Discard
     from market_data_pipeline.sinks.file import CsvFiles, JsonLines
+    from market_data_pipeline.sinks.parquet import ParquetFiles
+    from market_data_pipeline.sinks.redis import RedisLatest, RedisOutput
     from market_data_pipeline.sinks.sqlite import SqliteTable
     from market_data_pipeline.sinks.stdout import Stdout
     from market_data_pipeline.sources.base import Batch, Source, SourceContext
@@ -158,6 +160,11 @@ _HOMES = {
         "CsvFiles",
         "JsonLines",
     ),
+    "sinks.parquet": ("ParquetFiles",),
+    "sinks.redis": (
+        "RedisLatest",
+        "RedisOutput",
+    ),
     "sinks.sqlite": ("SqliteTable",),
     "sinks.stdout": ("Stdout",),
     "sources.base": (
@@ -212,9 +219,12 @@ __all__ = [
     "Min",
     "Node",
     "Operator",
+    "ParquetFiles",
     "Pipeline",
     "Quantile",
     "Quote",
+    "RedisLatest",
+    "RedisOutput",
     "ReferenceJoin",
     "Replay",
     "Resample",

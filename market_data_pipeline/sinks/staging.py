@@ -12,7 +12,7 @@ import io
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,11 +116,12 @@ class Staging:
             if path.name in known or (given.isdigit() and int(given) >= number):
                 self._stale.append(path)  # from commits that a server which was rolled back does not know
 
-    def sweep(self, mine: Collection[Path]) -> None:
+    def sweep(self, mine: Collection[Path], retire: Callable[[Path], bool] = lambda path: False) -> None:
         """Delete what was found stale, but for ``mine``: a task that loads again under the same epoch uses the same names
-        again. To be called when a commit was ours to make, so that what it does not know is nobody's."""
+        again. To be called when a commit was ours to make, so that what it does not know is nobody's. ``retire`` says of a
+        path whether it has been put away otherwise."""
         for path in self._stale:
-            if path not in mine:
+            if path not in mine and not retire(path):
                 path.unlink(missing_ok=True)
         self._stale = []
 
