@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from market_data_pipeline.adapters.serialization import JsonDecoder, JsonEncoder, MsgpackDecoder, MsgpackEncoder
     from market_data_pipeline.channels.base import ChannelClosed, Watermark
     from market_data_pipeline.channels.memory import Channel
     from market_data_pipeline.channels.redis_stream import StreamChannel
@@ -54,6 +55,12 @@ if TYPE_CHECKING:
     from market_data_pipeline.sources.synthetic import Synthetic
 
 _HOMES = {
+    "adapters.serialization": (
+        "JsonDecoder",
+        "JsonEncoder",
+        "MsgpackDecoder",
+        "MsgpackEncoder",
+    ),
     "channels.base": (
         "ChannelClosed",
         "Watermark",
@@ -209,6 +216,8 @@ __all__ = [
     "Hop",
     "IntervalJoin",
     "ItemList",
+    "JsonDecoder",
+    "JsonEncoder",
     "JsonLines",
     "LabelBars",
     "Last",
@@ -217,6 +226,8 @@ __all__ = [
     "Max",
     "Mean",
     "Min",
+    "MsgpackDecoder",
+    "MsgpackEncoder",
     "Node",
     "Operator",
     "ParquetFiles",
