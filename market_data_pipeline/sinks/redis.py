@@ -274,11 +274,14 @@ class RedisOutput(RedisSink):
     async def prepare(self, ended: bool) -> Any | None:
         entries, self._entries = self._entries, []
         self._pending = self._sent_at = None
+        assert self._client is not None
         if not entries:
             return None
         name, parts = secrets.token_hex(16), [pack(part) for part in _parts(entries)]
         if sum(map(len, parts)) <= STATE_BYTES:
             self._pending = {"id": name, "parts": parts, "staged": []}
+            with self._explained():  # nothing is committed while the server is away
+                await self._client.ping()
         else:
             self._pending = {"id": name, "parts": [], "staged": await self._stage(name, parts)}
         return self._pending

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tools.cases_files import CsvFilesCase, JsonLinesCase, SqliteTableCase
+from tools.cases_parquet import make_parquet
+from tools.cases_redis import make_redis_output
 from tools.sink_case import SinkCase
 
 Make = Callable[[Path], SinkCase]
@@ -15,4 +17,6 @@ CASES: dict[str, Make] = {
     "json-lines": JsonLinesCase,
     "csv": CsvFilesCase,
     "sqlite-table": SqliteTableCase,
+    "parquet": make_parquet,
+    "redis-output": make_redis_output,
 }
