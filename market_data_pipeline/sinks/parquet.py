@@ -72,8 +72,8 @@ class ParquetFiles(Sink):
     doubles (exact text is rounded to them), names and sides as dictionary-encoded strings, ids as text; nothing is null. The
     metadata key ``mdp.schema`` is ``1``.
 
-    ``roll_bytes``: bytes of rows as staged (some 45 for a trade; the Parquet file is a half to a third) from which on a file
-    is finished; it is also about half of the memory that finishing one takes, and a process finishes one at a time.
+    ``roll_bytes``: bytes of rows as staged (some 45 for a trade; the Parquet file is a quarter to a half of it) from which on a
+    file is finished. That takes about three times as much memory; a process finishes one at a time.
     ``roll_interval``: how old a file gets, by wall time. ``compression``: ``"zstd"``, ``"snappy"``, ``"lz4"``, ``"gzip"`` or
     ``"none"``. ``open_parts``: unfinished files of a task at most, one per table and date; over it the one that was not written
     to for longest is finished. ``fsync``: force every commit to the disk, for machines that may lose power. ``keep_staged``:

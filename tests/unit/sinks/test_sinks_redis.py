@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import msgpack
@@ -21,6 +23,8 @@ from market_data_pipeline.sinks import redis as redis_sinks
 from market_data_pipeline.sinks.base import SinkContext
 from market_data_pipeline.store.client import connect_blocking
 from market_data_pipeline.store.embedded import EmbeddedServer, free_port
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +276,26 @@ async def test_a_zombie_that_wakes_up_after_its_commit_sends_nothing_again(serve
     await owner.close()
 
 
+async def test_the_script_itself_sends_nothing_twice(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else may send between a look at the marker and the script."""
+
+    async def nothing_seen(*of: Any) -> int:
+        return 0
+
+    monkeypatch.setattr(RedisOutput, "_next", nothing_seen)
+    zombie = await output(server)
+    await zombie.write([Frame([trade("A", 1, 1)])])
+    state = unpack(pack(await zombie.prepare(False)))
+    owner = await output(server, 2, state)
+    await zombie.committed()
+    await owner._send(state)
+    await step(owner, trade("A", 2, 2))
+    await zombie.committed()
+    assert ids(server) == [1, 2]
+    await zombie.close()
+    await owner.close()
+
+
 async def test_a_server_that_was_rolled_back_loses_nothing(server: EmbeddedServer) -> None:
     first = await output(server)
     state = await step(first, trade("A", 1, 1))
@@ -392,6 +416,32 @@ async def test_a_user_without_rights_sends_nothing(server: EmbeddedServer) -> No
         await sink.committed()
     await sink.close()
     assert ask(server, "KEYS", "*") == []
+
+
+async def test_the_rights_that_the_documentation_names_are_enough(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = " ".join((ROOT / "docs" / "connectors.md").read_text().split())
+    (for_output,) = re.findall(r"`mdp:staged:\*`, and `(EVALSHA [^`]*)`", text)
+    (for_latest,) = re.findall(r"`RedisLatest`: `(EVALSHA [^`]*)`", text)
+    output_rules = ["~out:*", "~mdp:sent:*", "~mdp:staged:*", *(f"+{word}" for word in for_output.split())]
+    latest_rules = ["~latest:*", *(f"+{word}" for word in for_latest.split())]
+    for user, rules in (("output", output_rules), ("latest", latest_rules)):
+        ask(server, "ACL", "SETUSER", user, "reset", "on", ">pw", *rules)
+    monkeypatch.setattr(redis_sinks, "STATE_BYTES", 1)
+    for sink in (
+        RedisOutput(server.url.replace("//", "//output:pw@")),
+        RedisLatest(server.url.replace("//", "//latest:pw@"), ttl="1h"),
+    ):
+        sink.check()
+        ask(server, "SCRIPT", "FLUSH")
+        await sink.open(context(1), None)
+        await step(sink, trade("A", 1, 1))
+        ask(server, "SCRIPT", "FLUSH")
+        await step(sink, trade("A", 2, 2))
+        await sink.close()
+    assert ids(server) == [1, 2]
+    assert latest(server, "latest:trades:A")["trade_id"] == "2"
 
 
 @pytest.mark.parametrize(
