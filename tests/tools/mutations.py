@@ -390,8 +390,8 @@ def _sinks() -> list[Mutation]:
 
 
 def _parquet() -> list[Mutation]:
-    tests = "tests/unit/sinks/test_sinks_parquet.py"
-    merging = "tests/unit/sinks/test_sinks_compaction.py"
+    tests = ("tests/unit/sinks/test_sinks_parquet.py",)
+    merging = ("tests/unit/sinks/test_sinks_compaction.py",)
     return [
         Mutation("parquet: the renames are repeated", PARQUET, 'self._staging.publish(state["sealed"])', "pass", tests),
         Mutation("parquet: committed rows are adopted", PARQUET, "self._adopt(committed)", "pass", tests),
@@ -435,7 +435,7 @@ def _parquet() -> list[Mutation]:
 
 
 def _redis_output() -> list[Mutation]:
-    tests, send, latest = "tests/unit/sinks/test_sinks_redis.py", LUA + "sink_send.lua", LUA + "sink_latest.lua"
+    tests, send, latest = ("tests/unit/sinks/test_sinks_redis.py",), LUA + "sink_send.lua", LUA + "sink_latest.lua"
     return [
         Mutation(
             "redis output: a later opening", send, "if seen[1] and seen[1] > ARGV[1] then", "if false then", tests
