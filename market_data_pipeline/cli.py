@@ -206,7 +206,7 @@ def remove(name: str, debug: bool, **flags: Any) -> None:
 @click.option("--date", "day", metavar="DATE", help="Only this date (YYYY-MM-DD).")
 @click.option("--before", metavar="DATE", help="Dates before this one are finished [today, UTC].")
 @click.option(
-    "--target-bytes", type=click.IntRange(1), default=128 * 1024 * 1024, show_default=True,
+    "--target-bytes", type=click.IntRange(1), default=64 * 1024 * 1024, show_default=True,
     help="How large a merged file gets at most; parts of up to half of it are merged.",
 )  # fmt: skip
 @click.option("--min-age", default="10m", show_default=True, metavar="DURATION", help="Leave younger parts alone.")
