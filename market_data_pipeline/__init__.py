@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from market_data_pipeline.sinks.collect import Collect
     from market_data_pipeline.sinks.discard import Discard
     from market_data_pipeline.sinks.file import CsvFiles, JsonLines
+    from market_data_pipeline.sinks.parquet import ParquetFiles
     from market_data_pipeline.sinks.postgres import PostgresStore
+    from market_data_pipeline.sinks.redis import RedisLatest, RedisOutput
     from market_data_pipeline.sinks.sqlite import SqliteTable
     from market_data_pipeline.sinks.sqlite_store import SqliteStore
     from market_data_pipeline.sinks.stdout import Stdout
@@ -184,6 +186,11 @@ _HOMES = {
         "JsonLines",
     ),
     "sinks.postgres": ("PostgresStore",),
+    "sinks.parquet": ("ParquetFiles",),
+    "sinks.redis": (
+        "RedisLatest",
+        "RedisOutput",
+    ),
     "sinks.sqlite": ("SqliteTable",),
     "sinks.sqlite_store": ("SqliteStore",),
     "sinks.stdout": ("Stdout",),
@@ -267,12 +274,15 @@ __all__ = [
     "MsgpackEncoder",
     "Node",
     "Operator",
+    "ParquetFiles",
     "Pipeline",
     "PostgresStore",
     "ProviderSource",
     "Quantile",
     "Quote",
     "Reconnect",
+    "RedisLatest",
+    "RedisOutput",
     "ReferenceJoin",
     "Refused",
     "Replay",

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tools.cases_files import CsvFilesCase, JsonLinesCase, SqliteTableCase
+from tools.cases_parquet import make_parquet
+from tools.cases_redis import make_redis_output
 from tools.cases_sql import make_postgres, make_sqlite
 from tools.sink_case import SinkCase
 
@@ -18,4 +20,6 @@ CASES: dict[str, Make] = {
     "sqlite-table": SqliteTableCase,
     "postgres-store": make_postgres,
     "sqlite-store": make_sqlite,
+    "parquet": make_parquet,
+    "redis-output": make_redis_output,
 }
