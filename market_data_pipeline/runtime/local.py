@@ -280,9 +280,9 @@ class _LocalTask:
         async with self.lock:
             now = self.runtime.clock.time_ns()
             self.chain.set_now(now)
-            self.chain.feed(node, key, frame)
-            for port, items in (further or {}).items():
+            for port, items in (further or {}).items():  # before the mark, which is for all outputs
                 self.chain.feed_output(node, port, items, frame.born)
+            self.chain.feed(node, key, frame)
             self.chain.tick(now)
             output = self.chain.take()
             self.runtime.counts.update(self.chain.counts())

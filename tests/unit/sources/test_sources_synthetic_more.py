@@ -13,7 +13,20 @@ from tools.fake_clock import FakeClock
 from tools.memory_job import CommittedRows, MemoryJob, committed_rows
 from tools.memory_store import MemoryServer
 
-from market_data_pipeline import AsofJoin, Bursts, Dag, Filter, Gap, Node, Quote, Synthetic, Trade
+from market_data_pipeline import (
+    AsofJoin,
+    Bursts,
+    Collect,
+    Dag,
+    DagRuntime,
+    Filter,
+    Gap,
+    Node,
+    Quote,
+    RunConfig,
+    Synthetic,
+    Trade,
+)
 from market_data_pipeline.codec import encode, pack, unpack
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ConfigError, SourceError
@@ -148,27 +161,29 @@ async def test_quotes_stand_around_the_trades() -> None:
     assert [type(row) for row in await rows(swapped)] == [Quote] * 10
 
 
-async def test_a_join_finds_each_trades_own_quote() -> None:
+@pytest.mark.parametrize("key", ["symbol", None])
+@pytest.mark.parametrize("processes", [True, False])
+async def test_a_join_finds_each_trades_own_quote(key: str | None, processes: bool) -> None:
     """So what goes to the further output is there before the mark that says that it came."""
-    limits = Limits(
-        frame_items=512, frame_bytes=65536, commit_items=2000, commit_frames=8, channel_capacity=64,
-        channel_bytes=2**20, high=48, low=16, linger=0.0, mark_interval=0.0,
-    )  # fmt: skip
-    for key in ("symbol", None):
-        dag = Dag("join")
-        dag.add_node(Node("feed", Synthetic(symbols=1, items=3000, rate=1e6, kinds=("trade", "quote"))))
-        dag.add_node(Node("quotes", Filter(lambda quote: True)))
-        dag.add_node(Node("join", AsofJoin(["update_id"])))
-        dag.add_node(Node("out", CommittedRows()))
-        dag.add_edge("feed", "join", key=key)
-        dag.add_edge("feed", "quotes", output="quotes")
-        dag.add_edge("quotes", "join", key=key, input="right")
-        dag.add_edge("join", "out")
+    dag, collected = Dag("join"), Collect()
+    dag.add_node(Node("feed", Synthetic(symbols=1, items=3000, rate=1e6, kinds=("trade", "quote"))))
+    dag.add_node(Node("quotes", Filter(lambda quote: True)))
+    dag.add_node(Node("join", AsofJoin(["update_id"])))
+    dag.add_node(Node("out", CommittedRows() if processes else collected))
+    dag.add_edge("feed", "join", key=key)
+    dag.add_edge("feed", "quotes", output="quotes")
+    dag.add_edge("quotes", "join", key=key, input="right")
+    dag.add_edge("join", "out")
+    if processes:
+        limits = Limits(linger=0.0, mark_interval=0.0)
         plan = compile_dag(dag, 1)
         server = MemoryServer(plan, limits)
         await MemoryJob(dag, plan, server, limits).run()
         found = [row for rows in committed_rows(server, "out").values() for row in rows]
-        assert [(row["trade_id"], row["update_id"]) for row in found] == [(n, n) for n in range(3000)]
+    else:
+        await DagRuntime(dag, RunConfig()).start()
+        found = collected.items
+    assert [(row["trade_id"], row["update_id"]) for row in found] == [(n, n) for n in range(3000)]
 
 
 @pytest.mark.parametrize("rate", [None, 2000.0])
