@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from market_data_pipeline.decimals import decimal_text
 from market_data_pipeline.errors import ConfigError, RecordError
 from market_data_pipeline.records import COLUMN_TYPES, FLAG, FLOAT, INT, MAX_TIME, MIN_TIME, RECORDS, SAME_AS, USUAL
 
@@ -24,15 +25,25 @@ class RowParser:
 
     ``columns`` maps a record's field to the file's column where the names differ; ``symbol`` is the constant symbol of a
     file that has none; ``time_unit`` is ``ns``, ``us``, ``ms``, ``s`` or ``iso``. Kind ``rows`` passes mappings through.
+    ``exact``: prices and sizes that are text stay the text that was sent, if it is a finite decimal number; an int becomes its
+    digits, and a float, of which no text is known any more, stays one.
     """
 
-    def __init__(self, kind: str, columns: Mapping[str, str] | None, time_unit: str, symbol: str | None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        columns: Mapping[str, str] | None,
+        time_unit: str,
+        symbol: str | None,
+        exact: bool = False,
+    ) -> None:
         if kind != "rows" and kind not in RECORDS:
             raise ConfigError(f"kind: {kind!r} is not allowed; one of: {', '.join(RECORDS)}, rows")
         if time_unit != "iso" and time_unit not in TIME_UNITS:
             raise ConfigError(f"time_unit: {time_unit!r} is not allowed; one of: {', '.join(TIME_UNITS)}, iso")
         self.kind = kind
         self._unit = time_unit
+        self._exact = exact
         self._constant = symbol
         fields: tuple[str, ...] = RECORDS[kind]._fields if kind in RECORDS else ()
         unknown = set(columns or {}) - set(fields)
@@ -85,7 +96,7 @@ class RowParser:
         if name.startswith("ts_"):
             return _iso_ns if self._unit == "iso" else self._scaled_ns
         by_type: dict[str, Callable[[Any], Any]] = {
-            FLOAT: _finite,
+            FLOAT: _exact if self._exact else _finite,
             INT: _integer,
             FLAG: _flag,
             "|i1": _side,
@@ -129,6 +140,15 @@ def _finite(value: Any) -> float:
     if not math.isfinite(number):
         raise RecordError("not finite")
     return number
+
+
+def _exact(value: Any) -> float | str:
+    """``value`` as it was sent: text, or a float that was never text here."""
+    if isinstance(value, float):
+        return _finite(value)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise RecordError("not a number")
+    return decimal_text(str(value))
 
 
 def _flag(value: Any) -> bool:
