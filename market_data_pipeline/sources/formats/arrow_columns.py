@@ -56,6 +56,7 @@ class Batches:
 
     def chunk(self, batch: Any, group: int, row: int, first: int) -> Chunk:
         """The rows of ``batch``, which begins at ``row`` of ``group``, the file's row ``first``, as a chunk."""
+        batch = self._without_views(batch)
         n = batch.num_rows
         places = np.stack(
             [np.full(n + 1, group, np.int64), np.arange(row, row + n + 1), np.arange(first, first + n + 1)], 1
@@ -83,6 +84,21 @@ class Batches:
                 return self._by_row(batch, places)
         columns = columns.take(good)
         return Chunk(columns, times_of(columns), places[np.append(good, n)], letters)
+
+    def _without_views(self, batch: Any) -> Any:
+        """Arrow's string views, which polars writes, as strings: few of Arrow's functions know them."""
+        pa = self._pa
+
+        def plain(array: Any) -> Any:
+            if pa.types.is_dictionary(array.type):
+                values = array.dictionary
+                return pa.DictionaryArray.from_arrays(array.indices, plain(values)) if is_view(values) else array
+            return array.cast(pa.large_string()) if is_view(array) else array
+
+        def is_view(array: Any) -> bool:
+            return bool(pa.types.is_string_view(array.type))
+
+        return pa.RecordBatch.from_arrays([plain(array) for array in batch.columns], names=batch.schema.names)
 
     def _by_row(self, batch: Any, places: Array) -> Chunk:
         records: list[Any] = []

@@ -148,10 +148,8 @@ class ParquetReader:
         """The row groups at the end that were left out: no rows, but they are counted."""
         if not self._skipped:
             return None
-        none = self._batches.chunk(
-            self._parquet.schema_arrow.empty_table().to_batches()[0], self._group, 0, self._first
-        )
-        none.skipped = np.array([self._skipped], np.int64)
+        places = np.array([[self._group, 0, self._first]], np.int64)
+        none = Chunk([], np.empty(0, np.int64), places, skipped=np.array([self._skipped], np.int64))
         self._skipped = 0
         return none
 
