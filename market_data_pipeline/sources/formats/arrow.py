@@ -21,6 +21,7 @@ from market_data_pipeline.sources.formats.base import (
     Wanted,
     is_shorter,
     missing_column,
+    must_be_file,
     time_of_first_row,
 )
 
@@ -51,8 +52,6 @@ def check_names(path: Path, names: Sequence[str], wanted: Wanted) -> None:
 @contextmanager
 def reading(pa: Any, path: Path) -> Iterator[None]:
     """What Arrow's library raises, as ``SourceError``."""
-    if not path.is_file():
-        raise SourceError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -102,6 +101,7 @@ class ArrowReader:
         self._pa, self._file = pa, file
         self._batches = Batches(pa, file, wanted)
         self._group, self._row, self._first = place or (0, 0, 0)
+        must_be_file(file.path)
         with reading(pa, file.path):
             self._ipc = _Ipc(pa, file.path, wanted)
         self._source = self._ipc.batches(self._group)
@@ -150,6 +150,7 @@ class ArrowFormat:
         return time_of_first_row(self, file, wanted)
 
     def check(self, path: Path, wanted: Wanted) -> None:
+        must_be_file(path)
         with reading(self._pa, path):
             ipc = _Ipc(self._pa, path, wanted)
         ipc.close()

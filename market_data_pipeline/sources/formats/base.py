@@ -163,6 +163,12 @@ def within(chunk: Chunk, start: int | None, end: int | None) -> Chunk:
     )
 
 
+def must_be_file(path: Path) -> None:
+    """Raises ``SourceError`` where ``path`` is none."""
+    if not path.is_file():
+        raise SourceError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+
+
 def missing_column(path: Path, missing: str, found: Sequence[str]) -> SourceError:
     return SourceError(
         f"{path}: no column {missing!r}; it has: {', '.join(found)}; map it with columns={{'{missing}': '...'}}"

@@ -26,6 +26,7 @@ from market_data_pipeline.sources.formats.base import (
     Place,
     Wanted,
     is_shorter,
+    must_be_file,
     time_of_first_row,
 )
 from market_data_pipeline.sources.rows import TIME_UNITS
@@ -79,6 +80,7 @@ class ParquetReader:
     def __init__(self, pa: Any, file: Opened, wanted: Wanted, place: Place | None) -> None:
         self._pa, self._file, self._wanted = pa, file, wanted
         self._group, self._row, self._first = place or (0, 0, 0)
+        must_be_file(file.path)
         with reading(pa, file.path):
             self._parquet, self._columns = _opened(pa, file.path, wanted)
         self._times = _Times(pa, self._parquet, wanted)
@@ -189,6 +191,7 @@ class ParquetFormat:
 
     def check(self, path: Path, wanted: Wanted) -> None:
         parquet = extra("pyarrow.parquet", "parquet", _WHAT)
+        must_be_file(path)
         with reading(self._pa, path):
             names = parquet.read_schema(path).names
         check_names(path, names, wanted)

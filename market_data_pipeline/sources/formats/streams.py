@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 
 from market_data_pipeline.errors import SourceError
 from market_data_pipeline.extras import extra
-from market_data_pipeline.sources.formats.base import is_shorter
+from market_data_pipeline.sources.formats.base import is_shorter, must_be_file
 
 DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
 """What reading a damaged compressed file raises."""
@@ -68,8 +68,7 @@ class _Zstd(io.RawIOBase):
 
 def open_stream(path: Path) -> BinaryIO:
     """``path`` to read, decompressed. Raises ``SourceError`` where it is no file, ``OSError``."""
-    if not path.is_file():
-        raise SourceError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+    must_be_file(path)
     if path.suffix == ".gz":
         return cast("BinaryIO", gzip.open(path, "rb"))
     if path.suffix == ".zst":

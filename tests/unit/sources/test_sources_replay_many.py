@@ -351,6 +351,20 @@ async def test_a_damaged_file_is_told_when_its_turn_comes_and_not_before_whole_r
         await batches(source)
 
 
+async def test_a_read_that_is_cancelled_is_waited_for_when_the_source_closes(tmp_path: Path) -> None:
+    trades = write_four(tmp_path)
+    source = Replay(tmp_path, batch_items=16).fresh()
+    await source.open(SourceContext("src"), None)
+    first = await source.read()
+    assert first is not None
+    reading = asyncio.create_task(source.read())
+    await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    await source.close()
+    assert rows_of([first, *await batches(Replay(tmp_path, batch_items=16), first.position)]) == trades
+
+
 # --- exact ------------------------------------------------------------------------------------------------------
 
 
