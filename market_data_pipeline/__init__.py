@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from market_data_pipeline.adapters.serialization import JsonDecoder, JsonEncoder, MsgpackDecoder, MsgpackEncoder
     from market_data_pipeline.channels.base import ChannelClosed, Watermark
     from market_data_pipeline.channels.memory import Channel
     from market_data_pipeline.channels.redis_stream import StreamChannel
@@ -38,20 +39,43 @@ if TYPE_CHECKING:
     from market_data_pipeline.operators.throttle import Throttle
     from market_data_pipeline.operators.window import TumblingWindow, WindowAggregate
     from market_data_pipeline.operators.windows import CountWindow, Hop, Session, Tumble
-    from market_data_pipeline.records import Bar, Gap, Quote, Trade, Window
+    from market_data_pipeline.records import Bar, FeedEvent, Gap, Quote, Trade, Window
     from market_data_pipeline.runtime.coroutines import buffer_async, filter_async, map_async, tumbling_window
     from market_data_pipeline.runtime.local import DagRuntime, RunConfig, RunResult
     from market_data_pipeline.sinks.base import Sink, SinkContext
     from market_data_pipeline.sinks.collect import Collect
     from market_data_pipeline.sinks.discard import Discard
     from market_data_pipeline.sinks.file import CsvFiles, JsonLines
+    from market_data_pipeline.sinks.postgres import PostgresStore
     from market_data_pipeline.sinks.sqlite import SqliteTable
+    from market_data_pipeline.sinks.sqlite_store import SqliteStore
     from market_data_pipeline.sinks.stdout import Stdout
     from market_data_pipeline.sources.base import Batch, Source, SourceContext
+    from market_data_pipeline.sources.ccxt import CcxtProvider
+    from market_data_pipeline.sources.circuit import CircuitRule
+    from market_data_pipeline.sources.ib import InteractiveBrokers
+    from market_data_pipeline.sources.provider import (
+        ConnectionHealth,
+        FeedConnection,
+        FeedDown,
+        MarketDataProvider,
+        Refused,
+        SubscriptionRefused,
+        VenueLimits,
+    )
+    from market_data_pipeline.sources.provider_source import ProviderSource
+    from market_data_pipeline.sources.reconnect import Reconnect
     from market_data_pipeline.sources.replay import Replay
     from market_data_pipeline.sources.synthetic import Synthetic
+    from market_data_pipeline.sources.synthetic_time import Bursts
 
 _HOMES = {
+    "adapters.serialization": (
+        "JsonDecoder",
+        "JsonEncoder",
+        "MsgpackDecoder",
+        "MsgpackEncoder",
+    ),
     "channels.base": (
         "ChannelClosed",
         "Watermark",
@@ -132,6 +156,7 @@ _HOMES = {
     ),
     "records": (
         "Bar",
+        "FeedEvent",
         "Gap",
         "Quote",
         "Trade",
@@ -158,15 +183,32 @@ _HOMES = {
         "CsvFiles",
         "JsonLines",
     ),
+    "sinks.postgres": ("PostgresStore",),
     "sinks.sqlite": ("SqliteTable",),
+    "sinks.sqlite_store": ("SqliteStore",),
     "sinks.stdout": ("Stdout",),
     "sources.base": (
         "Batch",
         "Source",
         "SourceContext",
     ),
+    "sources.ccxt": ("CcxtProvider",),
+    "sources.circuit": ("CircuitRule",),
+    "sources.ib": ("InteractiveBrokers",),
+    "sources.provider": (
+        "ConnectionHealth",
+        "FeedConnection",
+        "FeedDown",
+        "MarketDataProvider",
+        "Refused",
+        "SubscriptionRefused",
+        "VenueLimits",
+    ),
+    "sources.provider_source": ("ProviderSource",),
+    "sources.reconnect": ("Reconnect",),
     "sources.replay": ("Replay",),
     "sources.synthetic": ("Synthetic",),
+    "sources.synthetic_time": ("Bursts",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -178,11 +220,15 @@ __all__ = [
     "BarConvention",
     "Batch",
     "Batcher",
+    "Bursts",
+    "CcxtProvider",
     "Channel",
     "ChannelClosed",
+    "CircuitRule",
     "Collect",
     "Columns",
     "Conflate",
+    "ConnectionHealth",
     "Count",
     "CountWindow",
     "CsvFiles",
@@ -192,6 +238,9 @@ __all__ = [
     "Discard",
     "DollarBars",
     "Edge",
+    "FeedConnection",
+    "FeedDown",
+    "FeedEvent",
     "Filter",
     "First",
     "FlatMap",
@@ -200,22 +249,32 @@ __all__ = [
     "Gap",
     "GapDetector",
     "Hop",
+    "InteractiveBrokers",
     "IntervalJoin",
     "ItemList",
+    "JsonDecoder",
+    "JsonEncoder",
     "JsonLines",
     "LabelBars",
     "Last",
     "Map",
     "MapColumns",
+    "MarketDataProvider",
     "Max",
     "Mean",
     "Min",
+    "MsgpackDecoder",
+    "MsgpackEncoder",
     "Node",
     "Operator",
     "Pipeline",
+    "PostgresStore",
+    "ProviderSource",
     "Quantile",
     "Quote",
+    "Reconnect",
     "ReferenceJoin",
+    "Refused",
     "Replay",
     "Resample",
     "Router",
@@ -227,10 +286,12 @@ __all__ = [
     "SinkContext",
     "Source",
     "SourceContext",
+    "SqliteStore",
     "SqliteTable",
     "Std",
     "Stdout",
     "StreamChannel",
+    "SubscriptionRefused",
     "Sum",
     "Synthetic",
     "TableRouter",
@@ -241,6 +302,7 @@ __all__ = [
     "Tumble",
     "TumblingBars",
     "TumblingWindow",
+    "VenueLimits",
     "VolumeBars",
     "Vwap",
     "Watermark",

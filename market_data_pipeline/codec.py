@@ -120,7 +120,7 @@ def unpack(data: bytes | memoryview, limit: int = 512 * 1024 * 1024) -> Any:
     if size > limit:
         raise CodecError(f"{size} bytes are over the limit of {limit}")
     try:
-        _check_lengths(data, size)
+        check_lengths(data, size)
         return msgpack.unpackb(
             data, strict_map_key=True, timestamp=0, max_ext_len=0, max_str_len=size, max_bin_len=size,
             max_array_len=size, max_map_len=size, object_hook=_revive,
@@ -129,9 +129,9 @@ def unpack(data: bytes | memoryview, limit: int = 512 * 1024 * 1024) -> Any:
         raise CodecError(f"not valid msgpack: {type(error).__name__}: {error}") from error
 
 
-def _check_lengths(data: bytes | memoryview, size: int) -> None:
-    """Walk over everything without making anything of it: a length that promises more than is there ends the walk, before
-    it could make the unpacker reserve room for it (at every depth anew)."""
+def check_lengths(data: bytes | memoryview, size: int) -> None:
+    """Walk over ``data``, of ``size`` bytes, without making anything of it: a length that promises more than is there ends the
+    walk (raises), before it could make the unpacker reserve room for it (at every depth anew)."""
     walker = msgpack.Unpacker(None, max_buffer_size=size or 1, read_size=size or 1)
     walker.feed(data)
     walker.skip()

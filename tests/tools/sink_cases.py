@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tools.cases_files import CsvFilesCase, JsonLinesCase, SqliteTableCase
+from tools.cases_sql import make_postgres, make_sqlite
 from tools.sink_case import SinkCase
 
 Make = Callable[[Path], SinkCase]
@@ -15,4 +16,6 @@ CASES: dict[str, Make] = {
     "json-lines": JsonLinesCase,
     "csv": CsvFilesCase,
     "sqlite-table": SqliteTableCase,
+    "postgres-store": make_postgres,
+    "sqlite-store": make_sqlite,
 }
