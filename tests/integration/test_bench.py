@@ -17,6 +17,7 @@ COLUMNS = {
     "operators": [6, 5],
     "peers": [5],
     "record": [2],
+    "replay": [5],
     "rows": [6],
     "scale": [6, 4, 3, 5],
     "sinks": [3],
