@@ -47,6 +47,12 @@ TIMESCALE = """
 SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'timescaledb'
 """
 
+IDLE = """
+SELECT set_config('idle_in_transaction_session_timeout', '10s', false)
+WHERE current_setting('idle_in_transaction_session_timeout') = '0'
+"""
+"""A process that is frozen between two statements holds its rows; its successor would wait for it as long as it stays so."""
+
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('market-data-pipeline tables', 0))"
 """Several tasks begin at once; without it, two that make the same table would fail."""
 

@@ -155,6 +155,7 @@ class Session:
 
     async def _set_up(self, tables: Sequence[Table], create: bool) -> None:
         await self._connection.execute("SET work_mem = '64MB'")  # a step is sorted by its key
+        await self._connection.execute(schemas.IDLE)
         found = await self._look(tables)
         if create and len(found) < len(tables):
             async with self._connection.transaction():
@@ -220,22 +221,25 @@ class Session:
         stored = 0
         refused: list[tuple[Any, str]] = []
         async with self._connection.transaction():
-            for table, group in by_table(found):
-                given = parameters(table, job, generation)
-                if careful:
+            if careful:
+                for table, group in by_table(found):
+                    given = parameters(table, job, generation)
                     for sheet in group:
                         stored += await self._carefully(sheet, given, refused)
-                else:
-                    stored += await self._fill(table, group, given)
+            else:
+                stored = await self._quickly(by_table(found), job, generation)
         return Stored(stored, sum(map(len, found)) - stored - len(refused), refused)
 
-    async def _fill(self, table: Table, group: Sequence[Sheet], given: list[Any] | None) -> int:
+    async def _quickly(self, groups: Sequence[tuple[Table, list[Sheet]]], job: str, generation: int) -> int:
+        """All is copied before the first row is locked: what follows waits for nothing that this process would have to do,
+        but to go on to the next statement."""
         with _refusals():
-            async with self._copying(table) as copy:
-                for sheet in group:
-                    for start in range(0, len(sheet), _BLOCK):
-                        await copy.write(_block(sheet, start, start + _BLOCK))
-            return await self._upsert(table, given)
+            for table, group in groups:
+                async with self._copying(table) as copy:
+                    for sheet in group:
+                        for start in range(0, len(sheet), _BLOCK):
+                            await copy.write(_block(sheet, start, start + _BLOCK))
+            return sum([await self._upsert(table, parameters(table, job, generation)) for table, _ in groups])
 
     @asynccontextmanager
     async def _copying(self, table: Table) -> AsyncIterator[psycopg.AsyncCopy]:

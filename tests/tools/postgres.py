@@ -88,8 +88,14 @@ class PostgresServer:
         with suppress(OSError, subprocess.CalledProcessError):
             subprocess.run([homes[0] / "postgres", "--version"], check=True, capture_output=True, **_as_user())
             return homes[0]
-        copied = shutil.copytree(homes[0].parent, self.folder / "programs", symlinks=True)
-        return copied / "bin"
+        package = homes[0].parents[1]
+        for part in (
+            package,
+            package.with_name(f"{package.name}.libs"),
+        ):  # the programs find their libraries beside them
+            if part.exists():
+                shutil.copytree(part, self.folder / "programs" / part.name, symlinks=True)
+        return self.folder / "programs" / package.name / "pginstall" / "bin"
 
     def _make(self) -> None:
         data = self.folder / "data"
