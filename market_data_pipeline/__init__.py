@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.operators.throttle import Throttle
     from market_data_pipeline.operators.window import TumblingWindow, WindowAggregate
     from market_data_pipeline.operators.windows import CountWindow, Hop, Session, Tumble
-    from market_data_pipeline.records import Bar, Gap, Quote, Trade, Window
+    from market_data_pipeline.records import Bar, FeedEvent, Gap, Quote, Trade, Window
     from market_data_pipeline.runtime.coroutines import buffer_async, filter_async, map_async, tumbling_window
     from market_data_pipeline.runtime.local import DagRuntime, RunConfig, RunResult
     from market_data_pipeline.sinks.base import Sink, SinkContext
@@ -47,13 +47,32 @@ if TYPE_CHECKING:
     from market_data_pipeline.sinks.discard import Discard
     from market_data_pipeline.sinks.file import CsvFiles, JsonLines
     from market_data_pipeline.sinks.kafka import KafkaTopic
+    from market_data_pipeline.sinks.parquet import ParquetFiles
+    from market_data_pipeline.sinks.postgres import PostgresStore
+    from market_data_pipeline.sinks.redis import RedisLatest, RedisOutput
     from market_data_pipeline.sinks.sqlite import SqliteTable
+    from market_data_pipeline.sinks.sqlite_store import SqliteStore
     from market_data_pipeline.sinks.stdout import Stdout
     from market_data_pipeline.sources.base import Batch, Source, SourceContext
+    from market_data_pipeline.sources.ccxt import CcxtProvider
+    from market_data_pipeline.sources.circuit import CircuitRule
+    from market_data_pipeline.sources.ib import InteractiveBrokers
     from market_data_pipeline.sources.kafka import KafkaSource
+    from market_data_pipeline.sources.provider import (
+        ConnectionHealth,
+        FeedConnection,
+        FeedDown,
+        MarketDataProvider,
+        Refused,
+        SubscriptionRefused,
+        VenueLimits,
+    )
+    from market_data_pipeline.sources.provider_source import ProviderSource
+    from market_data_pipeline.sources.reconnect import Reconnect
     from market_data_pipeline.sources.redis_stream import RedisStreamSource
     from market_data_pipeline.sources.replay import Replay
     from market_data_pipeline.sources.synthetic import Synthetic
+    from market_data_pipeline.sources.synthetic_time import Bursts
 
 _HOMES = {
     "adapters.serialization": (
@@ -142,6 +161,7 @@ _HOMES = {
     ),
     "records": (
         "Bar",
+        "FeedEvent",
         "Gap",
         "Quote",
         "Trade",
@@ -169,7 +189,14 @@ _HOMES = {
         "JsonLines",
     ),
     "sinks.kafka": ("KafkaTopic",),
+    "sinks.postgres": ("PostgresStore",),
+    "sinks.parquet": ("ParquetFiles",),
+    "sinks.redis": (
+        "RedisLatest",
+        "RedisOutput",
+    ),
     "sinks.sqlite": ("SqliteTable",),
+    "sinks.sqlite_store": ("SqliteStore",),
     "sinks.stdout": ("Stdout",),
     "sources.base": (
         "Batch",
@@ -178,8 +205,23 @@ _HOMES = {
     ),
     "sources.kafka": ("KafkaSource",),
     "sources.redis_stream": ("RedisStreamSource",),
+    "sources.ccxt": ("CcxtProvider",),
+    "sources.circuit": ("CircuitRule",),
+    "sources.ib": ("InteractiveBrokers",),
+    "sources.provider": (
+        "ConnectionHealth",
+        "FeedConnection",
+        "FeedDown",
+        "MarketDataProvider",
+        "Refused",
+        "SubscriptionRefused",
+        "VenueLimits",
+    ),
+    "sources.provider_source": ("ProviderSource",),
+    "sources.reconnect": ("Reconnect",),
     "sources.replay": ("Replay",),
     "sources.synthetic": ("Synthetic",),
+    "sources.synthetic_time": ("Bursts",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -191,11 +233,15 @@ __all__ = [
     "BarConvention",
     "Batch",
     "Batcher",
+    "Bursts",
+    "CcxtProvider",
     "Channel",
     "ChannelClosed",
+    "CircuitRule",
     "Collect",
     "Columns",
     "Conflate",
+    "ConnectionHealth",
     "Count",
     "CountWindow",
     "CsvFiles",
@@ -205,6 +251,9 @@ __all__ = [
     "Discard",
     "DollarBars",
     "Edge",
+    "FeedConnection",
+    "FeedDown",
+    "FeedEvent",
     "Filter",
     "First",
     "FlatMap",
@@ -213,6 +262,7 @@ __all__ = [
     "Gap",
     "GapDetector",
     "Hop",
+    "InteractiveBrokers",
     "IntervalJoin",
     "ItemList",
     "JsonDecoder",
@@ -224,6 +274,7 @@ __all__ = [
     "Last",
     "Map",
     "MapColumns",
+    "MarketDataProvider",
     "Max",
     "Mean",
     "Min",
@@ -231,11 +282,18 @@ __all__ = [
     "MsgpackEncoder",
     "Node",
     "Operator",
+    "ParquetFiles",
     "Pipeline",
+    "PostgresStore",
+    "ProviderSource",
     "Quantile",
     "Quote",
+    "Reconnect",
+    "RedisLatest",
+    "RedisOutput",
     "RedisStreamSource",
     "ReferenceJoin",
+    "Refused",
     "Replay",
     "Resample",
     "Router",
@@ -247,10 +305,12 @@ __all__ = [
     "SinkContext",
     "Source",
     "SourceContext",
+    "SqliteStore",
     "SqliteTable",
     "Std",
     "Stdout",
     "StreamChannel",
+    "SubscriptionRefused",
     "Sum",
     "Synthetic",
     "TableRouter",
@@ -261,6 +321,7 @@ __all__ = [
     "Tumble",
     "TumblingBars",
     "TumblingWindow",
+    "VenueLimits",
     "VolumeBars",
     "Vwap",
     "Watermark",

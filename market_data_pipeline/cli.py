@@ -200,5 +200,37 @@ def remove(name: str, debug: bool, **flags: Any) -> None:
     click.echo(asyncio.run(inspect.remove(name, **flags)))
 
 
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--table", metavar="NAME", help="Only trades, quotes, bars or gaps.")
+@click.option("--date", "day", metavar="DATE", help="Only this date (YYYY-MM-DD).")
+@click.option("--before", metavar="DATE", help="Dates before this one are finished [today, UTC].")
+@click.option(
+    "--target-bytes", type=click.IntRange(1), default=64 * 1024 * 1024, show_default=True,
+    help="How large a merged file gets at most; parts of up to half of it are merged.",
+)  # fmt: skip
+@click.option("--min-age", default="10m", show_default=True, metavar="DURATION", help="Leave younger parts alone.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be merged.")
+@click.option("--plain", is_flag=True, help="Lines instead of a bar.")
+@options("debug")
+@one_line_errors
+def compact(
+    folder: Path,
+    table: str | None,
+    day: str | None,
+    before: str | None,
+    target_bytes: int,
+    min_age: str,
+    dry_run: bool,
+    plain: bool,
+    debug: bool,
+) -> None:
+    """Merge the small Parquet files of finished dates in FOLDER into larger ones. Jobs may write meanwhile."""
+    from market_data_pipeline.launcher import compact as compaction
+
+    limits = compaction.limits_of(target_bytes, min_age, before)
+    compaction.compact(folder, limits, table, day, dry_run=dry_run, plain=plain, say=click.echo)
+
+
 if __name__ == "__main__":
     main()

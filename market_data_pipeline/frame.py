@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from market_data_pipeline.decimals import decimal_float
 from market_data_pipeline.errors import RecordError
 from market_data_pipeline.records import (
     ANY,
@@ -168,7 +169,7 @@ _ALLOWED: dict[str, tuple[type, ...]] = {
     SIDE: (str,),
     ANY: (str, int, np.integer),
     INT: (int, np.integer),
-    FLOAT: (float, int, np.floating, np.integer),
+    FLOAT: (float, int, np.floating, np.integer, str),
     FLAG: (bool, np.bool_),
 }
 
@@ -190,8 +191,16 @@ def _portable(name: str, value: Any) -> int | str:
     return int(value)
 
 
+def _number(name: str, text: str) -> float:
+    try:
+        return decimal_float(text)
+    except ValueError as error:
+        raise RecordError(f"{name}: {error}") from None
+
+
 def make_column(name: str, values: Sequence[Any]) -> Column:
-    """A column of the type that :data:`COLUMN_TYPES` gives ``name``. Raises on a value of another type."""
+    """A column of the type that :data:`COLUMN_TYPES` gives ``name``; text of a decimal number counts as a float. Raises on a
+    value of another type."""
     kind = COLUMN_TYPES[name]
     types = set(map(type, values))
     for cls in types:
@@ -208,6 +217,8 @@ def make_column(name: str, values: Sequence[Any]) -> Column:
         if whole and min(values, default=0) >= MIN_TIME and max(values, default=0) <= MAX_TIME:
             return np.array(values, dtype=np.int64)
         return _object_array([_portable(name, v) for v in values])
+    if kind == FLOAT and any(issubclass(cls, str) for cls in types):  # a decimal as the venue sent it
+        values = [_number(name, v) if isinstance(v, str) else v for v in values]
     return np.array(values, dtype=kind)
 
 

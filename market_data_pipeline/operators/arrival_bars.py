@@ -22,6 +22,7 @@ from market_data_pipeline.operators.buckets import FARTHEST
 from market_data_pipeline.operators.choices import check_choice
 from market_data_pipeline.operators.conditions import ConditionMask, Predicate
 from market_data_pipeline.operators.open_bars import COUNT, FIRST, LAST, PRICES, SUMS, OpenBars, bar_columns
+from market_data_pipeline.operators.phases import Phases, check_phases, in_phases
 from market_data_pipeline.operators.runs import run_totals
 from market_data_pipeline.records import ACTIONS, SIDE_CODES, Gap, Trade
 
@@ -57,17 +58,22 @@ class InformationBars(Operator):
     not above zero and (``split``) trades of more than 10,000 bars go to the dead letters. Trades that correct or cancel
     others cannot be applied to bars that are out: they are counted (``ignored``) and left out. ``updates_ohlc`` and
     ``updates_volume``: see ``conditions``; every trade that updates anything counts in ``trade_count`` and as a tick; a bar
-    whose trades make no price has NaN prices. ``partial`` is true on what is left at the end of input and fills no bar
-    (ordered by symbol), and on the bar with the first trade behind a :class:`~market_data_pipeline.records.Gap` record of its
-    symbol among the trades; else false, as a symbol's first bar begins with the first trade there was. State: some 300 bytes a
+    whose trades make no price has NaN prices. ``phases``: trades of other phases are counted (``not_live``) and left out;
+    ``None``: all count, see :mod:`~market_data_pipeline.operators.phases`. ``partial`` is true on what is left at the end of
+    input and fills no bar (ordered by symbol), and on the bar with the first trade behind a
+    :class:`~market_data_pipeline.records.Gap` record of its symbol among the trades; else false, as a symbol's first bar
+    begins with the first trade there was. State: some 300 bytes a
     symbol, 113 stored; a commit writes the blocks of 256 symbols that changed.
     """
 
     accepts: ClassVar[Literal["any"]] = "any"
     label: Side
 
-    def _set_up(self, label: Side, updates_ohlc: Predicate | None, updates_volume: Predicate | None) -> None:
+    def _set_up(
+        self, label: Side, updates_ohlc: Predicate | None, updates_volume: Predicate | None, phases: Phases
+    ) -> None:
         check_choice("label", label, get_args(Side))
+        self.phases = check_phases(phases)
         self.label = label
         self.updates_ohlc, self.updates_volume = updates_ohlc, updates_volume
         self._conditions = ConditionMask(updates_ohlc, updates_volume)
@@ -87,7 +93,7 @@ class InformationBars(Operator):
         return frames
 
     def _trades(self, given: Items) -> Iterable[Frame]:
-        items = self._usable(record_columns(given, Trade, self.ctx))
+        items = self._usable(in_phases(record_columns(given, Trade, self.ctx), self.phases, self.ctx))
         items, prices, volumes = self._conditions.select(items, self.ctx)
         if not len(items):
             return ()

@@ -29,6 +29,7 @@ from market_data_pipeline.operators.bar_windows import BarWindows
 from market_data_pipeline.operators.buckets import Buckets
 from market_data_pipeline.operators.conditions import ConditionMask, Predicate
 from market_data_pipeline.operators.lateness import Lateness, LatePolicy
+from market_data_pipeline.operators.phases import LIVE, Phases, check_phases, in_phases
 from market_data_pipeline.operators.trade_log import Correction, TradeLog, Values
 from market_data_pipeline.records import ACTIONS, SIDE_CODES, Gap, Trade, field
 
@@ -51,14 +52,17 @@ class TradeRules:
     ``updates_ohlc`` and ``updates_volume``: functions of a trade's ``conditions`` (text) -> bool, ``None`` for every trade; see
     :mod:`~market_data_pipeline.operators.conditions`. ``corrections``: trades of open bars are kept (about 600 bytes each), so
     that items with the ``action`` ``correct`` or ``cancel`` change the trade ``ref_trade_id``; a bar that was emitted already
-    is emitted again. Without it such items are counted (``ignored``) and left out.
+    is emitted again. Without it such items are counted (``ignored``) and left out. ``phases``: trades of other phases are
+    counted (``not_live``) and left out, so by default the history that a feed sends at its beginning is; ``None``: all count.
     """
 
     updates_ohlc: Predicate | None = None
     updates_volume: Predicate | None = None
     corrections: bool = False
+    phases: Phases = LIVE
 
     def __post_init__(self) -> None:
+        check_phases(self.phases)
         if not isinstance(self.corrections, bool):
             raise ConfigError(f"corrections: {self.corrections!r} is not allowed; True or False")
         ConditionMask(self.updates_ohlc, self.updates_volume)
@@ -109,7 +113,7 @@ class TumblingBars(BarWindows):
         return late
 
     def _trades(self, given: Items, late: list[Frame]) -> None:
-        items = record_columns(given, Trade, self.ctx)
+        items = in_phases(record_columns(given, Trade, self.ctx), self.rules.phases, self.ctx)
         if not len(items):
             return
         finite = np.isfinite(items.array("price")) & np.isfinite(items.array("size"))

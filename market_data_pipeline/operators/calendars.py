@@ -123,6 +123,13 @@ class SessionBuckets:
         return _tables(self.calendar, self.interval, self.after_close)
 
 
+def trading_spans(calendar: str) -> tuple[Array, Array]:
+    """When trading begins and ends (ns, int64 of shape (n,)), each session without its break, of the calendar named. Raises
+    ``ConfigError`` as :class:`SessionBuckets`."""
+    parts = _tables(calendar, _DAY, 0).parts
+    return parts.start[1:-1], parts.end[1:-1]
+
+
 class _Runs(NamedTuple):
     """Runs of neighbouring buckets, by time: when each starts and ends (ns), the number of its first bucket, and the place
     in it of its last. One that is always before and one that is always behind everything stand at the ends."""

@@ -16,14 +16,14 @@ import numpy as np
 from market_data_pipeline.codec import unpack
 from market_data_pipeline.durations import Duration, positive_duration, signed_duration
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.frame import END, NO_MARK, Columns, Dictionary, Frame, columns_from_rows, to_rows
+from market_data_pipeline.frame import END, NO_MARK, Columns, Dictionary, Frame, compact, to_rows
 from market_data_pipeline.operators.base import Operator, pack_items
 from market_data_pipeline.operators.buckets import LONGEST, Tumbling
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.keys import check_field, check_key
 from market_data_pipeline.operators.lateness import LATE, Lateness, LatePolicy, check_late_policy
 from market_data_pipeline.operators.stateless import apply
-from market_data_pipeline.records import KINDS, field
+from market_data_pipeline.records import field
 
 _LOOK_EVERY = 50_000_000
 """Nanoseconds between two looks whether there is room again."""
@@ -176,11 +176,7 @@ class Conflate(Operator):
             if interval is not None:
                 items += interval.items()
                 self._changes.touch(window << _BLOCK_BITS | n for n in range(-(-len(interval.last) // _BLOCK)))
-        if items and all(type(item) is type(items[0]) for item in items) and type(items[0]) in KINDS:
-            columns, bad = columns_from_rows(items)
-            if not bad:
-                return (Frame(columns),)
-        return (Frame(items),) if items else ()
+        return (Frame(compact(items)),) if items else ()
 
     def snapshot(self) -> dict[str, bytes | None]:
         return self._changes.take(self._blob)

@@ -6,9 +6,15 @@ Dedupe("symbol", "trade_id")     output
 (A, 1), (A, 2), (A, 1), (B, 1)   (A, 1), (A, 2), (B, 1); counted as ``duplicate``
 (A, 1) with another price        nothing; counted as ``duplicate`` and as ``conflict``
 (A, "") twice (no id)            both; counted as ``unkeyed``
+(A, 1) of a snapshot, then live  both, once each; the second counted as ``promoted``
+(A, 1) live, then of a snapshot  the first
 ================================ ==============================================================
 
-Keys are kept as 64-bit hashes, with 32 bits of their content, in segments of 4,096 in order of arrival. A segment is
+**Snapshots.** Many feeds begin with history (``phase`` ``snapshot``), and the same trades may come live behind it. Bars leave
+the history out, so a live item passes though its key came in a snapshot: once, counted (``promoted``). A store that has a
+key writes it over the first. What takes both phases and has no key (a file, bars of all phases) wants ``promote=False``.
+
+Keys are kept as 64-bit hashes, with 31 bits of their content, in segments of 4,096 in order of arrival. A segment is
 forgotten as a whole: when every key in it is older than ``within`` behind the watermark, or when newer segments alone hold
 ``max_keys``. So a key is remembered for at least ``within`` of event time unless ``max_keys`` newer ones came, and a commit
 writes only the segments that grew.
@@ -25,23 +31,28 @@ import numpy as np
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame, Items, columns_from_rows
+from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Dictionary, Frame, Items, columns_from_rows
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.hashing import hash_columns, hash_content, hash_content_columns, hash_row
-from market_data_pipeline.operators.keyset import KeySet
+from market_data_pipeline.operators.keyset import CONTENT, MARK, KeySet
 from market_data_pipeline.records import KINDS, MAX_TIME, MIN_TIME
 from market_data_pipeline.records import field as field_of
 
 _SEGMENT_KEYS = 4096
-_RECEIVED = "ts_recv"
+_RECEIVED, _PHASE, _SNAPSHOT = "ts_recv", "phase", "snapshot"
+_MARKED = 1
+"""In a stored segment: the content has marks."""
 
 
 class Dedupe(Operator):
     """The first item of each key ``fields`` passes, later ones are dropped and counted (``duplicate``).
 
-    A dropped item whose content differs from the first one's is counted as ``conflict`` too. ``content`` names the fields that
-    are compared; ``None``: all but the key and ``ts_recv`` (in which two connections to one feed differ); ``()``: none.
+    An item whose content differs from the first one's is counted as ``conflict`` too. ``content`` names the fields that are
+    compared; ``None``: all but the key, ``ts_recv`` and ``phase`` (in which two connections to one feed differ); ``()``: none.
+
+    ``promote``: the first live item of a key that came only in snapshots passes too, counted (``promoted``); else the first
+    item of a key is the only one, whatever its phase.
 
     ``within``: how long (event time) a key is remembered, ``None`` for as long as the count allows. ``max_keys``: how many
     keys a task remembers at least. 25 to 50 bytes of memory per key, 12 stored; ``hashing`` says how unlikely a collision is.
@@ -53,6 +64,7 @@ class Dedupe(Operator):
         within: Duration | None = "1h",
         max_keys: int = 1_000_000,
         content: tuple[str, ...] | None = None,
+        promote: bool = True,
     ) -> None:
         if not fields or not all(isinstance(name, str) for name in fields):
             raise ConfigError("dedupe: name at least one key field, for example dedupe('symbol', 'trade_id')")
@@ -64,6 +76,9 @@ class Dedupe(Operator):
         self.within = None if within is None else positive_duration(within, "within")
         self.max_keys = max_keys
         self.content = None if content is None else tuple(content)
+        if not isinstance(promote, bool):
+            raise ConfigError(f"dedupe: promote={promote!r} is not allowed; True or False")
+        self.promote = promote
         self._seen = KeySet()
         self._oldest = 0  # the number of the first segment
         self._newest: deque[int] = deque()  # of each segment from there on, the largest event time
@@ -93,23 +108,31 @@ class Dedupe(Operator):
         if not isinstance(items, Columns) and len(kinds := set(map(type, items))) == 1 and kinds <= KINDS.keys():
             columns, bad = columns_from_rows(items)
             items = items if bad else columns
-        but = {*self.fields, _RECEIVED} if self.content is None else ()
+        but = {*self.fields, _RECEIVED, _PHASE} if self.content is None else ()
         if isinstance(items, Columns):
             keys, keyed = hash_columns(items, self.fields)
-            content = hash_content_columns(items, self.content, but)
+            content = self._marked(hash_content_columns(items, self.content, but), _snapshots(items))
             found = items.data.get("ts_event")
             plain = isinstance(found, np.ndarray) and found.dtype.kind == "i"
             return keys, content, found if plain else np.full(len(items), self._watermark), keyed  # type: ignore[return-value]
         hashes = [hash_row(item, self.fields) for item in items]
+        content = np.array([hash_content(item, self.content, but) for item in items], np.uint32)
         return (
             np.array([key or 0 for key in hashes], np.uint64),
-            np.array([hash_content(item, self.content, but) for item in items], np.uint32),
+            self._marked(content, np.array([_is_snapshot(item) for item in items], bool)),
             np.array([_time(item, self._watermark) for item in items], np.int64),
             np.array([key is not None for key in hashes], bool),
         )
 
+    def _marked(self, content: Array, snapshots: Array | None) -> Array:
+        """``content`` with a mark on the items of snapshots, which live ones may follow."""
+        content &= CONTENT
+        if self.promote and snapshots is not None:
+            content[snapshots] |= MARK
+        return content
+
     def _add(self, keys: Array, content: Array, times: Array) -> Array:
-        """Which rows are the first of their key. Rows are added up to the end of a segment at a time where the oldest may
+        """Which rows pass. Rows are added up to the end of a segment at a time where the oldest may
         have to go then: what is forgotten must not depend on how items were batched."""
         if len(self._seen) + len(keys) < self.max_keys:
             return self._add_some(keys, content, times)
@@ -126,15 +149,19 @@ class Dedupe(Operator):
 
     def _add_some(self, keys: Array, content: Array, times: Array) -> Array:
         begin = self._seen.numbers.stop
-        fresh, other = self._seen.add(keys, content)
+        fresh, other, promoted, changed = self._seen.add(keys, content)
         end = self._seen.numbers.stop
-        self.ctx.count("duplicate", len(keys) - (end - begin))
+        self.ctx.count("duplicate", len(keys) - (end - begin) - len(promoted))
         self.ctx.count("conflict", int(np.count_nonzero(other)))
         if end > begin:
             added = times if end - begin == len(times) else times[fresh]
             for number in range(begin // _SEGMENT_KEYS, (end - 1) // _SEGMENT_KEYS + 1):
                 low, high = max(number * _SEGMENT_KEYS, begin) - begin, min((number + 1) * _SEGMENT_KEYS, end) - begin
                 self._note(number, int(added[low:high].max()))
+        if len(promoted):
+            self.ctx.count("promoted", len(promoted))
+            self._changes.touch(set((changed // _SEGMENT_KEYS).tolist()))
+            fresh[promoted] = True
         return fresh
 
     def _note(self, number: int, newest: int) -> None:
@@ -171,7 +198,7 @@ class Dedupe(Operator):
         keys, content = self._seen.take(
             number * _SEGMENT_KEYS, min((number + 1) * _SEGMENT_KEYS, self._seen.numbers.stop)
         )
-        return pack([self._newest[number - self._oldest], keys.tobytes(), content.tobytes()])
+        return pack([self._newest[number - self._oldest], keys.tobytes(), content.tobytes(), _MARKED])
 
     def restore(self, state: Mapping[str, bytes], watermark: int = NO_MARK) -> None:
         self._watermark = watermark
@@ -180,10 +207,27 @@ class Dedupe(Operator):
             self._oldest = numbers[0]
             self._seen.begin_at(self._oldest * _SEGMENT_KEYS)
         for number in numbers:
-            newest, keys, content = unpack(state[str(number)])
-            self._seen.add(np.frombuffer(keys, np.uint64), np.frombuffer(content, np.uint32))
+            newest, keys, blob, *marked = unpack(state[str(number)])
+            content = np.frombuffer(blob, np.uint32)
+            # what was stored before there were marks has 32 bits of content
+            self._seen.add(np.frombuffer(keys, np.uint64), content if marked else content & CONTENT)
             self._newest.append(newest)
         self._changes.restored(numbers)
+
+
+def _snapshots(items: Columns) -> Array | None:
+    """Which of ``items`` are of a snapshot, bool of shape (n,); ``None`` for none."""
+    column = items.data.get(_PHASE)
+    if not isinstance(column, Dictionary):
+        return None if column is None else np.array([value == _SNAPSHOT for value in column.tolist()], bool)
+    return column.codes == column.names.index(_SNAPSHOT) if _SNAPSHOT in column.names else None
+
+
+def _is_snapshot(item: Any) -> bool:
+    try:
+        return bool(field_of(item, _PHASE) == _SNAPSHOT)
+    except (KeyError, AttributeError, TypeError):
+        return False
 
 
 def _time(item: Any, default: int) -> int:

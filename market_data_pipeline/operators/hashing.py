@@ -6,7 +6,7 @@ n**2 / 2**65: 3e-8 for a million keys.
 
 The content of an item is the sum over its fields, whatever their order, of a multilinear hash of the value (Lemire, Kaser
 2014): strongly universal over the multipliers, which are MurmurHash3 of the field's name. It takes a fourth of the operations,
-and 32 bits of it are enough to compare two items of one key.
+and 31 bits of it are enough to compare two items of one key.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import mmh3
 import numpy as np
 
+from market_data_pipeline.decimals import decimal_float
 from market_data_pipeline.frame import Array, Column, Columns, Dictionary
 from market_data_pipeline.names import Names, PerNames
 from market_data_pipeline.records import COLUMN_TYPES, FLOAT, OPTIONAL, RECORDS, SIDES, field
@@ -85,7 +86,12 @@ def hash_row(item: Any, fields: Sequence[str]) -> int | None:
 
 def _typed(name: str, value: Any) -> Any:
     """``value`` as it would be in the column ``name``."""
-    return float(value) if COLUMN_TYPES.get(name) == FLOAT and isinstance(value, int) else value
+    if COLUMN_TYPES.get(name) != FLOAT or not isinstance(value, int | str):
+        return value
+    try:
+        return decimal_float(value) if isinstance(value, str) else float(value)
+    except (ValueError, OverflowError):  # it could not stand in the column
+        return value
 
 
 def hash_columns(items: Columns, fields: Sequence[str]) -> tuple[Array, Array]:

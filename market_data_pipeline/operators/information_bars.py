@@ -41,6 +41,7 @@ from market_data_pipeline.operators.bar_choices import Side
 from market_data_pipeline.operators.choices import check_choice
 from market_data_pipeline.operators.conditions import Predicate
 from market_data_pipeline.operators.open_bars import PROGRESS
+from market_data_pipeline.operators.phases import LIVE, Phases
 from market_data_pipeline.operators.runs import run_totals
 
 Overshoot = Literal["carry", "split"]
@@ -63,7 +64,7 @@ class _Full(NamedTuple):
 class TickBars(InformationBars):
     """A bar for every ``n`` trades of a symbol. Raises ``ConfigError`` unless ``n`` is an int from 1 to 10**9.
 
-    ``label``, ``updates_ohlc``, ``updates_volume``: see :class:`InformationBars`.
+    ``label``, ``updates_ohlc``, ``updates_volume``, ``phases``: see :class:`InformationBars`.
     """
 
     def __init__(
@@ -72,11 +73,12 @@ class TickBars(InformationBars):
         label: Side = "left",
         updates_ohlc: Predicate | None = None,
         updates_volume: Predicate | None = None,
+        phases: Phases = LIVE,
     ) -> None:
         if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= 10**9:
             raise ConfigError(f"n: {n!r} must be a whole number of trades, from 1 to 1,000,000,000")
         self.n = n
-        self._set_up(label, updates_ohlc, updates_volume)
+        self._set_up(label, updates_ohlc, updates_volume, phases)
 
     def _pieces(self, batch: Batch) -> Pieces:
         codes, count = batch.code[batch.first], np.diff(batch.first, append=len(batch.code))
@@ -197,9 +199,10 @@ class VolumeBars(AmountBars):
         label: Side = "left",
         updates_ohlc: Predicate | None = None,
         updates_volume: Predicate | None = None,
+        phases: Phases = LIVE,
     ) -> None:
         self.volume = self._set_threshold(volume, "volume", overshoot)
-        self._set_up(label, updates_ohlc, updates_volume)
+        self._set_up(label, updates_ohlc, updates_volume, phases)
 
     def _amount(self, price: Array, size: Array) -> Array:
         return size
@@ -222,9 +225,10 @@ class DollarBars(AmountBars):
         label: Side = "left",
         updates_ohlc: Predicate | None = None,
         updates_volume: Predicate | None = None,
+        phases: Phases = LIVE,
     ) -> None:
         self.notional = self._set_threshold(notional, "notional", overshoot)
-        self._set_up(label, updates_ohlc, updates_volume)
+        self._set_up(label, updates_ohlc, updates_volume, phases)
 
     def _amount(self, price: Array, size: Array) -> Array:
         return np.abs(price) * size

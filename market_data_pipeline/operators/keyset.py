@@ -7,6 +7,8 @@ list that is 25 to 50 bytes a hash in all. What is forgotten stays as a tombston
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from market_data_pipeline.frame import Array
@@ -15,10 +17,26 @@ _LEAST = 1 << 11
 _FEW = 24
 """So many are looked up one by one: a round over arrays takes as long for one as for these."""
 _HALF, _LOW = np.uint64(32), np.uint64(2**32 - 1)
+MARK, CONTENT = np.uint32(1 << 31), np.uint32((1 << 31) - 1)
+"""The bits of a content: the mark, and what is compared."""
+
+
+class Added(NamedTuple):
+    """Of each row, bool of shape (n,): whether its key was new, and whether it was there with another content. ``unmarked``:
+    the rows without a mark, first of their key, whose key had one; it is off now. ``changed``: the numbers of those keys."""
+
+    fresh: Array
+    other: Array
+    unmarked: Array
+    changed: Array
+
+
+_NONE: Array = np.empty(0, np.int64)
 
 
 class KeySet:
-    """Hashes (uint64, well mixed) with a 32-bit ``content`` each. A number counts all that were ever added, from 0."""
+    """Hashes (uint64, well mixed) with a 32-bit ``content`` each: 31 bits and a :data:`MARK`. A number counts all that were
+    ever added, from 0."""
 
     def __init__(self) -> None:
         self._first = 0  # the number of what is at position 0
@@ -52,18 +70,25 @@ class KeySet:
         """The next one added to this empty set has this number."""
         self._first = number - self._end
 
-    def add(self, keys: Array, content: Array) -> tuple[Array, Array]:
-        """Add what is not there yet. For each row: whether it was new, and whether it was there with another content.
-        Inputs of shape (n,), results bool of shape (n,)."""
+    def add(self, keys: Array, content: Array) -> Added:
+        """Add what is not there yet. Inputs of shape (n,)."""
         if self._end + len(keys) > len(self._keys):
             self._rebuild(len(keys))
         known = self._insert(keys, content)
         fresh = known < 0
         other = np.zeros(len(keys), bool)
-        if not fresh.all():
-            again = np.flatnonzero(~fresh)
-            other[again] = self._content[known[again]] != content[again]
-        return fresh, other
+        if fresh.all():
+            return Added(fresh, other, _NONE, _NONE)
+        again = np.flatnonzero(~fresh)
+        at = known[again]
+        stored = self._content[at]
+        other[again] = (stored ^ content[again]) & CONTENT != 0
+        without = stored & ~content[again] & MARK != 0
+        if not without.any():
+            return Added(fresh, other, _NONE, _NONE)
+        places, first = np.unique(at[without], return_index=True)
+        self._content[places] &= CONTENT
+        return Added(fresh, other, again[without][first], self._first + places)
 
     def _rebuild(self, more: int) -> None:
         keys, content = (a[self._start : self._end] for a in (self._keys, self._content))

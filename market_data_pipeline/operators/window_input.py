@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from market_data_pipeline.codec import pack
+from market_data_pipeline.decimals import decimal_float
 from market_data_pipeline.errors import CodecError, RecordError
 from market_data_pipeline.frame import Array, Columns, Dictionary, Items, to_rows
 from market_data_pipeline.operators.base import OperatorContext
@@ -248,6 +249,8 @@ def _clean(values: Sequence[Any], kinds: set[type]) -> Sequence[Any]:
 
 
 def _floats(values: Sequence[Any]) -> Array:
+    if set(map(type, values)) == {str}:
+        return np.array(list(map(decimal_float, values)), np.float64)
     return np.array(_clean(values, {int, float}), np.float64)
 
 
@@ -258,10 +261,15 @@ def _objects(values: Sequence[Any]) -> Array:
 
 
 def number(item: Any, name: str) -> float:
-    """The field as a float. Raises ``RecordError`` unless it is a finite number."""
+    """The field as a float. Raises ``RecordError`` unless it is a finite number, or text of a decimal one."""
     value = field(item, name)
     if type(value) is float and math.isfinite(value):
         return value
+    if isinstance(value, str):
+        try:
+            return decimal_float(value)
+        except ValueError as error:
+            raise RecordError(f"{name}: {error}") from None
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise RecordError(f"{name}: {value!r:.100} is not a finite number")
     made = float(value)

@@ -266,15 +266,15 @@ class ChainTask(Task):
         if letters:
             self._chain.counts()[self._source_name]["dead_letter"] += len(letters)
         await self._set_now()
+        for batch in batches:  # before the mark that the items bring, which is for all outputs
+            for port, items in batch.outputs.items():
+                self._chain.feed_output(self._source_name, port, items, born)
         for items in join_items(batch.items for batch in batches):
             frame = Frame(items, self._watermark.observe(items), born)
             if self.suspicion.marking:
                 await self._feed_marked(self._source_name, SOURCE_INPUT, "batch", frame, letters)
             else:
                 self._chain.feed(self._source_name, SOURCE_INPUT, frame)
-        for batch in batches:
-            for port, items in batch.outputs.items():
-                self._chain.feed_output(self._source_name, port, items, born)
         if batches:
             self._position = batches[-1].position
             self._watermark.heard(self.clock.monotonic())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -184,7 +184,8 @@ class _LocalTask:
             self.chain.counts()[name]["dead_letter"] += 1
 
         now = self.runtime.clock.time_ns() // 1000
-        return SinkContext(name, self.runtime.run_id, generation=now, reject=reject)
+        counted = self._counter_of(name)
+        return SinkContext(name, self.runtime.run_id, generation=now, reject=reject, counted=counted)
 
     async def run(self) -> None:
         nodes = self.runtime.dag.nodes
@@ -212,7 +213,7 @@ class _LocalTask:
     async def _pump_source(self, name: str, source: Source) -> None:
         watermark = SourceWatermark(source.max_delay, source.idle_after, source.live)
         clock = self.runtime.clock
-        await source.open(SourceContext(name, clock=clock), None)
+        await source.open(SourceContext(name, clock=clock, counted=self._counter_of(name)), None)
         watermark.heard(clock.monotonic())
         reading: asyncio.Task[Batch | None] | None = None
         try:
@@ -230,7 +231,8 @@ class _LocalTask:
                 watermark.heard(clock.monotonic())
                 frame = Frame(batch.items, watermark.observe(batch.items), clock.time_ns())
                 self.runtime.dead_letters += batch.rejected
-                await self._step(name, SOURCE_INPUT, frame)
+                self.chain.counts()[name]["dead_letter"] += len(batch.rejected)
+                await self._step(name, SOURCE_INPUT, frame, batch.outputs)
                 await asyncio.sleep(0)
             await self._step(name, SOURCE_INPUT, Frame([], watermark.end()))
         finally:
@@ -265,10 +267,21 @@ class _LocalTask:
             for frame in frames:
                 await self._step(edge.dst, key, frame)
 
-    async def _step(self, node: str, key: str, frame: Frame) -> None:
+    def _counter_of(self, name: str) -> Callable[[str, int], None]:
+        counts = self.chain.counts()[name]
+
+        def count(event: str, n: int = 1) -> None:
+            counts[event] += n
+
+        return count
+
+    async def _step(self, node: str, key: str, frame: Frame, further: Mapping[str, Items] | None = None) -> None:
+        """Feed ``frame``, and what a source has for its ``further`` outputs."""
         async with self.lock:
             now = self.runtime.clock.time_ns()
             self.chain.set_now(now)
+            for port, items in (further or {}).items():  # before the mark, which is for all outputs
+                self.chain.feed_output(node, port, items, frame.born)
             self.chain.feed(node, key, frame)
             self.chain.tick(now)
             output = self.chain.take()

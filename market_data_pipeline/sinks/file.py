@@ -1,9 +1,7 @@
 """Files: JSON lines and CSV, exactly once.
 
-A task writes to a staging file of its own (``.staging/``, the name holds the owner) and commits how many bytes of it count.
-When the file is full, old enough, or the task ends, the commit holds a manifest "staged -> final", and the rename follows.
-A new owner repeats the renames of the last manifest, copies the committed bytes of an unfinished file to a staging file of
-its own, and goes on: no half line, nothing twice, and a zombie can only write to a file that nobody will read.
+How they become visible with a commit, once: see ``staging.py``. A file is finished when it is full, old enough, or the task
+ends.
 
 Final names are ``<node>-<job>-p<partition>-<number><suffix>``; symbols never become part of a path.
 """
@@ -13,13 +11,9 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-import logging
 import math
-import os
-import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -27,14 +21,13 @@ from typing import Any, ClassVar, Literal
 import orjson
 
 from market_data_pipeline.durations import Duration, positive_duration
-from market_data_pipeline.errors import ConfigError, CorruptState, SinkError
+from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Frame, to_rows
 from market_data_pipeline.sinks.base import Sink, SinkContext
 from market_data_pipeline.sinks.encoding import json_line, plain
+from market_data_pipeline.sinks.staging import STAGING, Staging, append
 
-log = logging.getLogger(__name__)
-
-STAGING = ".staging"
+__all__ = ["STAGING", "CsvFiles", "FileSink", "JsonLines"]
 
 
 @dataclass
@@ -68,98 +61,44 @@ class FileSink(Sink):
         self.fsync = fsync
         if roll_bytes < 1:
             raise ConfigError(f"roll_bytes: {roll_bytes} must be at least 1")
+        self._staging = Staging(self.path, fsync)
         self._number = 0
         self._part: _Part | None = None
         self._full: list[_Part] = []
         self._sealed: list[list[Any]] = []
-        self._stale: list[Path] = []
 
     def destination(self) -> str:
         return str(self.path)
 
     def check(self) -> None:
-        try:
-            (self.path / STAGING).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SinkError(f"output folder {self.path}: {error.strerror or error}") from error
-        if not os.access(self.path, os.W_OK | os.X_OK):
-            raise SinkError(f"output folder {self.path}: permission denied")
+        self._staging.check()
 
     async def open(self, ctx: SinkContext, state: Any | None) -> None:
-        self.check()
-        self._stem = f"{ctx.node}-{ctx.job[:8]}-p{ctx.partition:04d}"
-        self._owner = f"e{ctx.epoch}-{ctx.owner[:8]}"
-        with self._explained():
+        self._staging.begin(ctx)
+        with self._staging.explained():
             await asyncio.to_thread(self._recover, state)
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Errors of the file system inside come out as ``SinkError``: the task waits and tries again."""
-        try:
-            yield
-        except OSError as error:
-            raise SinkError(f"{self.path}: {error.strerror or error}") from error
-
     def _recover(self, state: dict[str, Any] | None) -> None:
-        """Continue behind ``state``. Nothing is deleted yet: we may be a zombie, which only a commit can tell."""
+        """Continue behind ``state``."""
         self._number = state["number"] if state else 0
         known: set[str] = set()
         if state is not None:
-            self._rename(state["sealed"])
+            self._staging.publish(state["sealed"])
             if state["part"] is not None:
                 self._adopt(state["part"])
                 known.add(state["part"]["final"])
         own = {self._part.staged} if self._part else set()
-        self._stale = [p for p in (self.path / STAGING).glob(f"{self._stem}-*") if p not in own]
-        for published in self.path.glob(f"{self._stem}-*{self.suffix}"):
-            number = published.name.removesuffix(self.suffix).rpartition("-")[2]
-            if published.name in known or (number.isdigit() and int(number) >= self._number):
-                self._stale.append(published)  # from commits that a server which was rolled back does not know
+        self._staging.find_stale(self.path.glob(f"{self._staging.stem}-*{self.suffix}"), self._number, known, own)
 
     def _adopt(self, committed: dict[str, Any]) -> None:
-        """Copy the committed bytes of a former owner's file to one of our own."""
-        size = committed["size"]
-        source = self._where_it_is(committed)
-        _check_size(source, size)
-        part = self._new_part(committed["final"])
-        if part.staged == source:
-            os.truncate(source, size)
-        else:
-            with source.open("rb") as old, part.staged.open("wb") as new:
-                shutil.copyfileobj(_Limited(old, size), new)
+        """Go on with a former owner's file; after a rollback of the server it may be finished already."""
+        final, size = str(committed["final"]), int(committed["size"])
+        self._part = part = self._new_part(final)
+        self._staging.adopt(final, str(committed["staged"]), size, also=[self.path / final])
         part.size, part.fields = size, committed["fields"]
-        self._part = part
-
-    def _where_it_is(self, committed: dict[str, Any]) -> Path:
-        """The file that begins with the committed bytes. After a rollback of the server that may be the final one, or
-        the copy of an owner that the server does not know any more: it adopted these bytes, and added to them."""
-        staging, final = self.path / STAGING, str(committed["final"])
-        size = int(committed["size"])
-        named = staging / str(committed["staged"])
-        later = [
-            p for p in staging.glob(f"{final}.e*") if _epoch(p.name) > _epoch(named.name) and p.stat().st_size >= size
-        ]
-        places = [named, self.path / final, *sorted(later, key=lambda path: _epoch(path.name))]
-        return next((place for place in places if place.exists()), named)
-
-    def _rename(self, sealed: Sequence[Sequence[Any]]) -> None:
-        for staged, final, size in sealed:
-            source, target = self.path / STAGING / staged, self.path / final
-            if source.exists():
-                _check_size(source, size)
-            try:
-                source.replace(target)
-            except FileNotFoundError:
-                if target.exists():
-                    _check_size(target, size)
-                else:  # published before, most likely, and taken away by whoever reads the folder
-                    log.warning("%s was committed, and is neither staged nor there any more", target)
-        if sealed and self.fsync:
-            _sync_folder(self.path)
 
     def _new_part(self, final: str) -> _Part:
-        staged = self.path / STAGING / f"{final}.{self._owner}"
-        return _Part(staged, final, started=time.monotonic())
+        return _Part(self._staging.staged(final), final, started=time.monotonic())
 
     async def write(self, frames: Sequence[Frame]) -> None:
         for frame in frames:
@@ -172,7 +111,7 @@ class FileSink(Sink):
             self._full.append(self._part)
             self._part = None
         if self._part is None:
-            self._part = self._new_part(f"{self._stem}-{self._number:06d}{self.suffix}")
+            self._part = self._new_part(f"{self._staging.stem}-{self._number:06d}{self.suffix}")
             self._number += 1
             self._part.fields = fields
             self._part.lines += self._header(fields)
@@ -188,7 +127,7 @@ class FileSink(Sink):
         raise NotImplementedError
 
     async def prepare(self, ended: bool) -> Any | None:
-        with self._explained():
+        with self._staging.explained():
             await asyncio.to_thread(self._flush)
         if self._part is not None and (ended or self._is_full(self._part)):
             self._full.append(self._part)
@@ -209,25 +148,15 @@ class FileSink(Sink):
             if not part.lines:
                 continue
             data = b"".join(part.lines)
-            with part.staged.open("r+b" if part.size else "wb") as file:
-                file.seek(part.size)
-                file.write(data)
-                file.flush()
-                if self.fsync:
-                    os.fsync(file.fileno())
+            append(part.staged, part.size, data, self.fsync)
             part.size += len(data)
             part.lines.clear()
 
     async def committed(self) -> None:
-        if self._stale:  # the commit was ours to make, so what it does not know is nobody's
-            mine = {part.staged for part in [*self._full, *([self._part] if self._part else [])]}
-            for path in self._stale:
-                if path not in mine:  # a task that loads again under the same epoch uses the same names again
-                    path.unlink(missing_ok=True)
-            self._stale = []
+        self._staging.sweep({part.staged for part in [*self._full, *([self._part] if self._part else [])]})
         if self._sealed:
-            with self._explained():
-                await asyncio.to_thread(self._rename, self._sealed)
+            with self._staging.explained():
+                await asyncio.to_thread(self._staging.publish, self._sealed)
         self._sealed, self._full = [], []
 
 
@@ -273,40 +202,3 @@ def _csv_row(values: list[Any]) -> bytes:
     quoting: Literal[0, 1] = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
     csv.writer(buffer, lineterminator="\n", quoting=quoting).writerow(values)
     return buffer.getvalue().encode("utf-8", "backslashreplace")
-
-
-def _check_size(path: Path, size: int) -> None:
-    """Raises ``CorruptState`` unless ``path`` has the committed ``size`` at least."""
-    found = path.stat().st_size if path.exists() else None
-    if found is None or found < size:
-        raise CorruptState(
-            f"{path}: {size} bytes were committed, {'the file is gone' if found is None else f'{found} are there'};"
-            " was it deleted, or did the machine lose power with fsync=False?"
-        )
-
-
-def _epoch(staged: str) -> int:
-    """The epoch in a staging file's name, ``<final>.e<epoch>-<owner>``."""
-    digits = staged.rpartition(".e")[2].partition("-")[0]
-    return int(digits) if digits.isdigit() else 0
-
-
-class _Limited(io.RawIOBase):
-    """The first ``size`` bytes of a file."""
-
-    def __init__(self, file: io.BufferedReader, size: int) -> None:
-        self._file = file
-        self._left = size
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(self._left if size < 0 else min(size, self._left))
-        self._left -= len(data)
-        return data
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -34,7 +34,7 @@ _MESSAGE_BYTES = 1_000_000
 
 class KafkaTopic(Sink):
     """Writes each item as a message to ``topic``; in its name ``{table}`` (the default is just that) becomes ``trades``,
-    ``quotes``, ``bars``, ``windows``, ``gaps`` or ``feed_events`` by the record.
+    ``quotes``, ``bars``, ``windows``, ``gaps``, ``events``, or ``items`` for dicts.
 
     ``servers``: ``host:port``, several with commas or as a list. ``format`` of the values: ``json`` (default) or
     ``msgpack``, as ``docs/wire-format.md`` says (prices and sizes in the venue's own units, times in ns). The message's key

@@ -79,11 +79,7 @@ def _by_kind(items: Items) -> Iterator[tuple[str, Items]]:
 
 
 def _made(kind: str, items: Items, layout: Layout) -> Messages | None:
-    table = TABLES.get(kind, "")
-    if "{table}" in layout.topic and not table:
-        for item in to_rows(items):
-            layout.reject(item, "only records have a table: give the sink a topic's name")
-        return None
+    table = TABLES.get(kind, "items")
     keys, times = _keys_and_times(items, layout.key)
     if keys is None or times is None:
         return _one_by_one(kind, to_rows(items), table, layout)

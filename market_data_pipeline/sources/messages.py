@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgpack
@@ -14,12 +14,11 @@ from market_data_pipeline.codec import check_lengths
 from market_data_pipeline.errors import ConfigError, RecordError
 from market_data_pipeline.frame import Columns, to_rows
 from market_data_pipeline.records import KINDS, ROW_RECORDS
-from market_data_pipeline.sources.rows import RowParser
+from market_data_pipeline.sources.rows import RowParser, iso_ns
 
 Decode = Callable[[bytes], Any]
 """A message's bytes as a record, or as a mapping of its fields. What it raises makes the message a dead letter."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KIND_OF: dict[type[Any], str] = {**{cls: kind for kind, cls in ROW_RECORDS.items()}, **KINDS}
 
 
@@ -102,11 +101,9 @@ def moment_ns(value: str | int | datetime, name: str) -> int:
     if isinstance(value, int):
         return value
     try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        return iso_ns(value.isoformat() if isinstance(value, datetime) else value)
     except (ValueError, TypeError):
         raise ConfigError(f"{name}: {value!r} is no time; write ISO text, ns since 1970, or a datetime") from None
-    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // timedelta(microseconds=1) * 1_000
 
 
 def time_of(item: Any) -> int | None:

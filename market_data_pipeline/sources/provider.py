@@ -13,7 +13,17 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from market_data_pipeline.errors import MdpError
 from market_data_pipeline.records import Gap, Quote, Trade
 
-FeedRecord = Trade | Quote | Gap
+
+class Refused(NamedTuple):
+    """A venue refuses ``kind`` of ``symbol`` for good, and says so only after it took the subscription. Handed out among the
+    records, where :class:`SubscriptionRefused` cannot be raised any more."""
+
+    kind: str
+    symbol: str
+    reason: str
+
+
+FeedRecord = Trade | Quote | Gap | Refused
 """What a connection hands out."""
 
 
@@ -27,7 +37,13 @@ class FeedDown(MdpError):
 
 
 class SubscriptionRefused(MdpError):
-    """The venue will never serve this: an unknown symbol, a kind that it does not have, no permission."""
+    """The venue will never serve this: an unknown symbol, a kind that it does not have, no permission. ``symbols``: those of
+    the call that are refused, the others of it are subscribed to; ``()``: the call as a whole failed, and each of its symbols
+    is asked for by itself next."""
+
+    def __init__(self, message: str, symbols: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.symbols = tuple(symbols)
 
 
 class VenueLimits(NamedTuple):
@@ -52,13 +68,15 @@ class FeedConnection(Protocol):
     """One connection. Every method raises ``FeedDown`` when it is or gets broken."""
 
     async def subscribe(self, kind: str, symbols: Sequence[str]) -> None:
-        """Ask for live ``kind`` (``trade`` or ``quote``) of ``symbols``. Raises ``SubscriptionRefused``. Never called twice at
-        once."""
+        """Ask for live ``kind`` (``trade`` or ``quote``) of ``symbols``, at most ``symbols_per_call`` of them. Raises
+        ``SubscriptionRefused``. Never called twice at once, but while ``records`` is read."""
         ...
 
     def records(self) -> AsyncIterator[Sequence[FeedRecord]]:
         """What comes, in order of arrival, as soon as there is something; ends when the feed is over for good. ``symbol`` is as
-        it was given to ``subscribe``, ``ts_recv`` the wall time of its arrival, ``phase`` says what is no live data."""
+        it was given to ``subscribe``, ``ts_recv`` the wall time of its arrival (0: now), ``phase`` says what is no live data,
+        ``venue`` may be left empty. Called once, before the first ``subscribe``. While it is not read on, nothing should be
+        read from the socket: so a slow reader slows the venue down, and memory stays bounded."""
         ...
 
     def health(self) -> ConnectionHealth: ...
@@ -72,7 +90,8 @@ class FeedConnection(Protocol):
 class MarketDataProvider(Protocol):
     """A venue. ``name`` is the records' ``venue``; ``kinds`` are those it has; ``splittable``: several connections with
     different symbols are allowed, so that each partition subscribes to its own. To be part of a plan's fingerprint it is a
-    ``Component`` or a dataclass; secrets are pydantic's ``SecretStr``, which no plan shows."""
+    ``Component`` or a dataclass; secrets are pydantic's ``SecretStr``, which no plan shows. All tasks of a process share one
+    object. Any object with these attributes and methods will do; nothing has to be inherited."""
 
     name: str
     kinds: frozenset[str]

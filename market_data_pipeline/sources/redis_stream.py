@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import SecretStr
@@ -31,7 +32,8 @@ from market_data_pipeline.sources.stream_places import (
     parsed_id,
     stream_state,
 )
-from market_data_pipeline.store.client import address_of, connect, connect_blocking, explained, until_done
+from market_data_pipeline.store.client import connect, connect_blocking, explained, until_done
+from market_data_pipeline.store.url import Tls, parse_address
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +53,13 @@ class RedisStreamSource(Source):
     """The entries of ``streams`` (a key or several) as records of ``kind``: ``trade``, ``quote``, ``bar``, or ``rows``.
 
     ``url``: as for the job's own server (``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``; no cluster); its
-    password is never shown. An entry's own fields (``symbol``, ``price``, ...) are the record's, as text; with ``field``
-    that one field holds a whole message in ``format``: ``json``, ``msgpack``, or a function of its bytes. ``columns``,
-    ``time_unit``, ``symbol``: as for :class:`Replay`; prices and sizes in the venue's own units, times to ns. ``start``,
-    where no commit says better: ``earliest``, ``latest``, or an id (the entries behind it). ``until="end"``: stop where
-    each stream ended when the job began. Events may come up to ``max_delay`` ("1s") out of order within a stream; streams
-    are read in step by event time. A stream that is not there yet is waited for.
+    password is never shown; ``ca``, ``cert``, ``cert_key``: PEM files for TLS. An entry's own fields (``symbol``,
+    ``price``, ...) are the record's, as text; with ``field`` that one field holds a whole message in ``format``: ``json``,
+    ``msgpack``, or a function of its bytes. ``columns``, ``time_unit``, ``symbol``: as for :class:`Replay`; prices and
+    sizes in the venue's own units, times to ns. ``start``, where no commit says better: ``earliest``, ``latest``, or an id
+    (the entries behind it). ``until="end"``: stop where each stream ended when the job began. Events may come up to
+    ``max_delay`` ("1s") out of order within a stream; streams are read in step by event time. A stream that is not there
+    yet is waited for.
 
     Guarantee: exactly once from the first commit on: the ids live in the commit; no consumer group is made, nothing is
     written. Retried: everything while the server is away (logged once). ``SourceError``, which ends the job: no rights, a
@@ -87,9 +90,16 @@ class RedisStreamSource(Source):
         idle_after: Duration | None = None,
         live: bool = False,
         batch_items: int = 8192,
+        ca: Path | str | None = None,
+        cert: Path | str | None = None,
+        cert_key: Path | str | None = None,
     ) -> None:
-        self.url = url if isinstance(url, SecretStr) else SecretStr(url)
-        address_of(self.url.get_secret_value())
+        self.ca, self.cert, self.cert_key = (None if path is None else Path(path) for path in (ca, cert, cert_key))
+        text = url.get_secret_value() if isinstance(url, SecretStr) else url
+        try:
+            self._address = parse_address(text, Tls(self.ca, self.cert, self.cert_key))
+        except ConfigError as error:  # it speaks of the job's server; what it names is our argument
+            raise ConfigError(f"url: {str(error).partition(': ')[2] or error}") from None
         self.streams = (streams,) if isinstance(streams, str) else tuple(streams)
         self.kind, self.field, self.format, self.columns = kind, field, format, columns
         self.time_unit, self.symbol = time_unit, symbol
@@ -117,8 +127,11 @@ class RedisStreamSource(Source):
             except ValueError:
                 raise ConfigError(f"start: {self.start!r} is not allowed; earliest, latest, or an entry's id") from None
 
+    def config(self) -> dict[str, Any]:
+        return {"url": str(self._address), **super().config()}
+
     def check(self) -> None:
-        address = address_of(self.url.get_secret_value())
+        address = self._address
         try:
             with explained(address), connect_blocking(address, timeout=5.0) as client:
                 for name in self.streams:
@@ -130,7 +143,6 @@ class RedisStreamSource(Source):
 
     async def open(self, ctx: SourceContext, position: Any | None) -> None:
         self._ctx = ctx
-        self._address = address_of(self.url.get_secret_value())
         self._client = connect(self._address)
         self._lanes: Lanes[str] = Lanes(self.streams, self.max_delay is not None, _LANE_ITEMS * self.batch_items)
         saved = position or {"places": [], "ends": []}

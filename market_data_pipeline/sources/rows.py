@@ -94,12 +94,12 @@ class RowParser:
 
     def _converter(self, name: str) -> Callable[[Any], Any]:
         if name.startswith("ts_"):
-            return _iso_ns if self._unit == "iso" else self._scaled_ns
+            return iso_ns if self._unit == "iso" else self._scaled_ns
         by_type: dict[str, Callable[[Any], Any]] = {
             FLOAT: _exact if self._exact else _finite,
             INT: _integer,
             FLAG: _flag,
-            "|i1": _side,
+            "|i1": side_of,
             "any": _identifier,
             "dict": _symbol,
         }
@@ -155,7 +155,8 @@ def _flag(value: Any) -> bool:
     return _FLAGS[str(value).lower()]
 
 
-def _side(value: Any) -> str:
+def side_of(value: Any) -> str:
+    """``buy``, ``sell`` or ``""`` of what files call it. Raises ``KeyError``."""
     return _SIDES[str(value).lower()]
 
 
@@ -173,7 +174,8 @@ def _symbol(value: Any) -> str:
     return value
 
 
-def _iso_ns(value: Any) -> int:
+def iso_ns(value: Any) -> int:
+    """ISO 8601 text, UTC where it names no zone, as ns. Raises ``ValueError``, ``TypeError``."""
     fraction = _FRACTION.search(value)  # datetime stops at microseconds
     moment = datetime.fromisoformat(_FRACTION.sub("", value, 1))
     if moment.tzinfo is None:

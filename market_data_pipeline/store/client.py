@@ -141,8 +141,7 @@ async def check_server(client: redis.asyncio.Redis, address: str | Address, allo
         info = await client.info()
     where = f"server {address_of(address)}"
     _check_version(where, info)
-    if info.get("cluster_enabled"):  # the mode has another name in Valkey
-        raise StoreUnavailable(f"{where}: is a cluster; a commit touches several slots: use a standalone server")
+    _refuse_cluster(where, info, "a commit")
     config = await _read_config(client)
     policy = config.get("maxmemory-policy", info.get("maxmemory_policy", "noeviction"))
     if policy != "noeviction":
@@ -159,6 +158,22 @@ async def check_server(client: redis.asyncio.Redis, address: str | Address, allo
             f"{where}: appendonly is off, a restart would lose commits; run: CONFIG SET appendonly yes,"
             " or accept the loss with --allow-volatile"
         )
+
+
+def check_output_server(address: str | Address, timeout: float = 5.0) -> str:
+    """Look, before anything starts, whether output can go to this server; its ``maxmemory-policy``, as far as it tells. Raises
+    ``StoreUnavailable``."""
+    with explained(address), connect_blocking(address, timeout) as client:
+        info: dict[str, Any] = client.info()
+    where = f"server {address_of(address)}"
+    _check_version(where, info)
+    _refuse_cluster(where, info, "a step")
+    return str(info.get("maxmemory_policy", "noeviction"))
+
+
+def _refuse_cluster(where: str, info: dict[str, Any], what: str) -> None:
+    if info.get("cluster_enabled"):  # the mode has another name in Valkey
+        raise StoreUnavailable(f"{where}: is a cluster; {what} touches several slots: use a standalone server")
 
 
 async def _read_config(client: redis.asyncio.Redis) -> dict[str, str]:

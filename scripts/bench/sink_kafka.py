@@ -1,8 +1,8 @@
 """Messages per second that ``KafkaTopic`` takes, for ``scripts/bench/sinks``; alone: ``python scripts/bench/sink_kafka.py``.
 
-Synthetic trades of 1,000 symbols, as columns, 65,536 a step (written, prepared, committed), to a topic of four partitions of the
-tests' broker on loopback, which shares the cores. One step is made before the clock starts: a new idempotent producer waits
-half a second for its number.
+Synthetic trades of 1,000 symbols, as columns, 65,536 a step (written, prepared, committed), to a topic of four partitions
+of the tests' broker on loopback, which shares the cores. One step is made before the clock starts: a new idempotent
+producer waits half a second for its number.
 """
 
 from __future__ import annotations

@@ -17,8 +17,10 @@ COLUMNS = {
     "operators": [6, 5],
     "peers": [5],
     "record": [2],
+    "replay": [5],
     "rows": [6],
     "scale": [6, 4, 3, 5],
+    "sinks": [3],
     "upgrade": [5],
 }
 """Columns of each table of a bench that is listed here; another one prints one table of at least two."""

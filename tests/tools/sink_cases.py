@@ -7,6 +7,9 @@ from pathlib import Path
 
 from tools.cases_files import CsvFilesCase, JsonLinesCase, SqliteTableCase
 from tools.cases_kafka import KafkaTopicCase, KafkaTransactionsCase
+from tools.cases_parquet import make_parquet
+from tools.cases_redis import make_redis_output
+from tools.cases_sql import make_postgres, make_sqlite
 from tools.sink_case import SinkCase
 
 Make = Callable[[Path], SinkCase]
@@ -18,4 +21,8 @@ CASES: dict[str, Make] = {
     "sqlite-table": SqliteTableCase,
     "kafka": KafkaTopicCase,
     "kafka-transactions": KafkaTransactionsCase,
+    "postgres-store": make_postgres,
+    "sqlite-store": make_sqlite,
+    "parquet": make_parquet,
+    "redis-output": make_redis_output,
 }

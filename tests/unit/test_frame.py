@@ -147,7 +147,7 @@ def test_rows_that_cannot_be_columns_are_handed_back_with_the_reason_and_the_oth
     assert [item for item, _ in bad] == items[1:4]
     assert "needs symbol, price: KeyError: 'price'" in bad[0][1]
     assert "AttributeError" in bad[1][1]
-    assert "a value of type str" in bad[2][1]
+    assert "price: 'dear' is no decimal number" in bad[2][1]
 
 
 def test_a_trade_with_an_impossible_side_or_time_is_handed_back() -> None:

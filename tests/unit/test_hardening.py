@@ -154,7 +154,7 @@ def test_key_by_side_partitions_rows_and_columns_alike() -> None:
     )
 
 
-@pytest.mark.parametrize("change", [{"ts_event": 1.7}, {"price": None}, {"price": "2"}, {"ts_event": True}], ids=repr)
+@pytest.mark.parametrize("change", [{"ts_event": 1.7}, {"price": None}, {"price": "2_0"}, {"ts_event": True}], ids=repr)
 def test_make_column_raises_on_a_value_of_another_type(change: Any) -> None:
     made, bad = columns_from_rows([TRADE, TRADE._replace(**change)])
     assert (made.rows(), len(bad)) == ([TRADE], 1)

@@ -12,7 +12,7 @@ from market_data_pipeline.frame import (
     Columns,
     Dictionary,
     Items,
-    columns_from_rows,
+    compact,
     join_items,
     same_shape,
     to_rows,
@@ -20,7 +20,7 @@ from market_data_pipeline.frame import (
 from market_data_pipeline.operators.buckets import FARTHEST
 from market_data_pipeline.operators.keys import check_key
 from market_data_pipeline.operators.stateless import apply
-from market_data_pipeline.records import KINDS, SIDES, field
+from market_data_pipeline.records import SIDES, field
 
 _MERGED_ITEMS = 8192
 
@@ -99,13 +99,10 @@ class Keys:
 
 
 def as_columns(items: Items) -> Items:
-    """Records of one kind as columns, which is several times as fast, with all fields; anything else as it is."""
-    if isinstance(items, Columns):
-        return items.completed()
-    if len(kinds := set(map(type, items))) != 1 or not kinds <= KINDS.keys():
-        return items
-    columns, bad = columns_from_rows(items)
-    return items if bad else columns.completed()
+    """Records of one kind as columns, which is several times as fast, with all fields; anything else, also records with values
+    that would change by it (decimals as text), as it is."""
+    made = compact(items)
+    return made.completed() if isinstance(made, Columns) else made
 
 
 def place(items: Items, key: str, keys: Keys, failed: Callable[[Any, Exception], None]) -> Chunk:

@@ -220,7 +220,8 @@ def test_nodes_carry_kind_type_config_and_policy() -> None:
     source, dedupe = plan.nodes
     assert (source.kind, source.type) == ("source", "market_data_pipeline.sources.synthetic.Synthetic")
     assert source.config["items"] == 5
-    assert dedupe.config == {"fields": ["id"], "within": 5_000_000_000, "max_keys": 1_000_000, "content": None}
+    usual = {"max_keys": 1_000_000, "content": None, "promote": True}
+    assert dedupe.config == {"fields": ["id"], "within": 5_000_000_000, **usual}
     assert dedupe.on_error == "dead_letter"
 
 

@@ -44,7 +44,7 @@ def test_rows_have_the_usual_side_conditions_and_action_where_they_name_none() -
     assert ctx.dead_letters == []
 
 
-@pytest.mark.parametrize("bad", [{**ROW, "side": "bid"}, {**ROW, "price": "1"}, {"symbol": "A"}, 7, None])
+@pytest.mark.parametrize("bad", [{**ROW, "side": "bid"}, {**ROW, "price": "1_0"}, {"symbol": "A"}, 7, None])
 def test_a_row_that_is_no_trade_costs_only_itself(bad: Any) -> None:
     ctx = OperatorContext("bars")
     assert len(record_columns([ROW, bad, ROW], Trade, ctx)) == 2

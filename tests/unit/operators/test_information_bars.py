@@ -442,11 +442,10 @@ def test_wrong_arguments_are_named(make: Callable[[], Any], message: str) -> Non
 
 
 def test_the_configuration_is_what_was_given() -> None:
-    assert TickBars(5).config() == {"n": 5, "label": "left", "updates_ohlc": None, "updates_volume": None}
+    usual = {"updates_ohlc": None, "updates_volume": None, "phases": ["live"]}
+    assert TickBars(5).config() == {"n": 5, "label": "left", **usual}
     config = DollarBars(10**6, "split", "right").config()
-    assert config == {
-        "notional": 1e6, "overshoot": "split", "label": "right", "updates_ohlc": None, "updates_volume": None,
-    }  # fmt: skip
+    assert config == {"notional": 1e6, "overshoot": "split", "label": "right", **usual}
 
 
 def test_a_huge_trade_costs_nobody_else() -> None:

@@ -15,8 +15,13 @@ CROWDED = st.one_of(
     st.integers(0, 40).map(lambda n: 2**64 - 1 - n),
     st.integers(0, 40).map(lambda n: (n << 20) + 2**63),
 )
+MARKED = 1 << 31
+CONTENTS = st.sampled_from([0, 1, 2, 3, MARKED, MARKED | 1])
 STEPS = st.lists(
-    st.one_of(st.lists(st.tuples(CROWDED, st.integers(0, 3)), min_size=1, max_size=60), st.integers(0, 150)),
+    st.one_of(
+        st.lists(st.tuples(CROWDED, CONTENTS), min_size=1, max_size=60),
+        st.integers(0, 150),
+    ),
     max_size=12,
 )
 
@@ -32,14 +37,20 @@ def test_it_is_a_dict_that_forgets_its_oldest(steps: list[list[tuple[int, int]] 
                 del model[key]
             made.forget(before)
             continue
-        fresh, other = [], []
-        for key, content in step:
+        fresh, other, unmarked = [], [], []
+        for at, (key, content) in enumerate(step):
             fresh.append(key not in model)
-            other.append(model.setdefault(key, content) != content)
+            stored = model.setdefault(key, content)
+            other.append((stored ^ content) % MARKED != 0)
+            if stored >= MARKED > content:
+                model[key] = stored - MARKED
+                unmarked.append(at)
         total += sum(fresh)
         keys = np.array([key for key, _ in step], np.uint64)
         got = made.add(keys, np.array([content for _, content in step], np.uint32))
-        assert [part.tolist() for part in got] == [fresh, other]
+        assert [got.fresh.tolist(), got.other.tolist(), sorted(got.unmarked.tolist())] == [fresh, other, unmarked]
+        changed = {made.numbers.start + list(model).index(step[at][0]) for at in unmarked}
+        assert set(got.changed.tolist()) == changed
         assert made.numbers == range(total - len(model), total)
         assert made.take(made.numbers.start, total)[0].tolist() == list(model)
         assert made.take(made.numbers.start, total)[1].tolist() == list(model.values())

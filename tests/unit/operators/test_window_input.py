@@ -70,7 +70,8 @@ def test_reasons() -> None:
     good = {"symbol": "A", "ts_event": 1, "price": 1}
     bad: list[tuple[Any, str]] = [
         ({**good, "price": None}, "RecordError: price: None is not a finite number"),
-        ({**good, "price": "1"}, "RecordError: price: '1' is not a finite number"),
+        ({**good, "price": "1_0"}, "RecordError: price: '1_0' is no decimal number"),
+        ({**good, "price": "1e999"}, "RecordError: price: '1e999' is too large for a float"),
         ({**good, "price": True}, "RecordError: price: True is not a finite number"),
         ({**good, "price": math.nan}, "RecordError: price: nan is not a finite number"),
         ({**good, "price": 10**400}, "OverflowError: int too large to convert to float"),

@@ -75,8 +75,7 @@ def test_bad_items_are_rejected_and_cost_their_neighbours_nothing() -> None:
     reasons = [reason for _, reason in rejected]
     assert reasons[:2] == ["no field 'symbol' to key the message by"] * 2
     assert any("over message.max.bytes, 2000" in reason for reason in reasons)
-    assert messages_of([Frame([{"symbol": "A"}])], layout(rejected)) == []
-    assert rejected[-1][1] == "only records have a table: give the sink a topic's name"
+    assert messages_of([Frame([{"symbol": "A"}])], layout(rejected))[0].topic == "items"
 
 
 def test_another_key() -> None:

@@ -332,7 +332,7 @@ def test_idleness_is_off_unless_it_is_asked_for() -> None:
     assert (source.idle_after, source.live) == (60_000_000_000, True)
 
 
-@pytest.mark.parametrize("name", ["t.parquet", "t", "t.gz", "t.csv.zip"])
+@pytest.mark.parametrize("name", ["t.xlsx", "t", "t.gz", "t.csv.zip", "t.parquet.gz"])
 def test_an_unknown_format_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigError, match=r"unknown format; allowed: \.csv, \.jsonl"):
         Replay(name)

@@ -1,0 +1,132 @@
+"""What feeds bring, on its way into the inbox: gap records in front of what came behind a hole, refusals to the dead letters,
+events for people. All feeds of a source share one."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from market_data_pipeline.clock import Clock
+from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.records import FeedEvent, Gap, Quote, Trade
+from market_data_pipeline.sources.feed_gaps import FeedGaps
+from market_data_pipeline.sources.feed_health import FeedHealth
+from market_data_pipeline.sources.inbox import Inbox
+from market_data_pipeline.sources.provider import Refused
+
+log = logging.getLogger(__name__)
+
+_MOST_EVENTS = 1000
+"""Events that wait for a job that does not read on; older ones go."""
+_LOUD = ("disconnected", "suspended", "failed")
+
+
+class Intake:
+    """``gap_after``: seconds after which symbols that nobody serves get a gap of unknown size, while no feed is there at
+    all."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        gaps: FeedGaps,
+        clock: Clock,
+        counted: Callable[[str, int], None],
+        node: str,
+        gap_after: float,
+    ) -> None:
+        self.inbox, self.clock, self.counted = inbox, clock, counted
+        self._gaps, self._node, self._gap_after = gaps, node, gap_after
+        self._events: deque[FeedEvent] = deque(maxlen=_MOST_EVENTS)
+        self._rejected: list[DeadLetter] = []
+        self._up: set[str] = set()
+
+    async def records(self, health: FeedHealth, venue: str, records: Sequence[Any]) -> None:
+        """``records`` as a connection of ``health.feed`` handed them out."""
+        self.tell(health.heard(self.clock.monotonic(), self.clock.time_ns()))
+        now = self.clock.time_ns()
+        passed: list[Any] = []
+        for record in records:
+            if isinstance(record, Trade | Quote):
+                if not record.venue or not record.ts_recv:
+                    record = record._replace(venue=record.venue or venue, ts_recv=record.ts_recv or now)  # noqa: PLW2901
+                gaps, known = self._gaps.see(record, health.feed)
+                self._count_gaps(gaps)
+                if known.phase != record.phase:
+                    self.counted("recovered", 1)
+                passed += gaps
+                passed.append(known)
+            elif isinstance(record, Gap):
+                self._count_gaps([record])
+                passed.append(record)
+            elif isinstance(record, Refused):
+                self.refused(health, record.kind, record.symbol, record.reason)
+            else:
+                self._reject(
+                    health.feed, record, f"a feed hands out Trade, Quote, Gap and Refused, not {type(record).__name__}"
+                )
+        await self.inbox.put(passed)
+
+    def _count_gaps(self, gaps: Sequence[Gap]) -> None:
+        if gaps:
+            self.counted("gap", len(gaps))
+            self.counted("missing", sum(gap.missing for gap in gaps))
+
+    def refused(self, health: FeedHealth, kind: str, symbol: str, reason: str) -> None:
+        """Nothing will come of ``kind`` and ``symbol`` from this feed."""
+        self.tell(health.refused(self.clock.time_ns(), kind, symbol, reason))
+        self.counted("refused", 1)
+        self._reject(health.feed, {"kind": kind, "symbol": symbol}, f"refused: {reason}")
+
+    def _reject(self, feed: str, item: Any, reason: str) -> None:
+        self._rejected.append(DeadLetter(self._node, reason, item, where=feed))
+        self.inbox.poke()
+
+    def served(self, feed: str, symbols: Iterable[str]) -> None:
+        """``feed`` brings ``symbols`` from now on."""
+        self._gaps.served(feed, symbols)
+
+    def connected(self, feed: str) -> None:
+        self._up.add(feed)
+
+    async def lost(self, feed: str) -> None:
+        """``feed`` is away. Where another one still brings data, bars go on closing: then what is missing is told at once."""
+        self._up.discard(feed)
+        now = self.clock.monotonic()
+        self._gaps.lost(feed, now)
+        if self._up:
+            await self._tell_away(now)
+
+    async def look(self) -> None:
+        """Time has gone on. While nothing is there at all, and for ``gap_after`` at most, the source shows that it lives, so
+        that its silence is not taken for there being no trades."""
+        await self._tell_away(self.clock.monotonic() - self._gap_after)
+        if self._gaps.untold and not self._up:
+            self.inbox.poke()
+
+    async def _tell_away(self, before: float) -> None:
+        gaps = self._gaps.away(before)
+        if gaps:
+            self._count_gaps(gaps)
+            await self.inbox.put(gaps)
+
+    def tell(self, events: Sequence[FeedEvent]) -> None:
+        """Events for the output ``events``, the counters and the log."""
+        for event in events:
+            level = logging.WARNING if event.event in _LOUD else logging.INFO
+            about = f" {event.symbol}" if event.symbol else ""
+            log.log(level, "%s: feed %s%s: %s %s", self._node, event.feed, about, event.event, event.detail)
+            self.counted(event.event, 1)
+            self._events.append(event)
+        if events:
+            self.inbox.poke()
+
+    def take_events(self) -> list[FeedEvent]:
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    def take_rejected(self) -> list[DeadLetter]:
+        rejected, self._rejected = self._rejected, []
+        return rejected
