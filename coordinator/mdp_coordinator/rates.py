@@ -31,6 +31,8 @@ from mdp_coordinator.autoscale import Observation
 
 _WINDOW_SECONDS = 5.0
 _CUT, _STEP, _FASTER, _FLOOR = 0.95, 0.05, 1.5, 0.05
+_FADES = 0.99
+"""What a source once brought in counts so much less with each second; it may have been paused before it was limited."""
 _STEPS = 3
 """So many times the rate grows by a step before it grows faster."""
 _PATIENCE = 3
@@ -79,7 +81,7 @@ class SourceRate:
         if seen.pressed:
             self._press(seen)
         elif self.rate is None:
-            self._healthy = max(seen.intake, 0.8 * self._healthy)
+            self._healthy = max(seen.intake, _FADES * self._healthy)
         else:
             self._release(seen, self.rate)
         return self.rate
