@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from market_data_pipeline.sinks.collect import Collect
     from market_data_pipeline.sinks.discard import Discard
     from market_data_pipeline.sinks.file import CsvFiles, JsonLines
+    from market_data_pipeline.sinks.postgres import PostgresStore
     from market_data_pipeline.sinks.sqlite import SqliteTable
+    from market_data_pipeline.sinks.sqlite_store import SqliteStore
     from market_data_pipeline.sinks.stdout import Stdout
     from market_data_pipeline.sources.base import Batch, Source, SourceContext
     from market_data_pipeline.sources.replay import Replay
@@ -158,7 +160,9 @@ _HOMES = {
         "CsvFiles",
         "JsonLines",
     ),
+    "sinks.postgres": ("PostgresStore",),
     "sinks.sqlite": ("SqliteTable",),
+    "sinks.sqlite_store": ("SqliteStore",),
     "sinks.stdout": ("Stdout",),
     "sources.base": (
         "Batch",
@@ -213,6 +217,7 @@ __all__ = [
     "Node",
     "Operator",
     "Pipeline",
+    "PostgresStore",
     "Quantile",
     "Quote",
     "ReferenceJoin",
@@ -227,6 +232,7 @@ __all__ = [
     "SinkContext",
     "Source",
     "SourceContext",
+    "SqliteStore",
     "SqliteTable",
     "Std",
     "Stdout",

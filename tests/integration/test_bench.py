@@ -19,6 +19,7 @@ COLUMNS = {
     "record": [2],
     "rows": [6],
     "scale": [6, 4, 3, 5],
+    "sinks": [3],
     "upgrade": [5],
 }
 """Columns of each table of a bench that is listed here; another one prints one table of at least two."""
