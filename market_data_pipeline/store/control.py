@@ -77,9 +77,9 @@ class JobNow(NamedTuple):
     state: str
     error: str
     fingerprint: str
+    rates: str
     phase: str
     deploy: str
-    rates: str
 
 
 class Owner(NamedTuple):
