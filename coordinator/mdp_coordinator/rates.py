@@ -6,12 +6,12 @@ slow database slows the feed down to what it can take, and one sees by how much.
 
 * **Pressed**: a stage waits for the outside (:meth:`~mdp_coordinator.autoscale.Autoscaler.waiting`), and its streams are at
   the high level, or the source is paused for a quarter of its time, or what waits for the stage takes it over two seconds and
-  ever longer. The source gets 95 % of what the stage used of the source's items, over five seconds. While the streams empty,
-  that is left; else it is cut again. It never falls below a twentieth of what the source brought before: without any items
-  nobody would see the store come back, and the levels bound them.
-* **Not pressed, but with a backlog**: what the stage uses now is what it can do, so the rate rises to 95 % of that at once.
+  ever longer. The source gets 95 % of what the stage can use of the source's items: what it used lately, by the time in which
+  it had something to do. While the streams empty, that is left; else it is cut again. It never falls below a twentieth of what
+  the source brought before: without any items nobody would see the store come back, and the levels bound them.
+* **Not pressed, but with a backlog**: the rate rises to 95 % of what the stage can use at once.
 * **Calm**: all streams at or below the low level, no backlog that grows. The rate grows by 5 %, and from the fourth second on
-  by half a second's worth each second, as long as the source uses it up.
+  by half; where the stage takes its items in less than a third of its time, it doubles. As long as the source uses it up.
 * **No limit any more**: the source does not use half of its rate; or what holds it back is not the outside.
 
 Only waiting for the outside makes a limit. Where workers lack, a backlog is what asks for them: a rate would hide it. A healthy
@@ -113,18 +113,21 @@ class SourceRate:
             self._steps = 0
         elif seen.intake >= 0.8 * rate:
             self._unused = 0
-            self._grow(rate)
+            self._grow(seen, rate)
         else:
             self._unused += 1
             if self._unused >= _PATIENCE:  # a rate that grew is used a moment later
                 self._unused = 0
                 self.rate = None if seen.intake < 0.5 * rate else self.rate
                 if self.rate is not None:
-                    self._grow(rate)
+                    self._grow(seen, rate)
 
-    def _grow(self, rate: float) -> None:
+    def _grow(self, seen: Press, rate: float) -> None:
         self._steps += 1
-        self.rate = rate + _STEP * self._anchor if self._steps <= _STEPS else rate * _FASTER
+        if seen.drain is not None and seen.drain > 2 * _FASTER * rate:
+            self.rate = rate * 2
+        else:
+            self.rate = rate + _STEP * self._anchor if self._steps <= _STEPS else rate * _FASTER
 
 
 @dataclass(frozen=True)
@@ -239,11 +242,14 @@ class Rates:
         return brought / sent * share
 
     def _drain(self, name: str, stage: str) -> float | None:
-        """What ``stage`` can use a second, in items of the source: what it used over the window, by the time it had something
-        to do. (By the clock it would be less where it waited for items, because of the very rate that comes from this.)"""
-        first, last, worth = self._seen[0], self._seen[-1], self._worth(name, stage)
+        """What ``stage`` can use a second, in items of the source: what it used in the last two seconds (or, where no commit
+        tells of these, over the window), by the time it had something to do. (By the clock it would be less where it waited
+        for items, because of the very rate that comes from this.)"""
+        first, last, worth = self._seen[max(0, len(self._seen) - 3)], self._seen[-1], self._worth(name, stage)
         if worth is None:
             return None
+        if not self._busy_seconds(stage, first):
+            first = self._seen[0]
         edges = self._edges_to(name, stage)
         used = sum(
             _gain(first.flows[task].used, flow.used, edge)
@@ -251,7 +257,7 @@ class Rates:
             for edge in edges
             if task in first.flows
         )
-        return used * worth / (self._busy_seconds(stage) or last.now - first.now)
+        return used * worth / (self._busy_seconds(stage, first) or last.now - first.now)
 
     def _backlogs(self, name: str, stage: str) -> tuple[float, float]:
         """What waited for ``stage`` at the last two observations, in items of the source."""
@@ -259,9 +265,9 @@ class Rates:
         before, now = (sum(seen.items.get(edge, 0) for edge in edges) for seen in (self._seen[-2], self._seen[-1]))
         return before * worth, now * worth
 
-    def _busy_seconds(self, stage: str) -> float:
-        """How long the busiest task of ``stage`` had something to do, over the window."""
-        first, last = self._seen[0], self._seen[-1]
+    def _busy_seconds(self, stage: str, first: Observation) -> float:
+        """How long the busiest task of ``stage`` had something to do, since ``first``."""
+        last = self._seen[-1]
         gains = (
             flow.busy - first.flows[task].busy
             for task, flow in last.flows.items()
@@ -272,7 +278,7 @@ class Rates:
     def _busy(self, name: str, stage: str) -> bool:
         """Whether it has had something to do most of the time. One that commits nothing while items wait is in the midst of
         something. (Large batches fill small streams now and then, though the stage has time to spare.)"""
-        busy = self._busy_seconds(stage)
+        busy = self._busy_seconds(stage, self._seen[0])
         if not busy:
             return any(self._seen[-1].items.get(edge, 0) for edge in self._edges_to(name, stage))
         return busy >= _BUSY_SHARE * (self._seen[-1].now - self._seen[0].now)
