@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter as Tally
 from collections.abc import Mapping
 from typing import TypeVar
@@ -10,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
-from market_data_pipeline.dag.plan import TaskId
+from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.frame import END, NO_MARK
 from market_data_pipeline.runtime.contract import CommitRequest, Stream
 from market_data_pipeline.runtime.observe import TaskObserver
@@ -18,6 +19,7 @@ from market_data_pipeline.runtime.observe import TaskObserver
 Metric = TypeVar("Metric", bound=MetricWrapperBase)
 
 _LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SINK_BUCKETS = (*_LATENCY_BUCKETS, 30.0, 60.0)
 
 
 class WorkerMetrics:
@@ -73,11 +75,35 @@ class WorkerMetrics:
         )
         for cause in ("moved", "silent"):
             self.fenced.labels(cause)
+        self.sink_seconds = Histogram(
+            "mdp_sink_write_seconds",
+            "Time a sink took for one step: writing, preparing and publishing, without the commit",
+            ["node"],
+            buckets=_SINK_BUCKETS,
+            registry=r,
+        )
+        self.rate_limit = Gauge(
+            "mdp_source_rate_limit",
+            "Items per second that a source may bring in, in all workers, as this worker obeys it; +Inf: no limit",
+            ["source"],
+            registry=r,
+        )
         self.owned = Gauge("mdp_partitions_owned", "Partitions this worker owns", registry=r)
+
+    def limits(self, plan: Plan, rates: Mapping[str, float]) -> None:
+        """The rates that the sources of ``plan`` obey now."""
+        _show_limits(self.rate_limit, plan, rates)
 
     def observer(self, task: TaskId, capacity: int) -> TaskObserver:
         """The observer for one task."""
         return _Observer(self, task, capacity)
+
+
+def _show_limits(gauge: Gauge, plan: Plan, rates: Mapping[str, float]) -> None:
+    gauge.clear()
+    for node in plan.nodes:
+        if node.kind == "source":
+            gauge.labels(node.name).set(rates.get(node.name, math.inf))
 
 
 class _Observer(TaskObserver):
@@ -151,6 +177,9 @@ class _Observer(TaskObserver):
     def latency(self, nanos: int, items: int) -> None:
         self._m.latency.observe(nanos / 1e9)
 
+    def stored(self, node: str, seconds: float) -> None:
+        self._of(self._m.sink_seconds, node).observe(seconds)
+
     def paused(self, seconds: float) -> None:
         self._of(self._m.paused, self._task.subgraph).inc(seconds)
 
@@ -187,6 +216,16 @@ class CoordinatorMetrics:
         self.sink_bound = Gauge(
             "mdp_scale_sink_bound", "1 while the outside is the bottleneck and more workers would wait too", registry=r
         )
+        self.rate_limit = Gauge(
+            "mdp_source_rate_limit",
+            "Items per second that a source may bring in, as it is published; +Inf: no limit",
+            ["source"],
+            registry=r,
+        )
         self.hot_share = Gauge(
             "mdp_scale_hot_partition_share", "Share of the fullest partition in a stage's backlog", stage, registry=r
         )
+
+    def limits(self, plan: Plan, rates: Mapping[str, float]) -> None:
+        """The rates that are published for the sources of ``plan``."""
+        _show_limits(self.rate_limit, plan, rates)

@@ -31,7 +31,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import NamedTuple
 
@@ -48,7 +48,8 @@ _STUCK_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Observation:
-    """The job at one moment. ``now`` is monotonic seconds, ``lengths`` frames by edge and partition, ``items`` by edge."""
+    """The job at one moment. ``now`` is monotonic seconds, ``lengths`` frames by edge and partition, ``items`` by edge,
+    ``brought``: items that came in since the job began, by source."""
 
     now: float
     running: bool
@@ -56,6 +57,7 @@ class Observation:
     lengths: Mapping[str, Mapping[int, int]]
     items: Mapping[str, int]
     flows: Mapping[TaskId, TaskFlow]
+    brought: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,10 @@ class Autoscaler:
                 busy, outside = sum(flow.busy for flow in mine), sum(flow.outside for flow in mine)
             if busy > 0:
                 self._share[name] = outside / busy
+
+    def waiting(self) -> frozenset[str]:
+        """The stages that hold the job back because they themselves wait for the outside."""
+        return frozenset(name for name in self._stages if not self._holders(name) and self._sink_bound(name))
 
     def signal(self, stage: str | None = None, target: int = DEFAULT_TARGET) -> Signal:
         """The signal of ``stage`` (one of :attr:`stages`) or of the job; ``target`` frames should wait for each worker. There

@@ -27,18 +27,18 @@ class Scaling:
         self._autoscaler = Autoscaler(plan, low)
         self._metrics, self._clock = metrics, clock
 
-    def observe(self, status: JobStatus) -> None:
-        """Take the job as it is now."""
-        self._autoscaler.observe(
-            Observation(
-                self._clock.monotonic(),
-                status.state == "running",
-                len(status.workers),
-                {channel.name: channel.lengths for channel in status.channels},
-                {channel.name: channel.items for channel in status.channels},
-                status.flows,
-            )
+    def observe(self, status: JobStatus) -> Observation:
+        """Take the job as it is now; what was seen of it."""
+        seen = Observation(
+            self._clock.monotonic(),
+            status.state == "running",
+            len(status.workers),
+            {channel.name: channel.lengths for channel in status.channels},
+            {channel.name: channel.items for channel in status.channels},
+            status.flows,
+            status.brought,
         )
+        self._autoscaler.observe(seen)
         for stage in self._autoscaler.stages:
             signal = self._autoscaler.signal(stage)
             drain = math.nan if signal.drain_seconds is None else signal.drain_seconds
@@ -49,6 +49,11 @@ class Scaling:
         whole = self._autoscaler.signal()
         self._metrics.desired.set(whole.desired_replicas)
         self._metrics.sink_bound.set(whole.sink_bound)
+        return seen
+
+    def waiting(self) -> frozenset[str]:
+        """See :meth:`~mdp_coordinator.autoscale.Autoscaler.waiting`."""
+        return self._autoscaler.waiting()
 
     async def document(self, query: Mapping[str, str]) -> dict[str, Any]:
         """``/api/scale``. Parameters, both optional: ``stage``, and ``target`` (frames that a worker should have waiting).

@@ -17,9 +17,12 @@ from market_data_pipeline.metrics import CoordinatorMetrics
 from market_data_pipeline.settings import Settings, allowed_hosts, limits_of
 from market_data_pipeline.store.client import Client, check_server, connect, is_transient, refusals_explained
 from market_data_pipeline.store.control import Control, JobInfo, JobNow, publish
+from market_data_pipeline.store.rates import published, rates_in
 from market_data_pipeline.store.rights import COORDINATOR, check_rights
 from market_data_pipeline.store.status import JobStatus, read_status
 from market_data_pipeline.store.url import Address
+from mdp_coordinator.autoscale import Observation
+from mdp_coordinator.rates import Rates
 from mdp_coordinator.scaling import Scaling
 from mdp_coordinator.state import Assign, CoordinatorState, Finish, View
 
@@ -31,14 +34,24 @@ _STATUS_EVERY = 1.0
 
 
 class Coordinator:
-    """One coordinator process for one job. ``run`` returns when the job is over or a signal asks it to leave."""
+    """One coordinator process for one job. ``run`` returns when the job is over or a signal asks it to leave. ``absorbing``:
+    the nodes that keep what they cannot hand on to themselves, so that pressure ends at them."""
 
     def __init__(
-        self, plan: Plan, job_name: str, settings: Settings, url: Address, clock: Clock = SYSTEM_CLOCK
+        self,
+        plan: Plan,
+        job_name: str,
+        settings: Settings,
+        url: Address,
+        clock: Clock = SYSTEM_CLOCK,
+        absorbing: frozenset[str] = frozenset(),
     ) -> None:
         self._plan, self._job_name, self._settings, self._url, self._clock = plan, job_name, settings, url, clock
         self._metrics = CoordinatorMetrics()
-        self._scaling = Scaling(plan, limits_of(settings).low, self._metrics, clock)
+        limits = limits_of(settings)
+        self._scaling = Scaling(plan, limits.low, self._metrics, clock)
+        self._rates = Rates(plan, limits.high, limits.low, absorbing)
+        self._said = 0
         self._token = secrets.token_hex(16)
         self._term = 0
         self._asked_to_leave = asyncio.Event()
@@ -119,7 +132,7 @@ class Coordinator:
                     break
                 if not await self._stands_aside(now):
                     await self._tick(state, now)
-                await self._measure()
+                await self._measure(now)
                 self._tick_failed = False
                 await self._control.wait_for_wake(_TICK)
             except Exception as error:
@@ -195,7 +208,7 @@ class Coordinator:
         for worker, partitions in by_worker.items():
             log.info("assigned to %s: %s", worker, partitions)
 
-    async def _measure(self) -> None:
+    async def _measure(self, job: JobNow) -> None:
         now = self._clock.monotonic()
         if now - self._status_at < _STATUS_EVERY:
             return
@@ -203,11 +216,28 @@ class Coordinator:
         if self._term:
             await self._control.forget_silent()
         status = await self._status()
-        self._scaling.observe(status)
+        await self._limit_sources(self._scaling.observe(status), job)
         for channel in status.channels:
             self._metrics.capacity.labels(channel.name).set(channel.capacity)
             for partition, length in channel.lengths.items():
                 self._metrics.length.labels(channel.name, str(partition)).set(length)
+
+    async def _limit_sources(self, seen: Observation, job: JobNow) -> None:
+        """As the leader, say what each source may bring in; else go by what the leader says, to go on from there."""
+        rates = rates_in(job.rates)
+        if self._term:
+            before, rates = self._rates.rates, self._rates.observe(seen, self._scaling.waiting())
+            for name in sorted(rates.keys() - before.keys()):
+                log.info("source %s: limited to %.0f items/s, what is behind it is too slow", name, rates[name])
+            for name in sorted(before.keys() - rates.keys()):
+                log.info("source %s: not limited any more", name)
+            if rates or job.rates:
+                self._said += 1
+                if not await self._control.set_rates(self._term, self._token, published(self._said, rates)):
+                    log.warning("leadership was lost before the sources' rates were said")
+        else:
+            self._rates.follow(rates)
+        self._metrics.limits(self._plan, rates)
 
     async def _status(self) -> JobStatus:
         return await read_status(

@@ -54,7 +54,7 @@ class Lines:
         self.say(
             f"in={status.items_in:,} out={status.items_out:,} rate={rate:,.0f}/s backlog[{backlog}]"
             f" lag={watermark_lag(status)} dead={status.dead_letters} workers={len(status.workers)}"
-            f" ended={status.tasks_ended}/{status.tasks}"
+            f" ended={status.tasks_ended}/{status.tasks}{limited(status, ' limited[{}]')}"
         )
 
     def say(self, text: str) -> None:
@@ -68,6 +68,12 @@ def choose_display(plain: bool) -> Display:
     from market_data_pipeline.launcher.live_table import LiveTable  # noqa: PLC0415 - rich only where it draws
 
     return LiveTable()
+
+
+def limited(status: JobStatus, pattern: str) -> str:
+    """The sources that may bring in only so many items a second, put into ``pattern``; empty where none is limited."""
+    rates = ", ".join(f"{name} {rate:,.0f}/s" for name, rate in sorted(status.rates.items()))
+    return pattern.format(rates) if rates else ""
 
 
 def watermark_lag(status: JobStatus) -> str:

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from market_data_pipeline.launcher.display import watermark_lag
+from market_data_pipeline.launcher.display import limited, watermark_lag
 from market_data_pipeline.store.status import JobStatus
 from market_data_pipeline.terminal import visible
 
@@ -47,6 +47,7 @@ def render(status: JobStatus, rate: float | None) -> Group:
         f"{speed}   in {status.items_in:,}   out {status.items_out:,}"
         f"   watermark lag {watermark_lag(status)}   dead letters {status.dead_letters:,}"
         f"   tasks ended {status.tasks_ended}/{status.tasks}",
+        (visible(limited(status, "   slowed down to {}, see 'Backpressure' in operations.md")), "yellow"),
     )  # fmt: skip
     return Group(head, _channels(status), _nodes(status), _owners(status))
 

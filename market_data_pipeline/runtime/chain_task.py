@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
@@ -14,15 +12,17 @@ from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import CodecError
 from market_data_pipeline.faults import fault_point
-from market_data_pipeline.frame import END, NO_MARK, Columns, Frame, join_items, slice_items, to_rows
+from market_data_pipeline.frame import NO_MARK, Frame, join_items, slice_items, to_rows
 from market_data_pipeline.operators.async_map import all_of
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
 from market_data_pipeline.runtime.contract import Consumed, Entry, Limits, Meta, Stream, TaskStore, entry_name
 from market_data_pipeline.runtime.incoming import Incoming, together
+from market_data_pipeline.runtime.intake import Intake
 from market_data_pipeline.runtime.latency import LatencyHistogram
 from market_data_pipeline.runtime.observe import TaskObserver
 from market_data_pipeline.runtime.outputs import OUTBOX
+from market_data_pipeline.runtime.pace import Pace
 from market_data_pipeline.runtime.progress import SourceWatermark
 from market_data_pipeline.runtime.suspicion import POISON, place_of
 from market_data_pipeline.runtime.task import GivenUp, Task, consumed_of, counts_of
@@ -31,18 +31,9 @@ from market_data_pipeline.sources.base import Batch, Source, SourceContext
 
 log = logging.getLogger(__name__)
 
-_ROW_WEIGHT = 4
-"""How many times more bytes a row takes than a row of columns; keeps commits of rows as small as those of columns."""
-
-
 _TARGETS, _MOST_COMMIT_ITEMS = 16, 4
 """A source that feeds more than so many partitions reads more for a commit, else their frames would be tiny; at most so many
 times as much."""
-
-_REST_SECONDS = 0.05
-
-_AT_HAND_SECONDS = 0.04
-"""A source that always has items at hand commits after so long."""
 
 
 class ChainTask(Task):
@@ -64,11 +55,19 @@ class ChainTask(Task):
         self._origins = {
             (edge.name, task.partition): frozenset(plan.origins(edge, task.partition)) for edge in self.inputs.values()
         }
+        self._pace = Pace()
+
+    def obey(self, rates: Mapping[str, float]) -> None:
+        """A source's tasks share its rate evenly."""
+        for name in self.subgraph.nodes:
+            if self.plan.node[name].kind == "source":
+                rate, tasks = rates.get(name), len(self.plan.partitions_of(self.subgraph))
+                self._pace.set(None if rate is None else rate / tasks, self.clock.monotonic())
 
     async def _open(self, meta: Meta) -> None:
         self._sinks: dict[str, Sink] = {}
         self._refused: list[DeadLetter] = []
-        self._source: Source | None = None
+        self._intake: Intake | None = None
         self._chain = Chain(self.plan, self.subgraph, self.dag, self.id.partition)
         outbox = {name: blob for name, blob in self._state.items() if name.startswith(OUTBOX)}
         state = {name: blob for name, blob in self._state.items() if name not in outbox}
@@ -114,27 +113,17 @@ class ChainTask(Task):
         return count
 
     async def _open_source(self, name: str, template: Source, meta: Meta) -> None:
-        self._source_name, self._gathered_at = name, float("-inf")
-        self._source = source = template.fresh()
-        self._watermark = SourceWatermark(source.max_delay, source.idle_after, source.live)
-        self._watermark.heard(self.clock.monotonic())
-        self._watermark.mark = meta.get("source_mark", NO_MARK)
-        self._reading: asyncio.Task[tuple[Batch | None, int]] | None = None
-        self._opened = self._watermark.mark != END
-        if self._opened:
-            partitions = self.plan.partitions if self.subgraph.home is None else 1
-            partition = self.id.partition if self.subgraph.home is None else 0
-            context = SourceContext(name, partition, partitions, self.clock, self._counter_of(name))
-            await source.open(context, self._position)
+        watermark = SourceWatermark(template.max_delay, template.idle_after, template.live)
+        watermark.mark = meta.get("source_mark", NO_MARK)
+        self._intake = Intake(self, name, template.fresh(), watermark, self._enough, self._pace)
+        partitions = self.plan.partitions if self.subgraph.home is None else 1
+        partition = self.id.partition if self.subgraph.home is None else 0
+        context = SourceContext(name, partition, partitions, self.clock, self._counter_of(name))
+        await self._intake.open(context, self._position)
 
     async def _close(self) -> None:
-        if self._source is not None:
-            if self._reading is not None:
-                self._reading.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await self._reading
-            if self._opened:
-                await self._source.close()
+        if self._intake is not None:
+            await self._intake.close()
         for sink in self._sinks.values():
             await sink.close()
 
@@ -147,12 +136,10 @@ class ChainTask(Task):
                 with self.flow.step():
                     await self.commit(self._meta_now(), {})
                 continue
-            if self._source is not None and self.resting:
-                self.check_reload()
-                self._watermark.heard(self.clock.monotonic())  # its silence is ours
-                await self.interruptible(self.clock.sleep(_REST_SECONDS))
-            elif self._source is not None:
-                await self._step_source()
+            if self._intake is not None and self.resting:
+                await self._intake.rest()
+            elif self._intake is not None:
+                await self._step_source(self._intake)
             else:
                 await self._step_streams()
         await self._leave()
@@ -255,88 +242,37 @@ class ChainTask(Task):
         self._chain.feed(node, key, Frame([], frame.mark, frame.born))
         await self.mark("")
 
-    async def _step_source(self) -> None:
+    async def _step_source(self, intake: Intake) -> None:
         await self.ask_about_deaths()
-        batches, born, ended = await self._gather()
+        gathered = await intake.gather(self._due())
         with self.flow.step():
-            await self._bring_in(batches, born, ended)
+            await self._bring_in(intake, *gathered)
 
-    async def _bring_in(self, batches: list[Batch], born: int, ended: bool) -> None:
+    async def _bring_in(self, intake: Intake, batches: list[Batch], born: int, ended: bool) -> None:
+        name, watermark = intake.node, intake.watermark
         letters = [letter for batch in batches for letter in batch.rejected]
         if letters:
-            self._chain.counts()[self._source_name]["dead_letter"] += len(letters)
+            self._chain.counts()[name]["dead_letter"] += len(letters)
         await self._set_now()
         for batch in batches:  # before the mark that the items bring, which is for all outputs
             for port, items in batch.outputs.items():
-                self._chain.feed_output(self._source_name, port, items, born)
+                self._chain.feed_output(name, port, items, born)
         for items in join_items(batch.items for batch in batches):
-            frame = Frame(items, self._watermark.observe(items), born)
+            frame = Frame(items, watermark.observe(items), born)
             if self.suspicion.marking:
-                await self._feed_marked(self._source_name, SOURCE_INPUT, "batch", frame, letters)
+                await self._feed_marked(name, SOURCE_INPUT, "batch", frame, letters)
             else:
-                self._chain.feed(self._source_name, SOURCE_INPUT, frame)
+                self._chain.feed(name, SOURCE_INPUT, frame)
         if batches:
             self._position = batches[-1].position
-            self._watermark.heard(self.clock.monotonic())
+            watermark.heard(self.clock.monotonic())
         now = self.clock.time_ns()
-        mark = self._watermark.end() if ended else self._watermark.silence(self.clock.monotonic(), now)
+        mark = watermark.end() if ended else watermark.silence(self.clock.monotonic(), now)
         if mark is not None:
-            self._chain.feed(self._source_name, SOURCE_INPUT, Frame([], mark))
+            self._chain.feed(name, SOURCE_INPUT, Frame([], mark))
         self._chain.tick(now)
         if batches or ended or self._due() == 0.0 or not self._chain.untouched:
             await self._commit_step(self._chain.take(), dead_letters=letters)
-
-    async def _gather(self) -> tuple[list[Batch], int, bool]:
-        """Batches for one commit, the wall time (ns) at which the first was there, and whether the source has ended.
-
-        A source commits at most every ``linger`` seconds, and at once when it was quiet before. What is at hand is taken
-        without waiting, for a while: else a source that is faster than commits would fall behind.
-        """
-        batches: list[Batch] = []
-        count, born, latest = 0, 0, 0.0
-        until = self._gathered_at + self.limits.linger
-        while count < self._enough and not self.stopping:
-            now = self.clock.monotonic()
-            if batches and now >= latest:
-                break
-            came = await self._read_source(until - now if batches else self._patience(now))
-            if came is None:
-                break
-            batch, at = came
-            if batch is None:
-                return batches, born, True
-            if not batches:
-                born, latest = at, self.clock.monotonic() + max(_AT_HAND_SECONDS, self.limits.linger)
-            batches.append(batch)
-            if self.suspicion.careful:
-                break
-            weight = 1 if isinstance(batch.items, Columns) else _ROW_WEIGHT
-            count += weight * len(batch.items) + len(batch.rejected)
-        self._gathered_at = self.clock.monotonic()
-        return batches, born, False
-
-    def _patience(self, now: float) -> float:
-        """Seconds to wait for the source before something else must be done."""
-        patience, due = self._watermark.patience(now), self._due()
-        return patience if due is None else min(patience, due)
-
-    async def _read_source(self, timeout: float) -> tuple[Batch | None, int] | None:
-        """The source's next batch and the wall time at which it was there; ``None`` when it is not there within ``timeout``:
-        the read goes on, also while a commit is made."""
-        self.check_reload()
-        if self._reading is None:
-            self._reading = asyncio.create_task(self._read_and_stamp())
-            await asyncio.sleep(0)
-        if not self._reading.done() and timeout > 0:
-            await self.interruptible(asyncio.wait({self._reading}, timeout=timeout))
-        if not self._reading.done():
-            return None
-        reading, self._reading = self._reading, None
-        return reading.result()
-
-    async def _read_and_stamp(self) -> tuple[Batch | None, int]:
-        assert self._source is not None
-        return await self._source.read(), self.clock.time_ns()
 
     async def _commit_step(
         self,
@@ -351,16 +287,18 @@ class ChainTask(Task):
         unsent = self.outputs.add(output.frames, output.marks, output.born, now, output.idle, output.ended)
         for letter in unsent:
             self._chain.counts()[letter.node]["dead_letter"] += 1
-        prepared = await self._write_sinks(output, seal or self._chain.ended)
+        spent = await self._write_sinks(output, seal or self._chain.ended)
         refused, self._refused = self._refused, []
         state = self._chain.snapshot()
         await self.commit(self._meta_now(), state, consumed or [], letters + unsent + refused)
         done = self.clock.time_ns()
-        for name in prepared:
+        for name, seconds in spent.items():
             fault_point("before-publish")
             self.check_lease()
+            began = self.clock.monotonic()
             with self.flow.outside():
                 await self._sinks[name].committed()
+            self.observer.stored(name, seconds + self.clock.monotonic() - began)
             fault_point("after-publish")
             for frame in output.sinks.get(name, []):
                 if frame.born:
@@ -368,11 +306,11 @@ class ChainTask(Task):
                     self.observer.latency(done - frame.born, len(frame.items))
         self.observer.counted(self._chain.counts(), self._chain.watermark())
 
-    async def _write_sinks(self, output: StepOutput, seal: bool) -> list[str]:
-        """The sinks that have something in this commit."""
-        prepared: list[str] = []
+    async def _write_sinks(self, output: StepOutput, seal: bool) -> dict[str, float]:
+        """The sinks that have something in this commit, and the seconds it has taken them so far."""
+        spent: dict[str, float] = {}
         for name, sink in self._sinks.items():
-            frames = output.sinks.get(name, [])
+            frames, began = output.sinks.get(name, []), self.clock.monotonic()
             if frames:
                 fault_point("before-sink-write")
                 self.check_lease()
@@ -388,8 +326,8 @@ class ChainTask(Task):
                 if seal or self._sink_states[name] is None:
                     self._unsealed.discard(name)
                 fault_point("after-sink-prepare")
-                prepared.append(name)
-        return prepared
+                spent[name] = self.clock.monotonic() - began
+        return spent
 
     def _meta_now(self) -> Meta:
         meta: Meta = {
@@ -404,9 +342,9 @@ class ChainTask(Task):
                 meta["lives"] = self._lives
             if self._unsealed:
                 meta["unsealed"] = sorted(self._unsealed)
-        if self._source is not None:
+        if self._intake is not None:
             meta["position"] = self._position
-            meta["source_mark"] = self._watermark.mark
+            meta["source_mark"] = self._intake.watermark.mark
         if self.outputs.streams:
             meta["out_marks"] = self.outputs.marks()
             meta["out_idle"] = self.outputs.idle()

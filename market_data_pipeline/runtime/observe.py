@@ -23,6 +23,9 @@ class TaskObserver:
     def latency(self, nanos: int, items: int) -> None:
         """``items`` reached a sink ``nanos`` after they entered the job."""
 
+    def stored(self, node: str, seconds: float) -> None:
+        """The sink ``node`` took so long for one step: its writing, preparing and publishing, without the commit."""
+
     def paused(self, seconds: float) -> None:
         """The task has waited for its outputs."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import abstractmethod
-from collections.abc import Awaitable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -85,6 +85,9 @@ class Task:
         """Ask the task to throw its memory away and load again: the server is not the one it was."""
         self._reload = True
         self.interrupt()
+
+    def obey(self, rates: Mapping[str, float]) -> None:
+        """From now on these sources bring in so many items a second at most, in all their tasks; the others, all they have."""
 
     def interrupt(self) -> None:
         """Cut short whatever the task waits for in :meth:`interruptible`."""

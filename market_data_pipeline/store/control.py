@@ -28,7 +28,7 @@ _LEAD, _ASSIGN, _RESIGN = Script("lead", "allow-oom"), Script("assign", "allow-o
 _RESUME, _RELEASE = Script("resume", "allow-oom"), Script("release", "allow-oom")
 _CONCLUDE, _WAKE = Script("conclude", "allow-oom"), Script("wake", "allow-oom")
 _ASK, _PHASE = Script("ask", "allow-oom"), Script("phase", "allow-oom")
-_CLEAR = Script("clear", "allow-oom")
+_CLEAR, _RATES = Script("clear", "allow-oom"), Script("rates", "allow-oom")
 _FORGET, _RETIRE = Script("forget", "allow-oom"), Script("retire", "allow-oom")
 
 
@@ -70,13 +70,14 @@ class Heartbeat:
 class JobNow(NamedTuple):
     """What changes of a job's record. ``version`` grows with each change of the assignment, of the state or of a deployment's
     ``phase``: ``""``, ``drain`` (sources rest) or ``stop`` (tasks end). ``deploy``: the token of a deployment that is under
-    way. All empty when the job is gone."""
+    way. ``rates``: see ``store/rates.py``; they do not change the version. All empty when the job is gone."""
 
     version: int
     uid: str
     state: str
     error: str
     fingerprint: str
+    rates: str
     phase: str
     deploy: str
 
@@ -261,6 +262,12 @@ class Control:
         keys = [self.keys.leader, self.keys.record, self.keys.wake]
         args = [f"{term}:{token}", self.job.uid, self.job.fingerprint, phase, deploy]
         return bool(await _PHASE.call(self._client, keys, args))
+
+    async def set_rates(self, term: int, token: str, rates: str) -> bool:
+        """Say, as the leader, how many items a second the sources may bring in. Whether we still lead, and it is still the
+        job."""
+        args = [f"{term}:{token}", self.job.uid, self.job.fingerprint, rates]
+        return bool(await _RATES.call(self._client, [self.keys.leader, self.keys.record], args))
 
     async def resume(self) -> None:
         """Let a failed job run again."""

@@ -94,7 +94,7 @@ WORKER = Role(
 COORDINATOR = Role(
     "coordinator",
     (*_RUNS_SCRIPTS, *_READS_JOB, "BLPOP", "GET"),
-    ("assign", "conclude", "forget", "lead", "phase", "publish", "resign", "resume"),
+    ("assign", "conclude", "forget", "lead", "phase", "publish", "rates", "resign", "resume"),
     writes=(
         "record", "leader", "term", "epochs", "assignment", "workers", "incarnations", "worker:*", "wake", "ended",
         "lease", "task:*",

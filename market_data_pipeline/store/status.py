@@ -15,6 +15,7 @@ from market_data_pipeline.frame import END, NO_MARK
 from market_data_pipeline.runtime.flow import TaskFlow
 from market_data_pipeline.runtime.latency import LatencyHistogram
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, Owner
+from market_data_pipeline.store.rates import rates_in
 
 
 @dataclass
@@ -58,15 +59,22 @@ class JobStatus:
     has_leader: bool = False
     flows: dict[TaskId, TaskFlow] = field(default_factory=dict)
     """What each task has committed of its progress; left out of the document."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Items per second that a source may bring in, as the leader says; without those that are not limited."""
 
     def total(self, count: str) -> int:
         """The counter ``count`` summed over all nodes."""
         return sum(counts.get(count, 0) for counts in self.nodes.values())
 
     @property
+    def brought(self) -> dict[str, int]:
+        """Items that each source brought in."""
+        return {name: self.nodes.get(name, {}).get("out", 0) for name in self.sources}
+
+    @property
     def items_in(self) -> int:
         """Items that the sources brought in."""
-        return sum(self.nodes.get(name, {}).get("out", 0) for name in self.sources)
+        return sum(self.brought.values())
 
     @property
     def items_out(self) -> int:
@@ -122,6 +130,7 @@ async def read_status(
         _latency(metas).summary(), int(replies[-3]),
         first_dead_letter=_first_letter(replies[-4]), sources=_entries(plan),
         sinks=[n.name for n in plan.nodes if n.kind == "sink"], has_leader=bool(replies[-1]), flows=flows,
+        rates=rates_in(now.rates) if replies[-1] else {},
     )  # fmt: skip
 
 

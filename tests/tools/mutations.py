@@ -173,7 +173,8 @@ def _control() -> list[Mutation]:
     assign, lead, release = LUA + "assign.lua", LUA + "lead.lua", LUA + "release.lua"
     conclude, resign, resume = LUA + "conclude.lua", LUA + "resign.lua", LUA + "resume.lua"
     beat, forget, heart = LUA + "beat.lua", LUA + "forget.lua", "market_data_pipeline/store/heartbeat.py"
-    ask, phase, retire, clear = (f"{LUA}{name}.lua" for name in ("ask", "phase", "retire", "clear"))
+    ask, phase, rates = LUA + "ask.lua", LUA + "phase.lua", LUA + "rates.lua"
+    retire, clear = LUA + "retire.lua", LUA + "clear.lua"
     worker = ("tests/unit/worker/test_worker_state.py",)
     state = "worker/mdp_worker/state.py"
     lease = "lease[1] ~= ARGV[1] or lease[2] ~= ARGV[2]"
@@ -228,6 +229,16 @@ def _control() -> list[Mutation]:
         Mutation("phase: leader", phase, "redis.call('GET', KEYS[1]) ~= ARGV[1]", "false", DEPLOY_TESTS),
         Mutation("phase: job uid", phase, "job[1] ~= ARGV[2] or ", "", DEPLOY_TESTS),
         Mutation("phase: plan", phase, " or job[2] ~= ARGV[3]", "", DEPLOY_TESTS),
+        Mutation("rates: leader", rates, "redis.call('GET', KEYS[1]) ~= ARGV[1]", "false", DEPLOY_TESTS),
+        Mutation("rates: job uid", rates, "job[1] ~= ARGV[2] or ", "", DEPLOY_TESTS),
+        Mutation("rates: plan", rates, " or job[2] ~= ARGV[3]", "", DEPLOY_TESTS),
+        Mutation(
+            "rates: nobody's are not obeyed",
+            "market_data_pipeline/store/rates.py",
+            "if now - self._heard_at < STALE_SECONDS else {}",
+            "",
+            (STORE + "test_store_rates.py",),
+        ),
         Mutation("ask: job uid", ask, "job[1] ~= ARGV[1] or ", "", DEPLOY_TESTS),
         Mutation("ask: plan", ask, " or job[2] ~= ARGV[3]", "", DEPLOY_TESTS),
         Mutation(

@@ -44,6 +44,7 @@ from market_data_pipeline.store.client import (
 from market_data_pipeline.store.commit import Lease, RedisTaskStore
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, JobNow, check_plan, find_job
 from market_data_pipeline.store.heartbeat import HeartbeatThread
+from market_data_pipeline.store.rates import HeardRates
 from market_data_pipeline.store.reader import StreamReader
 from market_data_pipeline.store.rights import WORKER, check_rights
 from market_data_pipeline.store.url import Address
@@ -89,6 +90,7 @@ class Worker:
         self._ending: dict[int, asyncio.Task[None]] = {}
         self._leaving = False
         self._resting = False
+        self._heard, self._rates = HeardRates(), dict[str, float]()
         self._asked_to_leave = asyncio.Event()
         self._away = False
         self._failure = ""
@@ -188,6 +190,7 @@ class Worker:
 
     async def _loop(self, heart: HeartbeatThread) -> bool:
         version, run_id, phase = -1, heart.run_id, ""
+        self._metrics.limits(self._plan, {})
         while not self._leaving:
             try:
                 now = await self._control.now()
@@ -196,8 +199,11 @@ class Worker:
                 if not is_transient(problem):
                     raise
                 self._away = True
+                self._obey()
                 await self._nap()
                 continue
+            self._heard.hear(now.rates, self._clock.monotonic())
+            self._obey()
             self._check_failure(now)
             if now.state == "finished":
                 log.info("job %s: finished", self._job.name)
@@ -231,6 +237,16 @@ class Worker:
             raise JobFailed(f"job {self._job.name!r} was removed or replaced")
         if now.state == "failed":
             raise JobFailed(f"job {self._job.name!r} failed: {now.error}")
+
+    def _obey(self) -> None:
+        """Tell the sources the rates that hold, when they are others than before."""
+        rates = self._heard.at(self._clock.monotonic())
+        if rates != self._rates:
+            self._rates = rates
+            self._metrics.limits(self._plan, rates)
+            for partition in self._running.values():
+                for task in partition.tasks:
+                    task.obey(rates)
 
     def _follow_phase(self, phase: str) -> None:
         """A deployment is under way: ``drain``, sources rest; ``stop``, every task ends and its partition is given back."""
@@ -269,6 +285,7 @@ class Worker:
             if command.partition in self._plan.partitions_of(subgraph):
                 task = self._make_task(TaskId(subgraph.name, command.partition), lease)
                 task.resting = self._resting
+                task.obey(self._rates)
                 running.tasks.append(task)
                 job = self._run_task(task, lease, self._ending.get(command.partition))
                 running.jobs.append(asyncio.create_task(job, name=str(task.id)))

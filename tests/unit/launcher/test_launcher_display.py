@@ -178,3 +178,15 @@ def test_a_child_that_does_not_go_is_killed(tmp_path: Path) -> None:
     assert made.exit_code() is None
     made.kill()
     assert made.exit_code() == -9
+
+
+def test_sources_that_are_slowed_down_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    slowed = status(rates={"source": 4321.7, "other": 10.0})
+    assert "slowed down to other 10/s, source 4,322/s" in drawn(slowed)
+    assert "slowed down" not in drawn(status())
+    Lines().show(slowed, 1.0)
+    Lines().show(status(), 1.0)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("limited[other 10/s, source 4,322/s]")
+    assert "limited" not in second
+    assert slowed.to_dict()["rates"] == {"source": 4321.7, "other": 10.0}

@@ -198,5 +198,5 @@ async def test_a_source_that_is_told_to_rest_does_not_call_itself_idle() -> None
         return job.clock.monotonic() > rested
 
     await job.run_until(waited, sources)
-    assert resting._watermark.silence(job.clock.monotonic(), 0) is None
+    assert resting._intake.watermark.silence(job.clock.monotonic(), 0) is None
     await job.stop()

@@ -22,6 +22,7 @@ from market_data_pipeline.store.client import Client
 from market_data_pipeline.store.commit import Lease, RedisTaskStore
 from market_data_pipeline.store.control import Control, Heartbeat, Transition, find_job, publish
 from market_data_pipeline.store.deploy import Deployment
+from market_data_pipeline.store.rates import published, rates_in
 from market_data_pipeline.store.reader import StreamReader
 
 TTL_MS = 300
@@ -263,6 +264,22 @@ async def test_phases_need_the_leader_the_job_and_the_plan(bench: Bench) -> None
     assert not await control.set_phase(term, "me", "", "")
     assert not await control.ask_to_deploy("y")
     assert (await control.now())[-2:] == ("drain", "x")
+
+
+async def test_rates_need_the_leader_the_job_and_the_plan(bench: Bench) -> None:
+    control = bench.control
+    before = (await control.now()).version
+    term = await control.lead("me", 60_000)
+    assert not await control.set_rates(term, "other", "x")
+    assert not await control.set_rates(term + 1, "me", "x")
+    assert await control.set_rates(term, "me", published(1, {"source": 5.5}))
+    assert rates_in((await control.now()).rates) == {"source": 5.5}
+    assert (await control.now()).version == before, "no worker looks at its assignment because of a rate"
+    await bench.client.hset(bench.keys.record, "fingerprint", "0" * 16)
+    assert not await control.set_rates(term, "me", "")
+    await bench.client.hset(bench.keys.record, mapping={"fingerprint": plan().fingerprint, "uid": "another"})
+    assert not await control.set_rates(term, "me", "")
+    assert rates_in((await control.now()).rates) == {"source": 5.5}
 
 
 async def test_a_deployment_that_asks_after_another_was_done_asks_nobody_to_stand_aside(bench: Bench) -> None:

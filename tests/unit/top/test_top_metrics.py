@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from prometheus_client import generate_latest
 from tools.fake_clock import FakeClock
 
+from market_data_pipeline import Collect, Pipeline, Synthetic
 from market_data_pipeline.dag.plan import TaskId
+from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.frame import END, NO_MARK
 from market_data_pipeline.metrics import CoordinatorMetrics, WorkerMetrics
 from market_data_pipeline.runtime.contract import CommitRequest, Consumed
@@ -106,3 +109,15 @@ def test_two_processes_do_not_share_a_registry() -> None:
     coordinator = CoordinatorMetrics()
     coordinator.leader.set(1)
     assert scraped(coordinator)["mdp_coordinator_leader"] == 1
+
+
+def test_limits_of_sources_and_times_of_sinks() -> None:
+    plan = compile_dag(Pipeline("limits").source(Synthetic()).sink(Collect()).build(), 1)
+    for metrics in (WorkerMetrics(FakeClock()), CoordinatorMetrics()):
+        metrics.limits(plan, {})
+        assert scraped(metrics)['mdp_source_rate_limit{source="source"}'] == math.inf
+        metrics.limits(plan, {"source": 1234.5})
+        assert scraped(metrics)['mdp_source_rate_limit{source="source"}'] == 1234.5
+    worker = WorkerMetrics(FakeClock())
+    worker.observer(TaskId("out", 0), 64).stored("out", 0.3)
+    assert scraped(worker)['mdp_sink_write_seconds_sum{node="out"}'] == 0.3

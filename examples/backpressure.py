@@ -1,0 +1,189 @@
+"""A slow store slows its source down: watch it.
+
+python examples/backpressure.py
+
+A source of 50,000 trades a second, and a store that takes them; for eight seconds in the middle it takes 10,000 a second. The
+streams between them fill to their high level, the coordinator publishes what the source may bring in, and the source brings
+in that. When the store is well again, the source goes back to its full speed, and the limit is lifted. Each second a line:
+items that were brought in, items that are stored, frames in the longest stream (of 32), the published rate, how often the
+streams crossed their high and their low level, and the memory of the worker. At the end everything is there, exactly once.
+"""
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from market_data_pipeline import Frame, JsonLines, Pipeline, Synthetic
+from market_data_pipeline.processes import die_with_parent
+from market_data_pipeline.store.embedded import EmbeddedServer, free_port
+
+CAPACITY, PARTITIONS, RATE = 32, 2, 50_000
+SLOW = 10_000
+SETTINGS = {"MDP_CHANNEL_CAPACITY": str(CAPACITY), "MDP_COMMIT_FRAMES": "8", "MDP_FRAME_ITEMS": "200"}
+HEADER = "   s   the store      brought in          stored   longest   rate published   high  low   worker"
+
+
+class SlowStore(JsonLines):
+    """Files; while a file ``slow`` stands beside them, only so many items a second."""
+
+    async def write(self, frames: Sequence[Frame]) -> None:
+        for frame in frames:
+            if (self.path.parent / "slow").exists():
+                await asyncio.sleep(len(frame.items) / (SLOW / PARTITIONS))
+        await super().write(frames)
+
+
+def pipeline(output: Path, items: int) -> Pipeline:
+    source = Synthetic(symbols=200, items=items, rate=RATE)
+    return Pipeline("backpressure").source(source).key_by("symbol").sink(SlowStore(output / "trades"), name="store")
+
+
+def get(port: int, path: str) -> str:
+    """An answer of the coordinator or worker; empty before there is one."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return str(answer.read().decode())
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return ""
+
+
+class Running:
+    """A coordinator and a worker of the job, as processes; their logs are in the output folder."""
+
+    def __init__(self, url: str, output: Path, items: int) -> None:
+        self._output = output
+        self._url, self._items = url, items
+        self._ports = {name: free_port() for name in ("coordinator", "worker")}
+        self._processes = {name: self._start(name) for name in self._ports}
+
+    def _start(self, name: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", f"mdp_{name}.cli", __file__, "--http-port", str(self._ports[name])]
+        command += ["--set", f"output={self._output}", "--set", f"items={self._items}"]
+        env = {"MDP_REDIS_URL": self._url, "MDP_ALLOW_VOLATILE": "true", "MDP_PARTITIONS": str(PARTITIONS)}
+        with (self._output / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                command,
+                env={**os.environ, **SETTINGS, **env},
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - this process has no threads
+            )
+
+    def over(self) -> bool:
+        """Whether both have ended. Raises when one failed."""
+        codes = {name: process.poll() for name, process in self._processes.items()}
+        failed = [name for name, code in codes.items() if code]
+        if failed:
+            words = (self._output / f"{failed[0]}.log").read_text()[-2000:]
+            raise click.ClickException(f"{failed[0]} ended with {codes[failed[0]]}:\n{words}")
+        return None not in codes.values()
+
+    def status(self) -> dict[str, Any] | None:
+        """What the coordinator says of the job; ``None`` before it does."""
+        text = get(self._ports["coordinator"], "/api/status")
+        return dict(json.loads(text)) if text else None
+
+    def crossings(self) -> dict[str, int]:
+        """How often a stream came to its ``high`` and ``low`` level."""
+        found = re.findall(
+            r'mdp_channel_crossings_total\{.*level="(\w+)"\} ([\d.e+]+)', get(self._ports["worker"], "/metrics")
+        )
+        return {level: int(float(n)) for level, n in found}
+
+    def worker_mib(self) -> float:
+        """The worker's memory."""
+        pid = str(self._processes["worker"].pid)
+        found = subprocess.run(["ps", "-o", "rss=", "-p", pid], capture_output=True, text=True, check=False).stdout
+        return int(found or 0) / 1024
+
+    def end(self) -> None:
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+@contextmanager
+def running(output: Path, items: int) -> Iterator[Running]:
+    """The job on a server of its own; nothing is left running."""
+    with EmbeddedServer() as server:
+        job = Running(server.url, output, items)
+        try:
+            yield job
+        finally:
+            job.end()
+
+
+def line(second: int, slow: bool, status: dict[str, Any], crossings: dict[str, int], mib: float) -> str:
+    longest = max((max(c["lengths"].values()) for c in status["channels"]), default=0)
+    rate = status["rates"].get("source")
+    limit = "no limit" if rate is None else f"{rate:,.0f}/s"
+    return (
+        f"{second:4}   {'slow' if slow else 'well':9}   {status['items_in']:>11,}   {status['items_out']:>13,}"
+        f"   {longest:4}/{CAPACITY}   {limit:>14}   {crossings.get('high', 0):4} {crossings.get('low', 0):4}   {mib:3.0f} MiB"
+    )
+
+
+def watch(job: Running, slow: Path, well_for: int, slow_for: int) -> None:
+    """Until the job is over: make the store slow and well again in time, and say each second how it is."""
+    began: float | None = None
+    click.echo(HEADER)
+    while not job.over():
+        status = job.status()
+        if status is None or not status["items_in"]:
+            time.sleep(0.1)
+            continue
+        began = began or time.monotonic()
+        second = round(time.monotonic() - began)
+        if well_for <= second < well_for + slow_for:
+            slow.touch()
+        else:
+            slow.unlink(missing_ok=True)
+        click.echo(line(second, slow.exists(), status, job.crossings(), job.worker_mib()))
+        time.sleep(max(0.0, began + second + 1 - time.monotonic()))
+
+
+def stored(output: Path) -> list[tuple[str, int]]:
+    """Symbol and number of every trade in the files."""
+    found = []
+    for path in sorted((output / "trades").glob("*.jsonl")):
+        with path.open("rb") as file:
+            found += [(row["symbol"], row["trade_id"]) for row in map(json.loads, file)]
+    return found
+
+
+@click.command()
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for files and logs [a temporary one].")
+@click.option("--seconds", default=4, show_default=True, help="So long the store is well before it becomes slow.")
+@click.option("--slow", default=8, show_default=True, help="So many seconds the store is slow.")
+def main(output: Path | None, seconds: int, slow: int) -> None:
+    """A slow store slows its source down: watch it."""
+    items = RATE * (2 * seconds + slow)
+    with tempfile.TemporaryDirectory() as folder:
+        output = output or Path(folder)
+        output.mkdir(parents=True, exist_ok=True)
+        with running(output, items) as job:
+            watch(job, output / "slow", seconds, slow)
+        trades = stored(output)
+    if len(trades) != items or len(set(trades)) != items:
+        raise click.ClickException(
+            f"{items:,} trades were sent, {len(trades):,} are stored, {len(set(trades)):,} of them once"
+        )
+    click.echo(f"all {items:,} trades are stored, each once")
+
+
+if __name__ == "__main__":
+    main()

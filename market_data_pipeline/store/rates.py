@@ -1,0 +1,48 @@
+"""The rates of sources as the leader publishes them in the job's record, and as a worker takes them from there.
+
+A rate is a promise that somebody watches: the leader says it again each second with another number, and who has not heard a
+new number for ten seconds is not limited any more. So times of different machines are never compared.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+
+STALE_SECONDS = 10.0
+
+
+def published(number: int, rates: Mapping[str, float]) -> str:
+    """What goes into the record: items per second by source; empty where no source is limited."""
+    if not rates:
+        return ""
+    return json.dumps({"number": number, "rates": dict(rates)}, sort_keys=True, separators=(",", ":"))
+
+
+def rates_in(text: str) -> dict[str, float]:
+    """The rates in a record. What is damaged limits nobody."""
+    try:
+        found = json.loads(text)["rates"] if text else {}
+        rates = {str(name): float(rate) for name, rate in found.items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
+    return {name: rate for name, rate in rates.items() if rate > 0 and math.isfinite(rate)}
+
+
+class HeardRates:
+    """What a worker obeys. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._heard_at = 0.0
+        self._rates: dict[str, float] = {}
+
+    def hear(self, text: str, now: float) -> None:
+        """The record says this now."""
+        if text != self._text:
+            self._text, self._heard_at, self._rates = text, now, rates_in(text)
+
+    def at(self, now: float) -> dict[str, float]:
+        """Items per second by source that holds now; a source that is not in it is not limited."""
+        return self._rates if now - self._heard_at < STALE_SECONDS else {}

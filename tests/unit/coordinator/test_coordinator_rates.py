@@ -1,0 +1,262 @@
+"""Rates of sources, decided in a simulated job: streams with levels, a source that is told what it may bring in, a store whose
+speed is the test's. Time is simulated, in steps of 20 ms; the coordinator looks once a second and is obeyed 0.2 s later."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+from mdp_coordinator.autoscale import Autoscaler, Observation
+from mdp_coordinator.rates import Press, Rates, SourceRate
+from tools.memory_job import CommittedRows, ListSource
+
+from market_data_pipeline import Dag, Map, Node
+from market_data_pipeline.dag.plan import Plan, TaskId
+from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.runtime.flow import TaskFlow
+from market_data_pipeline.runtime.pace import Pace
+
+CAPACITY, HIGH, LOW, P = 64, 48, 16, 4
+STEP, OBEYED_AFTER = 0.02, 0.2
+
+
+def plan_of(*stages: str) -> Plan:
+    """source -> each of ``stages``, the last one a sink."""
+    dag = Dag("job")
+    dag.add_node(Node("source", ListSource([])))
+    for before, name in pairwise(("source", *stages)):
+        dag.add_node(Node(name, CommittedRows() if name == stages[-1] else Map(dict)))
+        dag.add_edge(before, name, key="symbol")
+    return compile_dag(dag, P)
+
+
+@dataclass
+class Stage:
+    """Reads ``edge``. ``speed``: items a second at a time; ``keeps``: of so many items it hands one on."""
+
+    name: str
+    edge: str
+    speed: Callable[[float], float]
+    waits: bool = True
+    keeps: int = 1
+    frame_items: int = 100
+    queue: float = 0.0
+    used: float = 0.0
+    sent: float = 0.0
+    busy: float = 0.0
+    longest: int = 0
+
+    @property
+    def frames(self) -> int:
+        """In each partition's stream."""
+        return round(self.queue / self.frame_items / P)
+
+
+@dataclass
+class World:
+    """A source that has ``offers(t)`` items a second, and ``stages`` behind each other."""
+
+    stages: list[Stage]
+    offers: Callable[[float], float]
+    absorbing: tuple[str, ...] = ()
+    now: float = 0.0
+    brought: float = 0.0
+    paused: float = 0.0
+    pausing: bool = False
+    pace: Pace = field(default_factory=Pace)
+    rates: list[float | None] = field(default_factory=list)
+    intakes: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.plan = plan_of(*(stage.name for stage in self.stages))
+        self.autoscaler = Autoscaler(self.plan, LOW)
+        self.control = Rates(self.plan, HIGH, LOW, self.absorbing)
+        self.due: list[tuple[float, float | None]] = []
+
+    def run(self, seconds: float) -> None:
+        end, look = self.now + seconds, self.now
+        while self.now < end - STEP / 2:
+            if self.now >= look - STEP / 2:
+                self.look()
+                look += 1.0
+            self.step()
+
+    def step(self) -> None:
+        self.now += STEP
+        while self.due and self.due[0][0] <= self.now:
+            self.pace.set(self.due.pop(0)[1], self.now)
+        first = self.stages[0]
+        self.pausing = first.frames >= HIGH or (self.pausing and first.frames > LOW)
+        if self.pausing:
+            self.paused += STEP
+        elif self.pace.wait(self.now) == 0:
+            batch = min(self.offers(self.now) * STEP, CAPACITY * P * first.frame_items - first.queue)
+            self.brought += batch
+            self.pace.took(round(batch), self.now)
+            first.queue += batch
+        for n, stage in enumerate(self.stages):
+            behind = self.stages[n + 1] if n + 1 < len(self.stages) else None
+            stage.longest = max(stage.longest, stage.frames)
+            if behind is not None and behind.frames >= HIGH:
+                continue
+            able = stage.speed(self.now) * STEP
+            done = min(stage.queue, able)
+            if stage.queue > 0:
+                stage.busy += STEP * (done / able if able else 0.0)  # what hangs commits no times
+            stage.queue -= done
+            stage.used += done
+            if behind is not None:
+                stage.sent += done / stage.keeps
+                behind.queue += done / stage.keeps
+
+    def look(self) -> None:
+        flows: dict[TaskId, TaskFlow] = {}
+        source = self.plan.subgraph_of["source"]
+        first = self.stages[0].edge
+        for task in self.plan.tasks():
+            if task.subgraph == source.name:
+                flows[task] = TaskFlow({first: round(self.brought)}, {}, 0.0, 0.0, self.paused)
+        for n, stage in enumerate(self.stages):
+            subgraph = self.plan.subgraph_of[stage.name]
+            for p in self.plan.partitions_of(subgraph):
+                behind = self.stages[n + 1].edge if n + 1 < len(self.stages) else None
+                flows[TaskId(subgraph.name, p)] = TaskFlow(
+                    {behind: round(stage.sent / P)} if behind else {}, {stage.edge: round(stage.used / P)},
+                    stage.busy, stage.busy if stage.waits else 0.0,
+                )  # fmt: skip
+        self.observe(flows)
+
+    def observe(self, flows: dict[TaskId, TaskFlow]) -> None:
+        lengths = {stage.edge: dict.fromkeys(range(P), stage.frames) for stage in self.stages}
+        items = {stage.edge: round(stage.queue) for stage in self.stages}
+        seen = Observation(self.now, True, 2, lengths, items, flows, {"source": round(self.brought)})
+        self.autoscaler.observe(seen)
+        rate = self.control.observe(seen, self.autoscaler.waiting()).get("source")
+        self.due.append((self.now + OBEYED_AFTER, rate))
+        self.rates.append(rate)
+        self.intakes.append(round(self.brought))
+
+    def intake(self, seconds: int) -> float:
+        """Items a second, over the last ones."""
+        return (self.intakes[-1] - self.intakes[-1 - seconds]) / seconds
+
+
+def store(speed: Callable[[float], float], **how: float | bool) -> Stage:
+    return Stage("sink", "source.sink", speed, **how)  # type: ignore[arg-type]
+
+
+def test_a_healthy_job_is_never_limited() -> None:
+    world = World([store(lambda _: 60_000)], lambda _: 50_000)
+    world.run(120)
+    assert set(world.rates) == {None}
+
+
+@pytest.mark.parametrize("frame_items", [20, 100, 1000, 8192])
+def test_a_store_that_is_slow_for_five_minutes_and_recovers(frame_items: int) -> None:
+    """A tenth of its speed: the streams keep to their capacity, the rate comes to what the store takes and stays there, and
+    the source has its full rate again soon after."""
+    full, slow = 100_000.0, 10_000.0
+    world = World([store(lambda t: slow if 60 <= t < 360 else full, frame_items=frame_items)], lambda _: 50_000)
+    world.run(60)
+    assert set(world.rates) == {None}
+    fill = CAPACITY * P * frame_items / 40_000  # the streams take so much before anything presses
+    world.run(75 + fill)
+    settled = len(world.rates)
+    world.run(225 - fill)
+    limits = [rate for rate in world.rates[settled:] if rate is not None]
+    assert world.stages[0].longest <= CAPACITY
+    if fill < 120:
+        assert len(limits) == len(world.rates) - settled, "limited all the time"
+        assert 0.7 * slow <= min(limits) <= max(limits) <= 1.3 * slow
+        assert world.intake(120) == pytest.approx(slow, rel=0.06)
+    before = world.brought
+    world.run(30)
+    assert world.intake(5) == pytest.approx(50_000, rel=0.02)
+    assert world.brought - before >= 0.4 * 30 * 50_000
+    world.run(30)
+    assert world.rates[-1] is None
+    assert world.stages[0].longest <= CAPACITY
+
+
+@pytest.mark.parametrize("speed", [1_000.0, 20_000.0, 1_000_000.0])
+def test_a_source_without_end_keeps_a_store_busy_at_any_speed(speed: float) -> None:
+    """Reading as fast as it can into a store: what the limit costs is little."""
+    world = World([store(lambda _: speed, frame_items=max(1, int(speed / 2000)))], lambda _: 20 * speed)
+    world.run(300)
+    limits = [rate for rate in world.rates[60:] if rate is not None]
+    assert limits
+    assert max(limits) <= 1.35 * speed
+    assert min(limits) >= 0.7 * speed
+    assert world.stages[0].used >= 0.93 * 300 * speed
+
+
+def test_a_stage_that_computes_makes_no_limit() -> None:
+    """More workers would help it: its backlog must be seen."""
+    world = World([store(lambda _: 20_000, waits=False)], lambda _: 50_000)
+    world.run(120)
+    assert set(world.rates) == {None}
+    assert world.stages[0].longest >= HIGH
+
+
+def test_a_locked_store_leaves_a_trickle_and_comes_back() -> None:
+    world = World([store(lambda t: 0.0 if 60 <= t < 180 else 100_000)], lambda _: 50_000)
+    world.run(178)
+    assert world.rates[-1] == pytest.approx(2_500, rel=0.1)
+    assert world.stages[0].longest <= CAPACITY
+    world.run(22)
+    assert world.intake(3) == pytest.approx(50_000, rel=0.05)
+    world.run(20)
+    assert world.rates[-1] is None
+
+
+def test_what_a_deep_bottleneck_uses_is_counted_in_items_of_the_source() -> None:
+    """Of a hundred trades one comes to the store, which takes 200 a second: that is 20,000 trades."""
+    thin = Stage("thin", "source.thin", lambda _: 500_000, waits=False, keeps=100)
+    slow = Stage("sink", "thin.sink", lambda t: 200 if t >= 30 else 2000, frame_items=10)
+    world = World([thin, slow], lambda _: 50_000)
+    world.run(300)
+    limits = [rate for rate in world.rates[150:] if rate is not None]
+    assert len(limits) == len(world.rates[150:])
+    assert 15_000 <= min(limits) <= max(limits) <= 26_000
+
+
+def test_no_pressure_comes_past_a_node_that_absorbs() -> None:
+    thin = Stage("thin", "source.thin", lambda _: 500_000, waits=False, keeps=1000)
+    slow = Stage("sink", "thin.sink", lambda _: 0.0)
+    world = World([thin, slow], lambda _: 50_000, absorbing=("thin",))
+    world.run(120)
+    assert set(world.rates) == {None}
+
+
+def test_a_job_that_stands_still_or_has_no_workers_says_nothing() -> None:
+    rates = Rates(plan_of("sink"), HIGH, LOW)
+    rates.follow({"source": 5.0, "other": 1.0})
+    full = {"source.sink": dict.fromkeys(range(P), CAPACITY)}
+    for running, workers in ((True, 0), (False, 2)):
+        for now in range(20):
+            seen = Observation(float(now), running, workers, full, {"source.sink": 10_000}, {}, {"source": 50})
+            assert rates.observe(seen, {"sink"}) == {"source": 5.0}
+
+
+def test_a_rolled_back_server_is_no_progress() -> None:
+    rates = Rates(plan_of("sink"), HIGH, LOW)
+    counts: defaultdict[float, int] = defaultdict(lambda: 1000, {1.0: 5000, 2.0: 6000})
+    for now in (1.0, 2.0, 3.0, 4.0):
+        used = Counter({"source.sink": counts[now]})
+        flows = {TaskId("sink", 0): TaskFlow({}, used), TaskId("source", 0): TaskFlow({"source.sink": counts[now]})}
+        lengths = {"source.sink": dict.fromkeys(range(P), HIGH)}
+        seen = Observation(now, True, 1, lengths, {"source.sink": 100}, flows, {"source": counts[now]})
+        found = rates.observe(seen, {"sink"})
+        assert all(rate >= 1.0 for rate in found.values())
+
+
+def test_one_that_takes_over_goes_on_from_what_was_said() -> None:
+    source = SourceRate()
+    source.follow(800.0)
+    assert source.update(Press(False, False, 700.0)) == 800.0
+    assert source.update(Press(True, False, 700.0, drain=400.0)) == pytest.approx(380.0)
+    source.follow(None)
+    assert source.update(Press(False, True, 700.0)) is None
