@@ -1,32 +1,82 @@
-"""Places for Parquet and Redis in the bench of sinks: each makes fresh places one after another, as a context manager.
+"""Where the bench of sinks writes to: each makes fresh places one after another, as a context manager."""
 
-``PLACES`` goes beside the bench's own: name -> (what makes places, which records are measured).
-"""
-
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
-from market_data_pipeline import ParquetFiles, RedisLatest, RedisOutput, Sink
+from market_data_pipeline import (
+    CsvFiles,
+    JsonLines,
+    KafkaTopic,
+    ParquetFiles,
+    PostgresStore,
+    RedisLatest,
+    RedisOutput,
+    Sink,
+    SqliteStore,
+)
 from market_data_pipeline.store.client import connect_blocking
 from market_data_pipeline.store.embedded import EmbeddedServer
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from tools.broker import Broker
+from tools.postgres import PostgresServer
+
 Place = Callable[[], AbstractContextManager[Sink]]
+Places = Callable[[], AbstractContextManager[Place]]
 
 
 @contextmanager
-def parquet() -> Iterator[Place]:
-    """A fresh folder each time. Staging and sorting count: the last step ends the files."""
+def postgres() -> Iterator[Place]:
+    """A server; each place is a fresh database of it."""
+    server = PostgresServer()
+    server.start()
 
     @contextmanager
     def place() -> Iterator[Sink]:
-        with tempfile.TemporaryDirectory() as folder:
-            yield ParquetFiles(folder)
+        with server.database() as url:
+            yield PostgresStore(url)
 
-    yield place
+    try:
+        yield place
+    finally:
+        server.stop()
 
 
-def _on_redis(make: Callable[[str], Sink]) -> Callable[[], AbstractContextManager[Place]]:
+def _in_folder(make: Callable[[Path], Sink]) -> Places:
+    """A fresh folder each time."""
+
+    @contextmanager
+    def places() -> Iterator[Place]:
+        @contextmanager
+        def place() -> Iterator[Sink]:
+            with tempfile.TemporaryDirectory() as folder:
+                yield make(Path(folder))
+
+        yield place
+
+    return places
+
+
+def _on_kafka(**given: object) -> Places:
+    """A fresh broker each time."""
+
+    @contextmanager
+    def places() -> Iterator[Place]:
+        @contextmanager
+        def place() -> Iterator[Sink]:
+            with Broker() as broker:
+                broker.create("trades")
+                yield KafkaTopic(broker.servers, "trades", **given)
+
+        yield place
+
+    return places
+
+
+def _on_redis(make: Callable[[str], Sink]) -> Places:
     @contextmanager
     def places() -> Iterator[Place]:
         with EmbeddedServer() as server:
@@ -42,8 +92,16 @@ def _on_redis(make: Callable[[str], Sink]) -> Callable[[], AbstractContextManage
     return places
 
 
-PLACES = {
-    "parquet": (parquet, ("bars", "trades")),
+PLACES: dict[str, tuple[Places, tuple[str, ...]]] = {
+    "postgres": (postgres, ("bars", "trades")),
+    "sqlite": (_in_folder(lambda folder: SqliteStore(folder / "store.sqlite")), ("bars", "trades")),
+    "parquet": (_in_folder(ParquetFiles), ("bars", "trades")),
+    "json-lines": (_in_folder(JsonLines), ("trades",)),
+    "csv": (_in_folder(CsvFiles), ("trades",)),
+    "kafka": (_on_kafka(), ("trades",)),
+    "kafka-msgpack": (_on_kafka(format="msgpack"), ("trades",)),
+    "kafka-transactions": (_on_kafka(transactional=True), ("trades",)),
     "redis-output": (_on_redis(RedisOutput), ("trades",)),
     "redis-latest": (_on_redis(RedisLatest), ("trades",)),
 }
+"""By name: what makes places, and which records are measured."""
