@@ -3,7 +3,8 @@
     mdp run examples/realtime_bars.py --set output=out
     mdp run examples/realtime_bars.py --set output=out --set exchange=coinbaseexchange --set symbols=BTC/USD,ETH/USD
 
-The bars are rows of the table ``bars`` in the SQLite file ``output/bars.sqlite``. Without ``exchange`` the trades come from
+The bars are rows of the table ``bars`` in the SQLite file ``output/bars.sqlite``, or with ``--set url=postgresql://...`` in a
+PostgreSQL (extra ``postgres``). Without ``exchange`` the trades come from
 ``Demo``, which needs no network and ends after ``trades`` trades of each symbol; it also shows all that a provider of one's own
 takes. With ``exchange`` they come from there by ccxt (extra ``ccxt``), until Ctrl-C.
 """
@@ -19,8 +20,9 @@ from market_data_pipeline import (
     ConnectionHealth,
     MarketDataProvider,
     Pipeline,
+    PostgresStore,
     ProviderSource,
-    SqliteTable,
+    SqliteStore,
     Trade,
     VenueLimits,
 )
@@ -78,6 +80,7 @@ class DemoConnection:
 def pipeline(
     output: Path,
     exchange: str | None,
+    url: str | None,
     symbols: str = "BTC/USD,ETH/USD,SOL/USD",
     interval: str = "1s",
     trades: int = 300,
@@ -90,5 +93,5 @@ def pipeline(
         .key_by("symbol")
         .dedupe("symbol", "trade_id", within="10m")
         .bars(interval)
-        .sink(SqliteTable(output / "bars.sqlite", "bars", key=("symbol", "ts_open")), name="store")
+        .sink(PostgresStore(url) if url else SqliteStore(output / "bars.sqlite"), name="store")
     )

@@ -17,7 +17,7 @@ SECOND = 1_000_000_000
 def stored(path: Path) -> Iterator[tuple[str, int, int, float, float, float]]:
     with closing(sqlite3.connect(path)) as connection:
         yield from connection.execute(
-            "SELECT symbol, ts_open, trade_count, open, close, volume FROM bars ORDER BY 1, 2"
+            "SELECT symbol, ts_open_ns, trade_count, open, close, volume FROM bars ORDER BY 1, 2"
         )
 
 
