@@ -4,22 +4,14 @@
     mdp run examples/quotes_to_store.py --workers 2 --set url=postgresql://user:password@host/database
 
 Without ``url`` the quotes go to the SQLite file ``OUT/quotes.sqlite``; with it, to PostgreSQL (extra postgres), whose table
-``quotes`` is made if it is missing. Each trade of a synthetic feed moves the book: half a tick of 0.01 on either side.
-A password is better kept out of the command line: libpq also reads PGPASSWORD and ~/.pgpass.
+``quotes`` is made if it is missing. A password is better kept out of the command line: libpq also reads PGPASSWORD and
+~/.pgpass.
 """
 
 from pathlib import Path
 
-from market_data_pipeline import Pipeline, PostgresStore, Quote, SqliteStore, Synthetic, Trade
+from market_data_pipeline import Pipeline, PostgresStore, SqliteStore, Synthetic
 from market_data_pipeline.sinks.base import Sink
-
-
-def quote(trade: Trade) -> Quote:
-    """The book around a trade, numbered by it."""
-    return Quote(
-        trade.symbol, trade.ts_event, trade.ts_recv, round(trade.price - 0.005, 3), trade.size,
-        round(trade.price + 0.005, 3), trade.size, update_id=trade.trade_id, venue="SYN",
-    )  # fmt: skip
 
 
 def store(url: str | None, output: Path | None) -> Sink:
@@ -32,5 +24,5 @@ def store(url: str | None, output: Path | None) -> Sink:
 
 
 def pipeline(output: Path | None, url: str | None, items: int = 200_000) -> Pipeline:
-    source = Synthetic(symbols=100, items=items, disorder=0.05, seed=7)
-    return Pipeline("quotes").source(source).key_by("symbol").map(quote).sink(store(url, output), name="store")
+    source = Synthetic(symbols=100, items=items, kinds=("quote",), disorder=0.05, seed=7)
+    return Pipeline("quotes").source(source).key_by("symbol").sink(store(url, output), name="store")
