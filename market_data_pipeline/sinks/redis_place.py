@@ -14,7 +14,7 @@ from market_data_pipeline.errors import ConfigError, RecordError, SinkError, Sto
 from market_data_pipeline.records import ROW_RECORDS
 from market_data_pipeline.sinks.base import Sink, SinkContext
 from market_data_pipeline.store.client import Client, check_output_server, connect, explained
-from market_data_pipeline.store.url import Address, Tls, parse_address
+from market_data_pipeline.store.url import Tls, address_of_argument
 
 _TABLES = {"trade": "trades", "quote": "quotes", "bar": "bars", "window": "windows", "gap": "gaps", "feed": "events"}
 TABLE_OF: dict[type[Any], str] = {cls: _TABLES[kind] for kind, cls in ROW_RECORDS.items()}
@@ -66,11 +66,7 @@ class RedisSink(Sink):
         cert_key: Path | str | None = None,
     ) -> None:
         self.ca, self.cert, self.cert_key = (None if path is None else Path(path) for path in (ca, cert, cert_key))
-        text = url.get_secret_value() if isinstance(url, SecretStr) else url
-        try:
-            self._address: Address = parse_address(text, Tls(self.ca, self.cert, self.cert_key))
-        except ConfigError as error:  # it speaks of the job's server; what it names is our argument
-            raise ConfigError(f"url: {str(error).partition(': ')[2] or error}") from None
+        self._address = address_of_argument(url, Tls(self.ca, self.cert, self.cert_key))
         self._client: Client | None = None
 
     def config(self) -> dict[str, Any]:

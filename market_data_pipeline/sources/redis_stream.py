@@ -33,7 +33,7 @@ from market_data_pipeline.sources.stream_places import (
     stream_state,
 )
 from market_data_pipeline.store.client import connect, connect_blocking, explained, until_done
-from market_data_pipeline.store.url import Tls, parse_address
+from market_data_pipeline.store.url import Tls, address_of_argument
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +95,7 @@ class RedisStreamSource(Source):
         cert_key: Path | str | None = None,
     ) -> None:
         self.ca, self.cert, self.cert_key = (None if path is None else Path(path) for path in (ca, cert, cert_key))
-        text = url.get_secret_value() if isinstance(url, SecretStr) else url
-        try:
-            self._address = parse_address(text, Tls(self.ca, self.cert, self.cert_key))
-        except ConfigError as error:  # it speaks of the job's server; what it names is our argument
-            raise ConfigError(f"url: {str(error).partition(': ')[2] or error}") from None
+        self._address = address_of_argument(url, Tls(self.ca, self.cert, self.cert_key))
         self.streams = (streams,) if isinstance(streams, str) else tuple(streams)
         self.kind, self.field, self.format, self.columns = kind, field, format, columns
         self.time_unit, self.symbol = time_unit, symbol

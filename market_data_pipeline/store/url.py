@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from pydantic import SecretStr
+
 from market_data_pipeline.errors import ConfigError
 
 REDIS_PORT, SENTINEL_PORT = 6379, 26379
@@ -205,3 +207,13 @@ def _db(text: str) -> int:
     if text and not (text.isascii() and text.isdigit() and len(text) < 6):
         raise _malformed("the database is not a number")
     return int(text or 0)
+
+
+def address_of_argument(url: SecretStr | str, tls: Tls) -> Address:
+    """The address that a connector got as its argument ``url``. Raises ``ConfigError``, which names the argument: what
+    :func:`parse_address` says is about the job's own server."""
+    text = url.get_secret_value() if isinstance(url, SecretStr) else url
+    try:
+        return parse_address(text, tls)
+    except ConfigError as error:
+        raise ConfigError(f"url: {str(error).partition(': ')[2] or error}") from None
