@@ -68,22 +68,23 @@ def test_plans_are_exchanged_under_load(
 def test_what_would_lose_state_is_refused_with_the_difference(
     server: EmbeddedServer, tmp_path: Path, logs: Path
 ) -> None:
+    slowly = RATE / 2.5  # it is to run on while several deployments look at it
     with job(server.url, APP, logs) as running:
-        start(running, "plain", tmp_path)
+        start(running, "plain", tmp_path, slowly)
         running.wait_for_items("source", ITEMS // 8)
         for flags in ([], ["--check"]):
-            code, said = deploy(running, tmp_path, "interval", *flags)
+            code, said = deploy(running, tmp_path, "interval", *flags, rate=slowly)
             assert code == 2
             assert "node 'bars' holds state and changed (interval: 1000000000 -> 2000000000)" in said
             assert "--keep bars if its state means the same to the new one, or --reset bars to forget it" in said
-        code, said = deploy(running, tmp_path, "interval", "--reset", "bar")
+        code, said = deploy(running, tmp_path, "interval", "--reset", "bar", rate=slowly)
         assert (code, "no node bar; there are: bars, dedupe, files, source" in said) == (2, True)
-        code, said = deploy(running, tmp_path, "filter", "--check")
+        code, said = deploy(running, tmp_path, "filter", "--check", rate=slowly)
         assert (code, said.splitlines()[-1]) == (0, "this can be deployed")
-        code, said = deploy(running, tmp_path, "plain")
+        code, said = deploy(running, tmp_path, "plain", rate=slowly)
         assert (code, "has this plan already" in said) == (0, True)
         running.wait()
-    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
+    check_bars(tmp_path / "out", expected(ITEMS, slowly), SECOND)
 
 
 def test_a_job_that_failed_goes_on_with_the_program_that_does_not(
