@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -17,6 +18,7 @@ from market_data_pipeline.errors import ConfigError, SinkError
 from market_data_pipeline.frame import Frame, to_rows
 from market_data_pipeline.sinks.base import Sink, SinkContext
 from market_data_pipeline.sinks.encoding import plain
+from market_data_pipeline.sinks.sqlite_thread import close_when_idle
 
 GENERATION = "_mdp_generation"
 
@@ -90,6 +92,7 @@ class SqliteTable(Sink):
         self._ctx = ctx
         with self._explained():
             self._connection = await asyncio.to_thread(self._connect)
+            self._at_work = threading.Lock()
             self._look(self._connection)
 
     def _connect(self) -> sqlite3.Connection:
@@ -140,8 +143,12 @@ class SqliteTable(Sink):
         rows, self._rows = self._rows, []
         if rows:
             with self._explained():
-                await asyncio.to_thread(self._store, rows)
+                await asyncio.to_thread(self._locked_store, rows)
         return None
+
+    def _locked_store(self, rows: list[Row]) -> None:
+        with self._at_work:
+            self._store(rows)
 
     def _store(self, rows: list[Row]) -> None:
         connection = self._connection
@@ -212,8 +219,8 @@ class SqliteTable(Sink):
 
     async def close(self) -> None:
         if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+            connection, self._connection = self._connection, None
+            await close_when_idle(connection, self._at_work)
 
 
 def _quoted(name: str) -> str:
