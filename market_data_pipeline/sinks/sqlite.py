@@ -12,12 +12,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import orjson
+import numpy as np
 
 from market_data_pipeline.errors import ConfigError, SinkError
 from market_data_pipeline.frame import Frame, to_rows
 from market_data_pipeline.sinks.base import Sink, SinkContext
-from market_data_pipeline.sinks.encoding import plain
+from market_data_pipeline.sinks.encoding import json_line, plain
 from market_data_pipeline.sinks.sqlite_thread import close_when_idle
 
 GENERATION = "_mdp_generation"
@@ -117,7 +117,7 @@ class SqliteTable(Sink):
     async def write(self, frames: Sequence[Frame]) -> None:
         for frame in frames:
             for item in to_rows(frame.items):
-                row = plain(item)
+                row = _scalars(plain(item))
                 reason = self._flaw(row)
                 if reason:
                     self._ctx.reject(item, reason)
@@ -227,10 +227,17 @@ def _quoted(name: str) -> str:
     return f'"{name}"'
 
 
+def _scalars(row: Any) -> Any:
+    """``row`` with numpy's numbers as Python's: they would be stored as text."""
+    if not isinstance(row, dict) or not any(isinstance(value, np.generic) for value in row.values()):
+        return row
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
+
+
 def _value(value: Any) -> Any:
     """What SQLite can store."""
     if value is None or isinstance(value, float | str | int):
         return value
     if isinstance(value, list | dict):
-        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY, default=str).decode()
+        return json_line(value)[:-1].decode()
     return str(value)
