@@ -233,9 +233,9 @@ class ParquetFiles(Sink):
         return part.size >= self.roll_bytes or (time.monotonic() - part.started) * 1e9 >= self.roll_interval
 
     def _to_seal(self, ended: bool) -> list[Key]:
-        full = [key for key, part in self._parts.items() if ended or self._is_full(part)]
+        full = {key: True for key, part in self._parts.items() if ended or self._is_full(part)}
         left = [key for key in self._parts if key not in full]
-        return full + left[: max(0, len(left) - self.open_parts)]
+        return list(full) + left[: max(0, len(left) - self.open_parts)]
 
     def _seal(self, keys: list[Key]) -> None:
         for key in keys:
