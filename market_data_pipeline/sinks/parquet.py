@@ -194,19 +194,26 @@ class ParquetFiles(Sink):
 
     async def prepare(self, ended: bool) -> Any | None:
         with self._staging.explained():
-            refused = await asyncio.to_thread(self._flush)
-            for item, reason in refused:
-                self._ctx.reject(item, reason)
-            for key in [key for key, part in self._parts.items() if not part.size]:
-                del self._parts[key]  # all of its rows were refused
-            sealing = self._to_seal(ended)
-            if sealing:
-                await asyncio.to_thread(self._seal, sealing)
+            try:
+                await self._make_durable(ended)
+            except OSError:  # of a full disk the next attempt has what nobody will ask for
+                await asyncio.to_thread(sweep_done, self._staging.folder, self._keep)
+                raise
         parts = [
             {"table": table, "date": date, "number": part.number, "staged": part.staged.name, "size": part.size}
             for (table, date), part in self._parts.items()
         ]
         return {"number": self._number, "sealed": self._sealed, "parts": parts}
+
+    async def _make_durable(self, ended: bool) -> None:
+        refused = await asyncio.to_thread(self._flush)
+        for item, reason in refused:
+            self._ctx.reject(item, reason)
+        for key in [key for key, part in self._parts.items() if not part.size]:
+            del self._parts[key]  # all of its rows were refused
+        sealing = self._to_seal(ended)
+        if sealing:
+            await asyncio.to_thread(self._seal, sealing)
 
     def _flush(self) -> list[Rejected]:
         """Append what waits; gives back what cannot be written."""

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tools.small_disk import SmallDisk
 
 from market_data_pipeline import Batcher, DagRuntime, ParquetFiles, Pipeline, Synthetic
 from market_data_pipeline.codec import pack, unpack
@@ -367,6 +368,26 @@ async def test_rows_of_finished_files_are_kept_for_a_while_only(tmp_path: Path) 
     await other.open(context(1, node="other"), None)
     await step(other, trades(3, 5), ended=True)
     assert not kept.exists(), "whoever finishes a file takes away what is old"
+
+
+async def test_a_full_disk_gets_the_rows_of_finished_files_back(tmp_path: Path) -> None:
+    disk = SmallDisk(tmp_path / "disk", 16)
+    try:
+        folder = disk.path / "out"
+        first = await opened(folder, 1, roll_bytes=1, keep_staged="60s")
+        state = await step(first, trades(0, 3))
+        (kept,) = (folder / STAGING).iterdir()
+        os.utime(kept, (time.time() - 61,) * 2)
+        with disk.full():
+            await first.write([trades(3, 5)])
+            with pytest.raises(SinkError, match="space"):
+                await first.prepare(False)
+            assert not kept.exists(), "it would be full for ever"
+        again = await opened(folder, 1, state)
+        await step(again, trades(3, 5), ended=True)
+        assert visible(folder) == list(range(5))
+    finally:
+        disk.close()
 
 
 async def test_rows_that_are_gone_short_or_broken_are_corrupt(tmp_path: Path) -> None:
