@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from market_data_pipeline.durations import parse_duration
-from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.errors import ConfigError, SinkError
 from market_data_pipeline.sinks.compaction import Compaction, Limits, Merge, Merged, plan
 from market_data_pipeline.sinks.parquet import sweep_done
 from market_data_pipeline.sinks.parquet_format import TABLES, check_extra
@@ -40,7 +40,8 @@ def parse_day(what: str, text: str) -> date:
 def compact(
     folder: Path, limits: Limits, table: str | None, day: str | None, *, dry_run: bool, plain: bool, say: Say
 ) -> None:
-    """Merge what there is to merge below ``folder``; with ``dry_run`` only say it."""
+    """Merge what there is to merge below ``folder``; with ``dry_run`` only say it. A date that cannot be merged does not keep
+    others from it. Raises ``SinkError`` behind the last one."""
     check_extra("mdp compact")
     if table is not None and table not in TABLES:
         raise ConfigError(f"--table {table!r} is not allowed; choose from {', '.join(TABLES)}")
@@ -54,11 +55,25 @@ def compact(
     with Compaction(folder) as compaction:
         sweep_done(folder / STAGING, _OLD_ROWS)
         merges = list(plan(folder, limits, table, day))  # once more: what was cut off has been brought to its end
-        with _progress(sum(merge.size for merge in merges), plain, say) as advance:
-            for merge in merges:
-                advance(merge, compaction.run(merge))
+        failed = _run(compaction, merges, plain, say)
+    if failed:
+        raise SinkError(f"{len(failed)} of {len(merges)} dates were left as they are: {'; '.join(failed)}")
     if not merges:
         say("nothing to merge")
+
+
+def _run(compaction: Compaction, merges: list[Merge], plain: bool, say: Say) -> list[str]:
+    """What went wrong, of each date where something did."""
+    failed: list[str] = []
+    with _progress(sum(merge.size for merge in merges), plain, say) as advance:
+        for merge in merges:
+            try:
+                done = compaction.run(merge)
+            except SinkError as error:
+                failed.append(str(error))
+                continue
+            advance(merge, done)
+    return failed
 
 
 def sized(size: int) -> str:

@@ -102,7 +102,7 @@ def _is_small(path: Path, table: Table, limits: Limits) -> bool:
     if found.st_size > limits.target_bytes // 2 or time.time() - found.st_mtime < limits.min_age:
         return False
     try:
-        said = parquet().read_metadata(path).metadata or {}
+        said = parquet().read_metadata(path.absolute()).metadata or {}
     except (OSError, ValueError) as error:
         log.warning("%s is left alone: %s", path, error)
         return False

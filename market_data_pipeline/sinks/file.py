@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import orjson
-
 from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Frame, to_rows
@@ -153,9 +151,9 @@ class FileSink(Sink):
             part.lines.clear()
 
     async def committed(self) -> None:
-        self._staging.sweep({part.staged for part in [*self._full, *([self._part] if self._part else [])]})
-        if self._sealed:
-            with self._staging.explained():
+        with self._staging.explained():
+            self._staging.sweep({part.staged for part in [*self._full, *([self._part] if self._part else [])]})
+            if self._sealed:
                 await asyncio.to_thread(self._staging.publish, self._sealed)
         self._sealed, self._full = [], []
 
@@ -193,7 +191,7 @@ class CsvFiles(FileSink):
 def _csv_value(value: Any) -> Any:
     if isinstance(value, float) and math.isnan(value):
         return ""  # as JSON has null
-    return orjson.dumps(value).decode() if isinstance(value, list | dict) else value
+    return json_line(value)[:-1].decode() if isinstance(value, list | dict) else value
 
 
 def _csv_row(values: list[Any]) -> bytes:

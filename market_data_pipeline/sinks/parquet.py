@@ -194,19 +194,26 @@ class ParquetFiles(Sink):
 
     async def prepare(self, ended: bool) -> Any | None:
         with self._staging.explained():
-            refused = await asyncio.to_thread(self._flush)
-            for item, reason in refused:
-                self._ctx.reject(item, reason)
-            for key in [key for key, part in self._parts.items() if not part.size]:
-                del self._parts[key]  # all of its rows were refused
-            sealing = self._to_seal(ended)
-            if sealing:
-                await asyncio.to_thread(self._seal, sealing)
+            try:
+                await self._make_durable(ended)
+            except OSError:  # of a full disk the next attempt has what nobody will ask for
+                await asyncio.to_thread(sweep_done, self._staging.folder, self._keep)
+                raise
         parts = [
             {"table": table, "date": date, "number": part.number, "staged": part.staged.name, "size": part.size}
             for (table, date), part in self._parts.items()
         ]
         return {"number": self._number, "sealed": self._sealed, "parts": parts}
+
+    async def _make_durable(self, ended: bool) -> None:
+        refused = await asyncio.to_thread(self._flush)
+        for item, reason in refused:
+            self._ctx.reject(item, reason)
+        for key in [key for key, part in self._parts.items() if not part.size]:
+            del self._parts[key]  # all of its rows were refused
+        sealing = self._to_seal(ended)
+        if sealing:
+            await asyncio.to_thread(self._seal, sealing)
 
     def _flush(self) -> list[Rejected]:
         """Append what waits; gives back what cannot be written."""
@@ -233,9 +240,9 @@ class ParquetFiles(Sink):
         return part.size >= self.roll_bytes or (time.monotonic() - part.started) * 1e9 >= self.roll_interval
 
     def _to_seal(self, ended: bool) -> list[Key]:
-        full = [key for key, part in self._parts.items() if ended or self._is_full(part)]
+        full = {key: True for key, part in self._parts.items() if ended or self._is_full(part)}
         left = [key for key in self._parts if key not in full]
-        return full + left[: max(0, len(left) - self.open_parts)]
+        return list(full) + left[: max(0, len(left) - self.open_parts)]
 
     def _seal(self, keys: list[Key]) -> None:
         for key in keys:

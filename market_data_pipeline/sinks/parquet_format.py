@@ -118,14 +118,23 @@ def _gaps(items: Sequence[Any]) -> tuple[Columns, list[tuple[Any, str]]]:
 
 
 def is_sound(columns: Columns) -> bool:
-    """Whether the columns of a record have their fields' types, so that what was written can be read."""
+    """Whether the columns of a record have their fields' types, and codes that mean something, so that what was written can be
+    read."""
     for name, column in columns.data.items():
         kind = COLUMN_TYPES[name]
         if isinstance(column, Dictionary) != (kind == SYMBOL):
             return False
         if not isinstance(column, Dictionary) and kind not in (ANY, column.dtype.str):
             return False
+        if len(columns) and not _are_codes(column, kind):
+            return False
     return True
+
+
+def _are_codes(column: Column, kind: str) -> bool:
+    if isinstance(column, Dictionary):
+        return bool(column.codes.min() >= 0 and column.codes.max() < len(column.names))
+    return kind != SIDE or bool(column.min() >= 0 and column.max() < len(SIDES))
 
 
 # --- columns to sorted Parquet ----------------------------------------------------------------------------------
@@ -175,7 +184,7 @@ def writer(table: Table, path: Path, compression: str) -> Any:
     order = [pq.SortingColumn(schema.get_field_index(name)) for name in ("symbol", table.time)]
     encodings = {INT: "DELTA_BINARY_PACKED", ANY: "DELTA_LENGTH_BYTE_ARRAY"}
     file = pq.ParquetWriter(
-        str(path),
+        str(path.absolute()),  # a relative one with a colon would be taken for a URL
         schema,
         version="2.6",
         compression=compression,

@@ -38,7 +38,7 @@ class Content(NamedTuple):
 def content_of(table: Table, path: Path) -> Content:
     """Reads the whole file, in pieces."""
     rows, checksum = 0, np.uint64(0)
-    with parquet().ParquetFile(path, read_dictionary=_names(table)) as file:
+    with parquet().ParquetFile(path.absolute(), read_dictionary=_names(table)) as file:
         for batch in file.iter_batches(ROW_GROUP, columns=list(table.columns)):
             hashes = np.zeros(batch.num_rows, np.uint64)
             for name in table.columns:
@@ -88,7 +88,11 @@ def _columns_of(table: Table, paths: Sequence[Path]) -> dict[str, Any]:
     read = [
         parquet()
         .read_table(
-            path, columns=list(table.columns), read_dictionary=_names(table), partitioning=None, pre_buffer=False
+            path.absolute(),
+            columns=list(table.columns),
+            read_dictionary=_names(table),
+            partitioning=None,
+            pre_buffer=False,
         )
         .replace_schema_metadata(None)
         for path in paths

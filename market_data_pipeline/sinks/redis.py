@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,6 +29,8 @@ from market_data_pipeline.store.client import Script, check_output_server, text_
 log = logging.getLogger(__name__)
 
 _HASHES_PER_CALL = 256
+_MOST_FIELDS = 1000
+"""Of a hash: a script cannot pass on more than some 4,000, and would fail behind its first write."""
 STATE_BYTES = 4 * 1024 * 1024
 """What a commit holds of output at most; more is staged at the server."""
 _PART_BYTES, _PART_ENTRIES = 512 * 1024, 2048
@@ -63,8 +66,9 @@ class RedisLatest(RedisSink):
 
     Guarantee: exactly once by key; values are there before the commit. What the server loses comes again with the symbol's
     next record. The server being away, full, or refusing is a ``SinkError``: the task waits and goes on from its last commit.
-    Dicts need ``symbol`` (as the key says) and ``ts_event``. What lacks these, and what belongs under a key that
-    holds something else, goes to the dead letters. Counts ``older``: values that were not the latest at the server.
+    Dicts need ``symbol`` (as the key says) and ``ts_event``. What lacks these, has a field ``_order`` or more than 1,000
+    fields, and what belongs under a key that holds something else, goes to the dead letters. Counts ``older``: values that
+    were not the latest at the server.
     """
 
     def __init__(
@@ -146,7 +150,8 @@ def _ranks(columns: Columns) -> Array:
 
 
 def _rank(value: Any) -> int:
-    return value if type(value) is int and MIN_TIME <= value <= MAX_TIME else 0
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return int(value) if whole and MIN_TIME <= value <= MAX_TIME else 0
 
 
 def _order(item: Any) -> tuple[int, int]:
@@ -154,16 +159,20 @@ def _order(item: Any) -> tuple[int, int]:
     fields = item if isinstance(item, dict) else getattr(item, "_asdict", dict)()
     of_bar = isinstance(item, Bar) or "ts_event" not in fields
     at = fields.get("ts_open" if of_bar else "ts_event")
-    if type(at) is not int or not MIN_TIME <= at <= MAX_TIME:
+    if isinstance(at, bool) or not isinstance(at, int | np.integer) or not MIN_TIME <= at <= MAX_TIME:
         raise RecordError("the item has no ts_event in nanoseconds")
-    return at, _rank(next((fields[name] for name in ("revision", "update_id", "trade_id") if name in fields), 0))
+    return int(at), _rank(next((fields[name] for name in ("revision", "update_id", "trade_id") if name in fields), 0))
 
 
 def _words(item: Any) -> list[bytes]:
-    """Field, value, field, value, ...: of a record with its kind."""
+    """Field, value, field, value, ...: of a record with its kind. Raises ``RecordError`` where they cannot be a hash."""
     fields = dict(item) if isinstance(item, dict) else item._asdict()
     kind = next((name for name, cls in RECORDS.items() if type(item) is cls), "")
     words = {"kind": kind, **fields} if kind else fields
+    if len(words) > _MOST_FIELDS or "_order" in words:
+        raise RecordError(
+            f"the item has {len(words)} fields; {_MOST_FIELDS} at most are allowed, and none named _order"
+        )
     return [_text(part) for pair in words.items() for part in pair]
 
 
@@ -232,7 +241,7 @@ class RedisOutput(RedisSink):
     def check(self) -> None:
         with self._explained():
             policy = check_output_server(self._address)
-        if policy.startswith("allkeys"):
+        if policy != "noeviction":  # also of keys with a time to live alone: markers and staged parts have one
             log.warning(
                 "%s: maxmemory-policy is %s: it may evict streams, and what makes them exact", self._address, policy
             )
@@ -240,15 +249,26 @@ class RedisOutput(RedisSink):
     async def open(self, ctx: SinkContext, state: Any | None) -> None:
         await super().open(ctx, state)
         self._task = f"{ctx.node}-{ctx.job[:8]}-p{ctx.partition:04d}"
+        self._marker = f"mdp:sent:{{{self._task}}}"
         self._encoder: Encoder = JsonEncoder() if self.format == "json" else MsgpackEncoder()
         if state is None:
             return
         try:
             with self._explained():
+                await self._check_generation()
                 await self._send(state)
         except BaseException:
             await self.close()
             raise
+
+    async def _check_generation(self) -> None:
+        """A zombie ends here. Should we be the owner all the same, then the job's server's clock went back: what we send
+        would be taken for a zombie's, and lost."""
+        if await self._is_outrun():
+            raise SinkError(
+                f"{self._address}: a later opening than generation {self._ctx.generation} has sent;"
+                " did the clock of the job's server go back?"
+            )
 
     async def write(self, frames: Sequence[Frame]) -> None:
         for items in records(frames):
@@ -274,14 +294,13 @@ class RedisOutput(RedisSink):
     async def prepare(self, ended: bool) -> Any | None:
         entries, self._entries = self._entries, []
         self._pending = self._sent_at = None
-        assert self._client is not None
         if not entries:
             return None
+        with self._explained():  # nothing is committed while the server is away
+            await self._check_generation()
         name, parts = secrets.token_hex(16), [pack(part) for part in _parts(entries)]
         if sum(map(len, parts)) <= STATE_BYTES:
             self._pending = {"id": name, "parts": parts, "staged": []}
-            with self._explained():  # nothing is committed while the server is away
-                await self._client.ping()
         else:
             self._pending = {"id": name, "parts": [], "staged": await self._stage(name, parts)}
         return self._pending
@@ -291,8 +310,13 @@ class RedisOutput(RedisSink):
         assert self._client is not None
         keys = [f"mdp:staged:{{{self._task}}}:{name}:{number}" for number in range(len(parts))]
         with self._explained():
-            for key, part in zip(keys, parts, strict=True):
-                await self._client.set(key, part, ex=_STAGED_SECONDS)
+            try:
+                for key, part in zip(keys, parts, strict=True):
+                    await self._client.set(key, part, ex=_STAGED_SECONDS)
+            except BaseException:  # a full server would be fuller by each attempt
+                with suppress(SinkError), self._explained():
+                    await self._client.unlink(*keys)
+                raise
         return keys
 
     def due(self) -> bool:
@@ -306,28 +330,35 @@ class RedisOutput(RedisSink):
     async def _send(self, state: dict[str, Any]) -> None:
         """Send what a commit holds, as far as it was not sent."""
         assert self._client is not None
-        marker = f"mdp:sent:{{{self._task}}}"
         keys = state["staged"]
-        for number in range(await self._next(marker, state), len(keys) or len(state["parts"])):
+        for number in range(await self._next(state), len(keys) or len(state["parts"])):
             part: Any = await self._client.get(keys[number]) if keys else state["parts"][number]
             if part is None:
+                if await self._next(state) > number:
+                    break  # another opening has sent it just now
                 raise CorruptState(
                     f"{self._address}: {keys[number]} was committed, and is gone; did the server lose data?"
                 )
             streams, places, messages = unpack(part)
             args = [f"{self._ctx.generation:020d}", state["id"], number, self.maxlen or "", _MARKER_MS, "data"]
             args += [word for pair in zip(places, messages, strict=True) for word in pair]
-            said, *more = await self._script.call(self._client, [marker, *streams], args)
+            said, *more = await self._script.call(self._client, [self._marker, *streams], args)
             if text_of(said) == "TYPE":
                 raise SinkError(f"{self._address}: key {text_of(more[0])!r} holds something that is no stream")
-        if keys:
+        if keys and not await self._is_outrun():
             await self._client.unlink(*keys)
         self._sent_at = time.monotonic()
 
-    async def _next(self, marker: str, state: dict[str, Any]) -> int:
+    async def _is_outrun(self) -> bool:
+        """Whether a later opening has begun to send: it needs what is staged, and takes it away itself."""
+        assert self._client is not None
+        found: Any = await self._client.hmget(self._marker, ["generation"])
+        return found[0] is not None and int(found[0]) > self._ctx.generation
+
+    async def _next(self, state: dict[str, Any]) -> int:
         """The first part that was not sent: by us, or by a later opening, which has begun with what we are about to send."""
         assert self._client is not None
-        found: Any = await self._client.hmget(marker, ["generation", "id", "next"])
+        found: Any = await self._client.hmget(self._marker, ["generation", "id", "next"])
         generation, name, following = (None if value is None else text_of(value) for value in found)
         if generation is not None and int(generation) > self._ctx.generation:
             return len(state["staged"]) or len(state["parts"])

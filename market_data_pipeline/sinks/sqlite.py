@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import orjson
+import numpy as np
 
 from market_data_pipeline.errors import ConfigError, SinkError
 from market_data_pipeline.frame import Frame, to_rows
 from market_data_pipeline.sinks.base import Sink, SinkContext
-from market_data_pipeline.sinks.encoding import plain
+from market_data_pipeline.sinks.encoding import json_line, plain
+from market_data_pipeline.sinks.sqlite_thread import close_when_idle
 
 GENERATION = "_mdp_generation"
 
@@ -90,6 +92,7 @@ class SqliteTable(Sink):
         self._ctx = ctx
         with self._explained():
             self._connection = await asyncio.to_thread(self._connect)
+            self._at_work = threading.Lock()
             self._look(self._connection)
 
     def _connect(self) -> sqlite3.Connection:
@@ -114,7 +117,7 @@ class SqliteTable(Sink):
     async def write(self, frames: Sequence[Frame]) -> None:
         for frame in frames:
             for item in to_rows(frame.items):
-                row = plain(item)
+                row = _scalars(plain(item))
                 reason = self._flaw(row)
                 if reason:
                     self._ctx.reject(item, reason)
@@ -140,8 +143,12 @@ class SqliteTable(Sink):
         rows, self._rows = self._rows, []
         if rows:
             with self._explained():
-                await asyncio.to_thread(self._store, rows)
+                await asyncio.to_thread(self._locked_store, rows)
         return None
+
+    def _locked_store(self, rows: list[Row]) -> None:
+        with self._at_work:
+            self._store(rows)
 
     def _store(self, rows: list[Row]) -> None:
         connection = self._connection
@@ -212,12 +219,19 @@ class SqliteTable(Sink):
 
     async def close(self) -> None:
         if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+            connection, self._connection = self._connection, None
+            await close_when_idle(connection, self._at_work)
 
 
 def _quoted(name: str) -> str:
     return f'"{name}"'
+
+
+def _scalars(row: Any) -> Any:
+    """``row`` with numpy's numbers as Python's: they would be stored as text."""
+    if not isinstance(row, dict) or not any(isinstance(value, np.generic) for value in row.values()):
+        return row
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
 
 
 def _value(value: Any) -> Any:
@@ -225,5 +239,5 @@ def _value(value: Any) -> Any:
     if value is None or isinstance(value, float | str | int):
         return value
     if isinstance(value, list | dict):
-        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY, default=str).decode()
+        return json_line(value)[:-1].decode()
     return str(value)

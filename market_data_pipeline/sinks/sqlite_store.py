@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from market_data_pipeline.sinks.sql import SqlStore, Stored, by_table
 from market_data_pipeline.sinks.sql_schema import GENERATION, JOB, TIMES, Kind, Table
 from market_data_pipeline.sinks.sql_sheets import Sheet
 from market_data_pipeline.sinks.sql_text import moments, texts
+from market_data_pipeline.sinks.sqlite_thread import close_when_idle
 
 _TYPES = {"text": "TEXT", "numeric": "", "bigint": "INTEGER", "timestamptz": "TEXT", "boolean": "INTEGER"}
 """A number has no type, so that it stays what it was: SQLite's NUMERIC would cut text to 15 digits."""
@@ -98,6 +100,7 @@ class SqliteStore(SqlStore):
     async def _open(self) -> None:
         with self._explained():
             self._connection = await asyncio.to_thread(self._set_up)
+            self._at_work = threading.Lock()
 
     def _set_up(self) -> sqlite3.Connection:
         connection = self._connect()
@@ -115,7 +118,11 @@ class SqliteStore(SqlStore):
 
     async def _store(self, found: Sequence[Sheet]) -> Stored:
         with self._explained():
-            return await asyncio.to_thread(self._step, found)
+            return await asyncio.to_thread(self._locked_step, found)
+
+    def _locked_step(self, found: Sequence[Sheet]) -> Stored:
+        with self._at_work:
+            return self._step(found)
 
     def _step(self, found: Sequence[Sheet]) -> Stored:
         connection = self._connection
@@ -155,8 +162,8 @@ class SqliteStore(SqlStore):
 
     async def close(self) -> None:
         if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+            connection, self._connection = self._connection, None
+            await close_when_idle(connection, self._at_work)
 
 
 def _flaws(connection: sqlite3.Connection, table: Table, found: dict[str, int]) -> Iterator[str]:

@@ -273,6 +273,16 @@ async def test_the_command_says_what_it_does(tmp_path: Path) -> None:
     assert len(files(tmp_path)) == 1
 
 
+async def test_a_date_that_cannot_be_merged_does_not_keep_others_from_it(tmp_path: Path) -> None:
+    await write(tmp_path, *small(2), *small(2, day=1), *small(2, day=2))
+    (files(tmp_path)[2].parent / "sub").mkdir()
+    said = run(str(tmp_path), "--min-age", "0s")
+    assert said.exit_code == 1
+    assert "1 of 3 dates were left as they are: " in said.output
+    assert "date=1970-01-02/sub: a folder" in said.output
+    assert [len(list(place.glob("part-*"))) for place in sorted(tmp_path.glob("table=trades/*"))] == [1, 2, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

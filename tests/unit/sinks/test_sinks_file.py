@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from market_data_pipeline.codec import pack, unpack
@@ -453,3 +454,27 @@ async def test_no_price_is_an_empty_csv_value(tmp_path: Path) -> None:
     sink = await csv_sink(tmp_path)
     await step(sink, frame({"a": math.nan, "b": 1.5}), ended=True)
     assert [path.read_text() for path in tmp_path.glob("*.csv")] == ["a,b\n,1.5\n"]
+
+
+async def test_what_the_fast_writer_refuses_inside_lists_is_kept_in_csv(tmp_path: Path) -> None:
+    sink = CsvFiles(tmp_path)
+    await sink.open(context(1), None)
+    values = [[2**70], {"a": "\ud800"}, [float("nan")], [np.float64(1.5)], [{1}]]
+    await step(sink, frame(*({"v": value} for value in values)), ended=True)
+    (path,) = tmp_path.glob("*.csv")
+    with path.open(newline="") as file:
+        found = [json.loads(row["v"]) for row in csv.DictReader(file)]
+    assert found == [[2**70], {"a": "\ud800"}, [None], [1.5], ["{1}"]]
+
+
+async def test_a_stale_file_that_cannot_be_deleted_is_a_sink_error(tmp_path: Path) -> None:
+    first = await opened(tmp_path, 1)
+    (
+        tmp_path / STAGING / "out-01234567-p0000-000007.jsonl.e1-owner1"
+    ).mkdir()  # stands for a folder that is read-only now
+    again = await opened(tmp_path, 2)
+    await again.write([numbers(0, 1)])
+    await again.prepare(False)
+    with pytest.raises(SinkError, match=r"irectory|permitted"):
+        await again.committed()
+    await first.close()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tools.small_disk import SmallDisk
 
 from market_data_pipeline import Batcher, DagRuntime, ParquetFiles, Pipeline, Synthetic
 from market_data_pipeline.codec import pack, unpack
@@ -21,6 +24,7 @@ from market_data_pipeline.errors import ConfigError, CorruptState, SinkError
 from market_data_pipeline.frame import Columns, Dictionary, Frame, columns_from_rows
 from market_data_pipeline.records import SIDES, Bar, Gap, Quote, Trade, Window
 from market_data_pipeline.sinks.base import SinkContext
+from market_data_pipeline.sinks.compaction import Compaction, Limits, plan
 from market_data_pipeline.sinks.parquet import sweep_done
 from market_data_pipeline.sinks.staging import STAGING
 
@@ -214,6 +218,32 @@ async def test_bad_items_never_take_good_ones_with_them(tmp_path: Path) -> None:
     assert sorted(repr(item) for item, _ in refused) == sorted(map(repr, bad))
 
 
+async def test_codes_that_mean_nothing_are_refused_before_they_are_staged(tmp_path: Path) -> None:
+    columns, _ = columns_from_rows(trades(0, 4).items)  # type: ignore[arg-type]
+    sides = np.array([1, 7, 2, 0], np.int8)
+    symbols = Dictionary(np.array([0, 9, 0, 0], np.uint32), ("A",))
+    for name, bad in (("side", sides), ("symbol", symbols)):
+        sink = await opened(tmp_path, 1)
+        with pytest.raises(IndexError):
+            await sink.write([Frame(Columns("trade", {**columns.data, name: bad}))])
+        state = await step(sink, trades(0, 2))
+        assert [part["table"] for part in state["parts"]] == ["trades"]
+
+
+async def test_a_relative_folder_may_have_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("bars:2024 #1%20?")
+    for n in range(2):
+        sink = ParquetFiles(folder, keep_staged="0s")
+        await sink.open(context(1, partition=n), None)
+        await step(sink, trades(n, n + 1), ended=True)
+    limits = Limits(1_000_000, 0.0, datetime.date(2000, 1, 1))
+    with Compaction(folder) as compaction:
+        (merge,) = plan(folder, limits)
+        assert compaction.run(merge).rows == 2
+    assert visible(tmp_path / folder) == [0, 1]
+
+
 # --- when files are finished ------------------------------------------------------------------------------------
 
 
@@ -338,6 +368,26 @@ async def test_rows_of_finished_files_are_kept_for_a_while_only(tmp_path: Path) 
     await other.open(context(1, node="other"), None)
     await step(other, trades(3, 5), ended=True)
     assert not kept.exists(), "whoever finishes a file takes away what is old"
+
+
+async def test_a_full_disk_gets_the_rows_of_finished_files_back(tmp_path: Path) -> None:
+    disk = SmallDisk(tmp_path / "disk", 16)
+    try:
+        folder = disk.path / "out"
+        first = await opened(folder, 1, roll_bytes=1, keep_staged="60s")
+        state = await step(first, trades(0, 3))
+        (kept,) = (folder / STAGING).iterdir()
+        os.utime(kept, (time.time() - 61,) * 2)
+        with disk.full():
+            await first.write([trades(3, 5)])
+            with pytest.raises(SinkError, match="space"):
+                await first.prepare(False)
+            assert not kept.exists(), "it would be full for ever"
+        again = await opened(folder, 1, state)
+        await step(again, trades(3, 5), ended=True)
+        assert visible(folder) == list(range(5))
+    finally:
+        disk.close()
 
 
 async def test_rows_that_are_gone_short_or_broken_are_corrupt(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgpack
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -158,6 +159,30 @@ async def test_rows_and_columns_leave_the_same(running: EmbeddedServer, given_: 
     await sink.close()
 
 
+async def test_what_a_hash_cannot_hold_harms_no_other(server: EmbeddedServer) -> None:
+    refused: list[Any] = []
+    sink = await latest_sink(
+        server, key="{symbol}", reject=lambda item, reason: refused.append((item["symbol"], reason))
+    )
+    await step(sink, *({"symbol": symbol, "ts_event": 1, "n": 1} for symbol in "ABC"))
+    await step(
+        sink,
+        {"symbol": "A", "ts_event": 2, "n": 2},
+        {"symbol": "B", "ts_event": 2, "_order": "zzz"},
+        {"symbol": "C", "ts_event": 2, **{f"f{n}": n for n in range(9000)}},
+    )
+    assert [latest(server, symbol)["n"] for symbol in "ABC"] == ["2", "1", "1"]
+    assert [(symbol, "1000 at most" in reason) for symbol, reason in refused] == [("B", True), ("C", True)]
+    await sink.close()
+
+
+async def test_whole_numbers_of_numpy_are_whole_numbers(server: EmbeddedServer) -> None:
+    sink = await latest_sink(server, key="{symbol}")
+    await step(sink, trade("A", np.int64(5), np.int64(7)), trade("A", np.int64(5), np.int64(6)))  # type: ignore[arg-type]
+    assert (latest(server, "A")["ts_event"], latest(server, "A")["trade_id"]) == ("5", "7")
+    await sink.close()
+
+
 async def test_a_time_to_live(server: EmbeddedServer) -> None:
     sink = await latest_sink(server, ttl="1h")
     await step(sink, trade("A", 1))
@@ -196,8 +221,8 @@ async def output(server: EmbeddedServer, generation: int = 1, state: Any = None,
     return sink
 
 
-def ids(server: EmbeddedServer) -> list[int]:
-    return [entry["trade_id"] for entry in sent(server)]
+def ids(server: EmbeddedServer, stream: str = "out:trades") -> list[int]:
+    return [entry["trade_id"] for entry in sent(server, stream)]
 
 
 async def test_entries_hold_records_as_json(server: EmbeddedServer) -> None:
@@ -323,6 +348,90 @@ async def test_a_large_step_is_staged_at_the_server_and_moved(
     await (await output(server, 2, state)).close()
     assert len(sent(server, "out:items")) == 20
     await sink.close()
+
+
+async def test_a_zombie_does_not_take_away_what_its_successor_has_yet_to_send(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_sinks, "_PART_ENTRIES", 1)
+    monkeypatch.setattr(redis_sinks, "STATE_BYTES", 1)
+    zombie = await output(server, stream="out:{symbol}")
+    await zombie.write([Frame([trade("A", 1, 1), trade("B", 2, 2)])])
+    state = unpack(pack(await zombie.prepare(False)))
+    ask(server, "SET", "out:B", "in the way")
+    with pytest.raises(SinkError, match="no stream"):  # it dies behind the first part
+        await output(server, 2, state, stream="out:{symbol}")
+    await zombie.committed()
+    ask(server, "DEL", "out:B")
+    owner = await output(server, 3, state, stream="out:{symbol}")
+    assert [ids(server, "out:A"), ids(server, "out:B")] == [[1], [2]]
+    assert ask(server, "KEYS", "mdp:staged:*") == []
+    await zombie.close()
+    await owner.close()
+
+
+async def test_staged_parts_that_somebody_sends_and_takes_away_meanwhile_are_not_missed(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_sinks, "STATE_BYTES", 1)
+    slow = await output(server)
+    await slow.write([Frame([trade("A", 1, 1)])])
+    state = unpack(pack(await slow.prepare(False)))
+    look, looks = RedisOutput._next, []
+
+    async def late(sink: RedisOutput, of: dict[str, Any]) -> int:
+        found = await look(sink, of)
+        looks.append(found)
+        if len(looks) == 1:
+            await slow.committed()
+        return found
+
+    monkeypatch.setattr(RedisOutput, "_next", late)
+    owner = await output(server, 2, state)
+    assert ids(server) == [1]
+    await slow.close()
+    await owner.close()
+
+
+async def test_a_step_that_a_full_server_refuses_leaves_no_part_there(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_sinks, "STATE_BYTES", 1)
+    sink = await output(server)
+    used = int(ask(server, "INFO", "memory")["used_memory"])
+    ask(server, "CONFIG", "SET", "maxmemory", used + 3_000_000)
+    try:
+        await sink.write([Frame([{"symbol": "A", "n": n, "text": "x" * 300_000} for n in range(40)])])
+        with pytest.raises(SinkError, match="memory"):
+            await sink.prepare(False)
+    finally:
+        ask(server, "CONFIG", "SET", "maxmemory", 0)
+    assert ask(server, "KEYS", "mdp:staged:*") == []
+    await sink.close()
+
+
+async def test_a_clock_that_went_back_loses_nothing(server: EmbeddedServer) -> None:
+    first = await output(server, 10)
+    state = await step(first, trade("A", 1, 1))
+    await first.close()
+    with pytest.raises(SinkError, match="did the clock of the job's server go back"):
+        await output(server, 9, state)
+    again = await output(server, 11, state)
+    await step(again, trade("A", 2, 2))
+    assert ids(server) == [1, 2]
+    await again.close()
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_a_server_that_may_evict_what_makes_output_exact_is_told(
+    server: EmbeddedServer, caplog: pytest.LogCaptureFixture, policy: str
+) -> None:
+    ask(server, "CONFIG", "SET", "maxmemory-policy", policy)
+    try:
+        RedisOutput(server.url).check()
+    finally:
+        ask(server, "CONFIG", "SET", "maxmemory-policy", "noeviction")
+    assert f"maxmemory-policy is {policy}" in caplog.text
 
 
 async def test_a_staged_step_that_the_server_lost_is_corrupt(

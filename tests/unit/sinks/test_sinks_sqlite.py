@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from market_data_pipeline import Bar, Frame, Pipeline, SqliteTable, Synthetic, Trade
@@ -103,6 +104,21 @@ async def test_odd_values_are_kept(tmp_path: Path, opened: list[SqliteTable]) ->
     assert found == {
         1: 2**63 - 1, 2: -(2**63), 4: '[1,{"a":null}]', 5: None, 6: None, 7: 1, 8: math.inf, 9: "",
     }  # fmt: skip
+
+
+async def test_what_the_fast_writer_refuses_inside_lists_is_kept(tmp_path: Path, opened: list[SqliteTable]) -> None:
+    sink = await table(tmp_path, opened)
+    await put(sink, {"k": 1, "v": [2**70]}, {"k": 2, "v": {"a": "\ud800"}}, {"k": 3, "v": [float("nan")]})
+    found = query(tmp_path / "db.sqlite", "SELECT v FROM items ORDER BY k")
+    assert found == [("[1180591620717411303424]",), ('{"a": "\\ud800"}',), ("[null]",)]
+
+
+async def test_numbers_of_numpy_are_numbers(tmp_path: Path, opened: list[SqliteTable]) -> None:
+    rejected: Rejected = []
+    sink = await table(tmp_path, opened, rejected=rejected)
+    await put(sink, {"k": np.int64(1), "v": np.float32(1.5)}, {"k": 1, "v": 2.5}, {"k": np.uint64(2**64 - 1), "v": 1.0})
+    assert query(tmp_path / "db.sqlite", "SELECT k, v FROM items") == [(1, 2.5)]
+    assert [reason for _, reason in rejected] == ["table items: field 'k' does not fit into 64 bits"]
 
 
 async def test_later_items_may_have_other_fields(tmp_path: Path, opened: list[SqliteTable]) -> None:
