@@ -241,7 +241,7 @@ async def test_a_lookup_that_is_never_answered_is_a_break(monkeypatch: pytest.Mo
         connection = await InteractiveBrokers(port=gateway.port).connect()
         try:
             async with asyncio.timeout(10):
-                with pytest.raises(FeedDown, match="AAPL: its contract was not told within 0.05 s"):
+                with pytest.raises(FeedDown, match=r"AAPL: its contract was not told within 0\.05 s"):
                     await connection.subscribe("trade", ["AAPL"])
             gateway.ignored.clear()
             await connection.subscribe("trade", ["AAPL"])
