@@ -29,7 +29,7 @@ async def test_a_time_that_no_int_can_hold_costs_its_row_only(tmp_path: Path, ti
 
 @pytest.mark.parametrize("options", [{}, {"kind": "rows"}])
 async def test_a_lone_surrogate_is_no_text_with_exact_too(tmp_path: Path, options: dict[str, Any]) -> None:
-    """It could not travel: the job would stop at it."""
+    """It could not travel; so it is told where it stands, as without exact."""
     path = tmp_path / "a.jsonl"
     good = '{"symbol": "\\u00c4\\ud83d\\ude00", "ts_event": 2, "price": "1.50", "size": "1"}\n'
     path.write_text(good.replace("\\u00c4", "\\ud800") + good)
