@@ -213,10 +213,10 @@ class _LocalTask:
     async def _pump_source(self, name: str, source: Source) -> None:
         watermark = SourceWatermark(source.max_delay, source.idle_after, source.live)
         clock = self.runtime.clock
-        await source.open(SourceContext(name, clock=clock, counted=self._counter_of(name)), None)
-        watermark.heard(clock.monotonic())
         reading: asyncio.Task[Batch | None] | None = None
         try:
+            await source.open(SourceContext(name, clock=clock, counted=self._counter_of(name)), None)
+            watermark.heard(clock.monotonic())
             while not self.runtime.stopping:
                 reading = reading or asyncio.create_task(source.read())
                 if not reading.done():

@@ -59,6 +59,8 @@ class FeedGaps:
         self._type: type[Any] = Trade if kind == "trade" else Quote
         self._lines: dict[str, _Line] = {}
         self._served: dict[str, set[str]] = {}
+        self._refused: set[tuple[str, str]] = set()
+        self._kind = kind
 
     def restarted(self, symbols: Iterable[str], now: float) -> None:
         """The process began anew, so nobody knows what came before: each of ``symbols`` owes a gap."""
@@ -69,17 +71,30 @@ class FeedGaps:
     def served(self, feed: str, symbols: Iterable[str]) -> None:
         """``feed`` brings ``symbols`` from now on."""
         for symbol in symbols:
-            self._served.setdefault(symbol, set()).add(feed)
+            if (feed, symbol) not in self._refused:
+                self._served.setdefault(symbol, set()).add(feed)
+
+    def refused(self, feed: str, kind: str, symbol: str, now: float) -> None:
+        """``feed`` brings no ``kind`` of ``symbol``, though it may have taken the subscription, and brought some."""
+        if kind != self._kind:
+            return
+        self._refused.add((feed, symbol))
+        if feed in self._served.get(symbol, ()):
+            self._unserved(feed, symbol, now)
 
     def lost(self, feed: str, now: float) -> None:
         """``feed`` brings nothing any more. Symbols that no other feed brings owe a gap if they had data."""
+        self._refused = {(other, symbol) for other, symbol in self._refused if other != feed}
         for symbol, feeds in self._served.items():
-            if feed not in feeds:
-                continue
-            feeds.discard(feed)
-            line = self._lines.get(symbol)
-            if not feeds and line is not None and line.away_since is None:
-                line.away_since, line.told = now, False
+            if feed in feeds:
+                self._unserved(feed, symbol, now)
+
+    def _unserved(self, feed: str, symbol: str, now: float) -> None:
+        feeds = self._served[symbol]
+        feeds.discard(feed)
+        line = self._lines.get(symbol)
+        if not feeds and line is not None and line.away_since is None:
+            line.away_since, line.told = now, False
 
     def away(self, before: float) -> list[Gap]:
         """For each symbol that has been away since ``before`` and was not told of yet: a gap of unknown size at its last
@@ -105,6 +120,7 @@ class FeedGaps:
         if line is None:
             line = self._lines[record.symbol] = _Line()
         if feed not in self._served.get(record.symbol, ()):
+            self._refused.discard((feed, record.symbol))
             self.served(feed, [record.symbol])  # data may be here before the call that asked for it has returned
         number = _number(record.trade_id) if isinstance(record, Trade) else None
         if line.away_since is None:

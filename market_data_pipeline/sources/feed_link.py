@@ -123,6 +123,10 @@ class FeedLink:
             return down
         except SourceError:
             raise
+        except asyncio.CancelledError:
+            if _is_asked_to_end():
+                raise
+            return FeedDown("the client cancelled the connection")
         except Exception as error:  # a provider's mistake is not the job's end
             log.exception("feed %s: connect", feed)
             return FeedDown(f"{type(error).__name__}: {error}")
@@ -149,14 +153,19 @@ class FeedLink:
         try:
             ends: list[asyncio.Future[Any]] = [reader, broken]
             await asyncio.wait([asker, *ends], return_when=asyncio.FIRST_COMPLETED)
-            if asker.done() and asker.exception() is None:
+            if asker.done() and not asker.cancelled() and asker.exception() is None:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if asker.cancelled() or reader.cancelled():  # by the client: nobody here did it yet
+                broken.set_result(FeedDown("the client cancelled it"))
         finally:
             self._connection = None
             asker.cancel()
-            await self._close(connection)
-            await self._end_reading(reader)
-            await asyncio.gather(reader, asker, return_exceptions=True)
+            try:
+                await self._close(connection)
+                await self._end_reading(reader)
+            finally:
+                reader.cancel()
+                await asyncio.gather(reader, asker, return_exceptions=True)
         return broken.result() if broken.done() else self._outcome([asker, reader])
 
     def _outcome(self, ended: Sequence[asyncio.Task[None]]) -> FeedDown | None:
@@ -172,6 +181,14 @@ class FeedLink:
         return None
 
     async def _close(self, connection: FeedConnection) -> None:
+        """To its end, also where this is cancelled meanwhile."""
+        closing = asyncio.create_task(self._close_in_time(connection))
+        try:
+            await asyncio.shield(closing)
+        finally:
+            await closing
+
+    async def _close_in_time(self, connection: FeedConnection) -> None:
         try:
             async with asyncio.timeout(_CLOSING_SECONDS):
                 await connection.close()
@@ -234,7 +251,11 @@ class FeedLink:
         if self._connection is None or self._broken is None or self._broken.done() or self._delivering:
             return
         now, wall = self._clock.monotonic(), self._clock.time_ns()
-        found = self._connection.health()
+        try:
+            found = self._connection.health()
+        except Exception as error:
+            self._broken.set_result(_as_down(error, "it does not answer"))
+            return
         if found.last_message > self.health.heard_at:
             self._intake.tell(self.health.heard(found.last_message, wall))
         self._intake.tell(self.health.look(now, wall))
@@ -245,6 +266,12 @@ class FeedLink:
         if self._ticket is not None and now - self._since >= self._patience.stable:
             self._breaker.succeeded(self._ticket, now)
             self._ticket = None
+
+
+def _is_asked_to_end() -> bool:
+    """Whether it is this task that was cancelled, and not something that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _as_down(error: BaseException, on_timeout: str) -> FeedDown:

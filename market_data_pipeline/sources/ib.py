@@ -33,6 +33,7 @@ _REFUSALS = frozenset(
 _DOWN = {100: 5.0, 326: 5.0, 502: 0.0, 504: 0.0, 507: 0.0, 1100: 5.0, 1101: 0.0, 1300: 5.0, 2110: 5.0}
 """About the connection: too many messages, the client id is in use, not connected, IB's servers away (1100, 2110), or there
 again without the subscriptions (1101); and the seconds to leave it alone. 1102 (there again, nothing lost) follows a 1100."""
+_LOOKUP_SECONDS = 30.0
 _MOST_WAITING = 10_000
 """Records that wait to be read; then nothing more is read from the socket."""
 
@@ -183,7 +184,10 @@ class IbConnection:
         self._lookups[number] = (found, [])
         self._client.reqContractDetails(number, self._provider.contract(symbol))
         try:
-            contracts = await found
+            async with asyncio.timeout(_LOOKUP_SECONDS):
+                contracts = await found
+        except TimeoutError as error:
+            raise FeedDown(f"{symbol}: its contract was not told within {_LOOKUP_SECONDS:g} s") from error
         except SubscriptionRefused as error:
             raise SubscriptionRefused(str(error), [symbol]) from error
         finally:

@@ -4,8 +4,9 @@
 policy      when more comes than is worked off
 =========== ==================================================================================================
 block       the feed is not read on until the queue is low again: TCP pushes back
-conflate    above the high level only the last quote per symbol is kept, at the place of the first; what cannot be
-            conflated (trades, gaps) goes into the queue, and when that is full as with ``block``
+conflate    above the high level only the last quote per symbol is kept, at the place of the first, which is at most
+            ``within`` older: the watermark must not run ahead of what stands behind; what cannot be conflated (trades,
+            gaps) goes into the queue, and when that is full as with ``block``
 spill       above the high level everything goes to a file, and is read back in order; when that is full as with
             ``block``
 =========== ==================================================================================================
@@ -34,15 +35,16 @@ POLICIES: tuple[Overload, ...] = ("block", "conflate", "spill")
 class _Slot:
     """The place of a quote in the queue."""
 
-    __slots__ = ("quote",)
+    __slots__ = ("first", "quote")
 
     def __init__(self, quote: Quote) -> None:
-        self.quote = quote
+        self.quote, self.first = quote, quote.ts_event
 
 
 class Inbox:
     """A queue of at most ``capacity`` records, from several writers to one reader. ``spill`` is there with the policy
-    ``spill``. Counts ``conflated``, ``spilled`` and ``blocked`` (how often a writer had to wait)."""
+    ``spill``. ``within`` (ns; ``None``: for ever): for so long quotes are conflated into one. Counts ``conflated``, ``spilled``
+    and ``blocked`` (how often a writer had to wait)."""
 
     def __init__(
         self,
@@ -51,8 +53,9 @@ class Inbox:
         counted: Callable[[str, int], None],
         name: str,
         spill: SpillFile | None = None,
+        within: int | None = None,
     ) -> None:
-        self._capacity, self._policy, self._spill = capacity, policy, spill
+        self._capacity, self._policy, self._spill, self._within = capacity, policy, spill, within
         self._counted, self._name = counted, name
         self._queue: deque[Any] = deque()
         self._levels = Hysteresis(Watermark.of(capacity))
@@ -96,7 +99,7 @@ class Inbox:
         taken = 0
         for record in records[begin:]:
             slot = self._slots.get(record.symbol, {}).get(record.venue) if type(record) is Quote else None
-            if slot is not None and self._levels.above:
+            if slot is not None and self._levels.above and self._is_near(slot, record):
                 slot.quote = record
                 self._counted("conflated", 1)
             elif len(self._queue) < self._capacity:
@@ -106,6 +109,9 @@ class Inbox:
             taken += 1
         self._came.set()
         return taken
+
+    def _is_near(self, slot: _Slot, quote: Quote) -> bool:
+        return self._within is None or quote.ts_event - slot.first <= self._within
 
     def _append(self, record: Any) -> None:
         if type(record) is Quote:

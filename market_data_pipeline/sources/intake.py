@@ -3,14 +3,17 @@ events for people. All feeds of a source share one."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from market_data_pipeline.clock import Clock
 from market_data_pipeline.operators.base import DeadLetter
-from market_data_pipeline.records import FeedEvent, Gap, Quote, Trade
+from market_data_pipeline.records import MAX_TIME, MIN_TIME, FeedEvent, Gap, Quote, Trade
 from market_data_pipeline.sources.feed_gaps import FeedGaps
 from market_data_pipeline.sources.feed_health import FeedHealth
 from market_data_pipeline.sources.inbox import Inbox
@@ -20,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _MOST_EVENTS = 1000
 """Events that wait for a job that does not read on; older ones go."""
+_MOST_REJECTED = 1000
+"""What cannot be used and waits for the job; then nothing more is read."""
 _LOUD = ("disconnected", "suspended", "failed")
 
 
@@ -40,6 +45,7 @@ class Intake:
         self._gaps, self._node, self._gap_after = gaps, node, gap_after
         self._events: deque[FeedEvent] = deque(maxlen=_MOST_EVENTS)
         self._rejected: list[DeadLetter] = []
+        self._taken = asyncio.Event()
         self._up: set[str] = set()
 
     async def records(self, health: FeedHealth, venue: str, records: Sequence[Any]) -> None:
@@ -51,13 +57,16 @@ class Intake:
             if isinstance(record, Trade | Quote):
                 if not record.venue or not record.ts_recv:
                     record = record._replace(venue=record.venue or venue, ts_recv=record.ts_recv or now)  # noqa: PLW2901
+                if wrong := _wrong(record):
+                    self._reject(health.feed, record, wrong)
+                    continue
                 gaps, known = self._gaps.see(record, health.feed)
                 self._count_gaps(gaps)
                 if known.phase != record.phase:
                     self.counted("recovered", 1)
                 passed += gaps
                 passed.append(known)
-            elif isinstance(record, Gap):
+            elif isinstance(record, Gap) and type(record.missing) is int:
                 self._count_gaps([record])
                 passed.append(record)
             elif isinstance(record, Refused):
@@ -67,6 +76,9 @@ class Intake:
                     health.feed, record, f"a feed hands out Trade, Quote, Gap and Refused, not {type(record).__name__}"
                 )
         await self.inbox.put(passed)
+        while len(self._rejected) >= _MOST_REJECTED:  # garbage is read no faster than it is taken either
+            self._taken.clear()
+            await self._taken.wait()
 
     def _count_gaps(self, gaps: Sequence[Gap]) -> None:
         if gaps:
@@ -77,6 +89,7 @@ class Intake:
         """Nothing will come of ``kind`` and ``symbol`` from this feed."""
         self.tell(health.refused(self.clock.time_ns(), kind, symbol, reason))
         self.counted("refused", 1)
+        self._gaps.refused(health.feed, kind, symbol, self.clock.monotonic())
         self._reject(health.feed, {"kind": kind, "symbol": symbol}, f"refused: {reason}")
 
     def _reject(self, feed: str, item: Any, reason: str) -> None:
@@ -129,4 +142,15 @@ class Intake:
 
     def take_rejected(self) -> list[DeadLetter]:
         rejected, self._rejected = self._rejected, []
+        self._taken.set()
         return rejected
+
+
+def _wrong(record: Any) -> str:
+    """Why nothing can be done with ``record``, ``""`` where it has a symbol and times."""
+    if not isinstance(record.symbol, str):
+        return f"symbol: {record.symbol!r:.100} is not text"
+    for name, value in (("ts_event", record.ts_event), ("ts_recv", record.ts_recv)):
+        if not isinstance(value, int | np.integer) or not MIN_TIME < value < MAX_TIME:
+            return f"{name}: {value!r:.100} is no time in ns"
+    return ""

@@ -60,9 +60,10 @@ class ProviderSource(Source):
     symbols, a gap of unknown size marks what may close meanwhile.
 
     **Overload.** Up to ``queue_items`` records wait. Above three quarters of that ``on_overload`` decides: ``"block"``
-    (default) stops reading the connection; ``"conflate"`` keeps the last quote per symbol (never conflates trades; blocks
-    when full); ``"spill"`` writes to an unnamed file in the folder ``spill_path``, at most ``spill_bytes``, then blocks. It
-    ends at a quarter. Counted: ``conflated``, ``spilled``, ``blocked``.
+    (default) stops reading the connection; ``"conflate"`` keeps the last quote per symbol and half of ``max_delay``, so that
+    nothing behind it gets late (never conflates trades; blocks when full); ``"spill"`` writes to an unnamed file in the folder
+    ``spill_path``, at most ``spill_bytes``, then blocks. It ends at a quarter. Counted: ``conflated``, ``spilled``,
+    ``blocked``.
 
     ``quiet_after``: connected, and no message for so long, is the event ``quiet``, nothing more. ``give_up_after``: a
     connection that was quiet for so long is made anew; default: never, a venue may be closed for hours. ``max_delay``
@@ -162,7 +163,8 @@ class ProviderSource(Source):
             own = list(self.symbols)
         if self.spill_path is not None:
             self._spill = SpillFile(self.spill_path, self.spill_bytes, ctx.node)
-        self._inbox = Inbox(self.queue_items, self.on_overload, ctx.counted, ctx.node, self._spill)
+        within = None if self.max_delay is None else self.max_delay // 2
+        self._inbox = Inbox(self.queue_items, self.on_overload, ctx.counted, ctx.node, self._spill, within)
         leading = "trade" if "trade" in self.kinds else "quote"
         gaps = FeedGaps(leading)
         if position is not None:
@@ -203,11 +205,16 @@ class ProviderSource(Source):
 
     async def _run(self, links: list[FeedLink]) -> None:
         """All links until they end; the inbox learns how. One that can never work does not end the others."""
+        running = [asyncio.create_task(self._run_one(link)) for link in links]
         try:
-            failures = [failure for failure in await asyncio.gather(*map(self._run_one, links)) if failure is not None]
+            failures = [failure for failure in await asyncio.gather(*running) if failure is not None]
         except Exception as error:
             self._inbox.fail(error)
             raise
+        finally:
+            for one in running:
+                one.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
         if failures and len(failures) == len(links):
             self._inbox.fail(failures[0])
         else:

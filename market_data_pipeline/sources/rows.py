@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from market_data_pipeline.decimals import decimal_text
@@ -17,6 +17,7 @@ TIME_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _SIDES = {"buy": "buy", "b": "buy", "sell": "sell", "s": "sell", "": "", "unknown": ""}
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _FRACTION = re.compile(r"[.,](\d+)")
+_TIME_DIGITS = 19
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -110,8 +111,11 @@ class RowParser:
         if isinstance(value, int) and not isinstance(value, bool):
             return _bounded(value * scale)
         try:
-            return _bounded(int(Decimal(str(value)) * scale))
-        except (InvalidOperation, OverflowError) as error:
+            number = Decimal(str(value))
+            if number.adjusted() > _TIME_DIGITS:  # "1e999999" would take half a minute to become an int
+                raise RecordError("outside 64 bits")
+            return _bounded(int(number * scale))
+        except ArithmeticError as error:  # also decimal's own overflow
             raise RecordError("not a number") from error
 
 

@@ -25,12 +25,14 @@ class Session:
 
 class IbGateway:
     """The server. ``contracts``: how many contracts each symbol stands for (0: error 200); ``errors``: by symbol the error
-    that a tick-by-tick request for it gets; ``silent``: the handshake is never answered."""
+    that a tick-by-tick request for it gets; ``silent``: the handshake is never answered; ``ignored``: symbols whose
+    lookup is not."""
 
     def __init__(self) -> None:
         self.contracts: dict[str, int] = {}
         self.errors: dict[str, int] = {}
         self.silent = False
+        self.ignored: set[str] = set()
         self.sessions: list[Session] = []
         self.lookups: list[str] = []
         self._changed = asyncio.Condition()
@@ -93,6 +95,8 @@ class IbGateway:
 
     def _tell_contracts(self, session: Session, request: str, symbol: str) -> None:
         self.lookups.append(symbol)
+        if symbol in self.ignored:
+            return
         found = self.contracts.get(symbol, 1)
         if not found:
             self.error(session, int(request), 200)

@@ -54,7 +54,7 @@ def reading(pa: Any, path: Path) -> Iterator[None]:
     """What Arrow's library raises, as ``SourceError``."""
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise SourceError(f"{path}: cannot be read: {reason}") from error
 

@@ -54,10 +54,11 @@ class _Head:
         if len(start) < 8 or start[:3] != b"DBN":
             raise SourceError(f"{path}: not a DBN file: it does not begin with DBN metadata")
         rest = file.read(int.from_bytes(start[4:], "little"))
-        try:
-            (self.metadata,) = dbn.DBNDecoder().write_and_decode(start + rest)
-        except (dbn.DBNError, ValueError) as error:
-            raise SourceError(f"{path}: not a whole DBN file: {error or 'its metadata ends early'}") from error
+        with _decoding(dbn, f"{path}: not a whole DBN file"):
+            found = dbn.DBNDecoder().write_and_decode(start + rest)
+        if len(found) != 1:
+            raise SourceError(f"{path}: not a whole DBN file: its metadata ends early")
+        self.metadata = found[0]
         self.bytes = len(start) + len(rest)
         schema = self.metadata.schema
         allowed = SCHEMAS[kind]
@@ -74,6 +75,17 @@ class _Head:
 def _said(message: Any) -> tuple[int, str]:
     """Which instrument a mapping message is about, and its symbol."""
     return message.instrument_id, message.stype_out_symbol or message.stype_in_symbol
+
+
+@contextmanager
+def _decoding(dbn: Any, what: str) -> Iterator[None]:
+    """What the library raises at damaged data, as ``SourceError``. Its panics are no ``Exception``, and known by name only."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, dbn.DBNError | ValueError) and type(error).__name__ != "PanicException":
+            raise
+        raise SourceError(f"{what}: {error}") from error
 
 
 @contextmanager
@@ -148,12 +160,8 @@ class DbnReader:
         while not self._ended:
             with _damage(self._opened.path):
                 data = self._file.read(_READ_BYTES)
-            try:
+            with _decoding(self._dbn, f"{self._opened.path}: behind record {self._index}: cannot be read on"):
                 found = self._decoder.write_and_decode(data) if data else []
-            except self._dbn.DBNError as error:
-                raise SourceError(
-                    f"{self._opened.path}: behind record {self._index}: cannot be read on: {error}"
-                ) from error
             self._records += found
             self._ended = not data
             if found:
@@ -189,6 +197,7 @@ class DbnReader:
         ended = ended or not self._hungry
         rtypes = np.fromiter((raw[1] for raw in raws[:n]), np.uint8, n)
         at = np.flatnonzero(np.isin(rtypes, self._head.rtypes))
+        self._check_lengths(raws, at)
         rows = np.frombuffer(b"".join([raws[i] for i in at.tolist()]), dtype=self._head.layout)
         if self._wanted.kind != "trade":
             return n, _Found(at, rows, np.arange(len(at)))
@@ -200,6 +209,15 @@ class DbnReader:
             if len(at) - last < RUN_RECORDS:
                 n, at, rows, starts = int(at[last]), at[:last], rows[:last], starts[:last]
         return n, _Found(at, rows, starts)
+
+    def _check_lengths(self, raws: list[bytes], at: Array) -> None:
+        size = self._head.layout.itemsize
+        for n in at.tolist():
+            if len(raws[n]) != size:
+                raise SourceError(
+                    f"{self._opened.path}: record {self._index + n + 1}: is of {len(raws[n])} bytes, and its type of {size}:"
+                    " damaged"
+                )
 
     def _until_said(self, raws: list[bytes]) -> int:
         """How many records stand before the first message that gives a number another symbol than the wanted records before it

@@ -72,7 +72,7 @@ class TextReader:
             self._header: list[str] = []
             self._lines = _Lines(self._file, (0, 0))
             if is_csv:
-                self._header = next(csv.reader(self._lines), [])
+                self._header = _header(file.path, self._lines) or []
             if place is not None:
                 self._go_on(place)
         except BaseException as error:
@@ -162,7 +162,18 @@ def _refused(name: str) -> Any:
 
 def _exact_json(line: str) -> Any:
     """As ``orjson.loads``, with each number that has a point or an exponent as its text."""
-    return json.loads(line, parse_float=str, parse_constant=_refused)
+    value = json.loads(line, parse_float=str, parse_constant=_refused)
+    if "\\u" in line:  # an escape may make a surrogate, which could not travel
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _header(path: Path, lines: _Lines) -> list[str] | None:
+    """The names in the first line, ``None`` where there is none. Raises ``SourceError``."""
+    try:
+        return next(csv.reader(lines), None)
+    except csv.Error as error:
+        raise SourceError(f"{path}: its header is not valid CSV: {error}") from error
 
 
 class TextFormat:
@@ -196,7 +207,7 @@ class TextFormat:
     def _check_columns(self, path: Path, file: BinaryIO, wanted: Wanted) -> None:
         required, lines = wanted.parser.required(), _Lines(file, (0, 0))
         if self._is_csv:
-            header = next(csv.reader(lines), None)
+            header = _header(path, lines)
             if header is None:
                 raise SourceError(f"{path}: empty, not even a header line")
             found = header

@@ -331,6 +331,22 @@ async def test_a_source_that_fails_is_closed_and_its_error_comes_out() -> None:
     assert closed == [True]
 
 
+async def test_a_source_that_cannot_be_opened_is_closed_too() -> None:
+    """It may have taken something before it failed; workers close it too."""
+    closed: list[bool] = []
+
+    class Half(ListSource):
+        async def open(self, ctx: Any, position: Any) -> None:
+            raise Boom("cannot open")
+
+        async def close(self) -> None:
+            closed.append(True)
+
+    with pytest.raises(Boom, match="cannot open"):
+        await DagRuntime(Pipeline("b").source(Half([])).sink(Collect()).build()).start()
+    assert closed == [True]
+
+
 # --- configuration ----------------------------------------------------------------------------------------------
 
 

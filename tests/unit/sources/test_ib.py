@@ -16,6 +16,7 @@ import pytest
 from market_data_pipeline.component import describe
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.records import Gap, Quote, Trade
+from market_data_pipeline.sources import ib
 from market_data_pipeline.sources.base import SourceContext
 from market_data_pipeline.sources.circuit import CircuitRule
 from market_data_pipeline.sources.ib import InteractiveBrokers
@@ -230,3 +231,19 @@ def test_the_fingerprint_has_the_contracts() -> None:
 
     assert described() == described()
     assert described() != described(multiplier="50")
+
+
+async def test_a_lookup_that_is_never_answered_is_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the symbols behind it would never be subscribed to, while the others keep the feed alive."""
+    monkeypatch.setattr(ib, "_LOOKUP_SECONDS", 0.05)
+    async with IbGateway() as gateway:
+        gateway.ignored.add("AAPL")
+        connection = await InteractiveBrokers(port=gateway.port).connect()
+        try:
+            async with asyncio.timeout(10):
+                with pytest.raises(FeedDown, match=r"AAPL: its contract was not told within 0\.05 s"):
+                    await connection.subscribe("trade", ["AAPL"])
+            gateway.ignored.clear()
+            await connection.subscribe("trade", ["AAPL"])
+        finally:
+            await connection.close()

@@ -334,3 +334,23 @@ async def test_a_file_that_is_shorter_or_gone_is_refused(tmp_path: Path) -> None
     path.unlink()
     with pytest.raises(SourceError, match=r"t\.dbn: no such file"):
         await batches(Replay(path), position)
+
+
+async def test_a_record_of_another_length_than_its_type_is_told(tmp_path: Path) -> None:
+    """The library panics at it: no ``Exception``, and so the end of the process."""
+    path = write(tmp_path / "a.dbn", metadata("trades", [mapping("A", (0, 40_000, "7"))]), many(3))
+    raw = bytearray(path.read_bytes())
+    raw[-len(bytes(many(3)[-1])) + 1] = 32  # a bar's
+    path.write_bytes(raw)
+    with pytest.raises(SourceError, match=r"a\.dbn: behind record 0: cannot be read on: Malformed"):
+        await everything(Replay(path))
+
+
+async def test_a_record_that_is_longer_than_its_type_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.dbn", metadata("trades", [mapping("A", (0, 40_000, "7"))]), many(4))
+    raw = bytearray(path.read_bytes())
+    size = len(bytes(many(4)[0]))
+    raw[-2 * size] *= 2  # its length: with the record behind it
+    path.write_bytes(raw)
+    with pytest.raises(SourceError, match=r"a\.dbn: record 3: is of 96 bytes, and its type of 48: damaged"):
+        await everything(Replay(path))
