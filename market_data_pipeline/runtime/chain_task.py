@@ -338,6 +338,7 @@ class ChainTask(Task):
         if self._sinks:
             meta["sinks"] = self._sink_states
             meta["latency"] = self._latency.packed()
+            meta["generation"] = self.generation
             if self._lives:
                 meta["lives"] = self._lives
             if self._unsealed:

@@ -201,6 +201,9 @@ class _Migration:
             return
         kept = {name: (self._of(name, "sinks") or {}).get(name) for name in sinks if self._change.carried(name)}
         meta["sinks"] = {name: state for name, state in kept.items() if state is not None}
+        generation = max((self._of(name, "generation") or 0 for name in kept), default=0)
+        if generation:
+            meta["generation"] = generation
         lives = self._lives()
         if lives:
             meta["lives"] = lives

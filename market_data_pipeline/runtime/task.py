@@ -152,7 +152,8 @@ class Task:
         self._meta: Meta = unpack(record.meta) if record.meta else {}
         self._committed_position = self._meta.get("position")
         self._state = record.state
-        self.generation = record.loaded_at
+        # the server's clock may go back when another machine takes over: what was committed then says more
+        self.generation = max(record.loaded_at, self._meta.get("generation", 0) + 1)
         self.ended = record.ended
         self.cursors: dict[Stream, str] = dict.fromkeys(self.inputs, "0-0")
         self.outputs = Outputs(self.plan, self.subgraph, self.id.partition, str(self.id), self.limits)

@@ -30,7 +30,8 @@ class SinkContext(NamedTuple):
     it: what was written under another one is not this sink's. ``epoch`` grows with every change of the partition's owner;
     ``owner`` is random for each process.
 
-    ``generation`` is the server's time (microseconds) at which the task's state was loaded for this opening. Of two openings
+    ``generation`` is the server's time (microseconds) at which the task's state was loaded for this opening, and more than
+    that of the last commit where the server's clock went back. Of two openings
     of one task the later has the larger one, whoever owns it and even when the server was rolled back in between: what an
     upsert compares, so that a zombie never overwrites its successor's rows. ``reject(item, reason)`` sends an item that the
     sink cannot write to the dead letters, in the same commit; ``counted(name, n)`` adds to the node's counter ``name``.

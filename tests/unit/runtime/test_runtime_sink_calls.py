@@ -81,3 +81,31 @@ async def test_a_sink_hears_its_own_life_and_the_record_says_whether_it_was_seal
     assert stored()["lives"] == {"sink": "again"}
     assert "unsealed" not in stored(), "the end seals"
     assert set(Opened.jobs) == {"again"}
+
+
+class Generations(CommittedRows):
+    """Notes under which generation it was opened."""
+
+    seen: ClassVar[list[int]] = []
+
+    async def open(self, ctx: SinkContext, state: Any | None) -> None:
+        self.seen.append(ctx.generation)
+        await super().open(ctx, state)
+
+
+async def test_a_later_owner_has_the_larger_generation_also_when_the_servers_clock_goes_back() -> None:
+    Generations.seen.clear()
+    rows = [{"symbol": "A", "n": n, "ts_event": n} for n in range(40)]
+    dag = Dag("generations")
+    dag.add_node(Node("source", ListSource(rows, batch_items=5)))
+    dag.add_node(Node("sink", Generations()))
+    dag.add_edge("source", "sink", key="symbol")
+    job, server = job_of(dag, partitions=1)
+    task = TaskId("sink", 0)
+    ahead = 10**18  # a clock that was far ahead when this was committed
+    server.contents.tasks[task].meta = pack({"generation": ahead})
+    await job.run_until(lambda: "sinks" in unpack(server.contents.tasks[task].meta))
+    assert unpack(server.contents.tasks[task].meta)["generation"] == ahead + 1
+    await job.take_over(0)
+    await job.run()
+    assert Generations.seen == [ahead + 1, ahead + 2]
