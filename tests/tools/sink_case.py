@@ -1,4 +1,4 @@
-"""What a sink brings to the suite of all sinks (``tests/contract/test_sinks.py``, ``tests/integration/test_sinks_killed.py``).
+"""What a sink brings to the suite of all sinks (``tests/contract/test_sinks.py`` and ``test_sinks_killed.py``).
 
 A case stands for one place in the outside: a folder, a table, a topic. Each test makes a fresh one and closes it.
 """
