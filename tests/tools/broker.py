@@ -38,7 +38,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from market_data_pipeline.processes import die_with_parent
 from market_data_pipeline.store.embedded import free_port
-from tools.kafka_log import aborted
+from tools.kafka_log import aborted, transactions
 
 _READY_SECONDS = 20.0
 
@@ -166,7 +166,13 @@ class Broker:
         assert not failed, failed[0]
 
     def read(self, topic: str) -> list[Message]:
-        """All committed messages of ``topic``, by partition: what a consumer of a Kafka gets that reads committed ones."""
+        """All committed messages of ``topic``, by partition: what a consumer of a Kafka gets that reads committed ones, a moment
+        after the last commit (a transaction is committed before its end stands in every partition)."""
+        deadline = time.monotonic() + 5.0
+        while time.monotonic() < deadline and any(
+            transactions(self.servers, topic, n)[1] for n in partitions_of(self.servers, topic)
+        ):
+            time.sleep(0.05)
         found = read_topic(self.servers, topic)
         hidden = {n: aborted(self.servers, topic, n) for n in {message.partition() for message in found}}
         return [message for message in found if message.offset() not in hidden[message.partition()]]

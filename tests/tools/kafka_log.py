@@ -29,7 +29,13 @@ class Batch(NamedTuple):
 
 
 def aborted(servers: str, topic: str, partition: int) -> set[int]:
-    """Offsets of messages that no consumer that reads committed should see."""
+    """Offsets of messages that no consumer that reads committed should see: of transactions that were aborted, or not ended."""
+    found, unended = transactions(servers, topic, partition)
+    return found | unended
+
+
+def transactions(servers: str, topic: str, partition: int) -> tuple[set[int], set[int]]:
+    """Offsets of messages whose transaction was aborted, and of those whose transaction has no end yet."""
     found: set[int] = set()
     open_ones: dict[int, set[int]] = {}
     for batch in batches(servers, topic, partition):
@@ -39,7 +45,7 @@ def aborted(servers: str, topic: str, partition: int) -> set[int]:
             open_ones.pop(batch.producer, None)
         elif batch.transactional:
             open_ones.setdefault(batch.producer, set()).update(range(batch.first, batch.last + 1))
-    return found.union(*open_ones.values())
+    return found, set().union(*open_ones.values())
 
 
 def batches(servers: str, topic: str, partition: int) -> Iterator[Batch]:

@@ -471,8 +471,8 @@ def _redis_output() -> list[Mutation]:
         Mutation(
             "redis output: a new owner sends",
             REDIS_OUT,
-            "            with self._explained():\n                await self._send(state)",
-            "            pass",
+            "                await self._check_generation()\n                await self._send(state)",
+            "                await self._check_generation()",
             tests,
         ),
         Mutation("redis latest: order", latest, "if not stored or stored <= order then", "if true then", tests),
