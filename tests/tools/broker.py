@@ -166,8 +166,8 @@ class Broker:
         assert not failed, failed[0]
 
     def read(self, topic: str) -> list[Message]:
-        """All committed messages of ``topic``, by partition: what a consumer of a Kafka gets that reads committed ones, a moment
-        after the last commit (a transaction is committed before its end stands in every partition)."""
+        """All committed messages of ``topic``, by partition: what a consumer of a Kafka gets that reads committed ones, a
+        moment after the last commit (a transaction is committed before its end stands in every partition)."""
         deadline = time.monotonic() + 5.0
         while time.monotonic() < deadline and any(
             transactions(self.servers, topic, n)[1] for n in partitions_of(self.servers, topic)
