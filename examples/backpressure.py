@@ -4,8 +4,8 @@ python examples/backpressure.py
 
 A source of 50,000 trades a second, and a store that takes them; for eight seconds it takes only 10,000 a second. The streams
 between them fill to their high level, the coordinator publishes what the source may bring in, and the source brings in that.
-When the store is well again, the limit grows. The source then works off what it is behind with, at more than 50,000 a second;
-when it has done so, it uses less than half of its limit, which is lifted. Each second a line:
+When the store is well again, the limit grows, until the source uses less than half of it: then there is none any more. What
+was due meanwhile is brought in beside the new trades, at more than 50,000 a second until nothing is behind. Each second a line:
 
     store   how the store is             limit   what the source may bring in a second
     in      brought in, a second         high    how often a stream came to its high level,
@@ -40,7 +40,12 @@ from market_data_pipeline.store.embedded import EmbeddedServer, free_port
 
 CAPACITY, PARTITIONS, RATE = 32, 2, 50_000
 SLOW = 10_000
+SCREEN = 20
 SETTINGS = {"MDP_CHANNEL_CAPACITY": str(CAPACITY), "MDP_COMMIT_FRAMES": "8", "MDP_FRAME_ITEMS": "200"}
+LEGEND = """\
+in, out: trades brought in, and stored, a second. limit: the published rate.
+behind: trades that were due and are not in yet. A store that is well again gets
+them beside the new ones: in is over {rate:,} until none is behind."""
 HEADER = "  s  store      in     out   behind  frames     limit  high  low   worker"
 
 
@@ -168,7 +173,7 @@ def watch(job: Running, slow: Path, well_for: int, slow_for: int) -> None:
     """Until the job is over: make the store slow and well again in time, and say each second how it is."""
     began: float | None = None
     table = Table(job.items)
-    click.echo(HEADER)
+    click.echo(LEGEND.format(rate=RATE))
     while not job.over():
         status = job.status()
         if status is None or not status["items_in"]:
@@ -181,6 +186,8 @@ def watch(job: Running, slow: Path, well_for: int, slow_for: int) -> None:
             slow.touch()
         else:
             slow.unlink(missing_ok=True)
+        if second % SCREEN == 0:
+            click.echo(HEADER)
         click.echo(table.line(at, slow.exists(), status, job.crossings(), job.worker_mib()))
         time.sleep(max(0.0, began + second + 1 - time.monotonic()))
 
