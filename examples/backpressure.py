@@ -2,11 +2,19 @@
 
 python examples/backpressure.py
 
-A source of 50,000 trades a second, and a store that takes them; for eight seconds in the middle it takes 10,000 a second. The
-streams between them fill to their high level, the coordinator publishes what the source may bring in, and the source brings
-in that. When the store is well again, the source goes back to its full speed, and the limit is lifted. Each second a line:
-items that were brought in, items that are stored, frames in the longest stream (of 32), the published rate, how often the
-streams crossed their high and their low level, and the memory of the worker. At the end everything is there, exactly once.
+A source of 50,000 trades a second, and a store that takes them; for eight seconds it takes only 10,000 a second. The streams
+between them fill to their high level, the coordinator publishes what the source may bring in, and the source brings in that.
+When the store is well again, the limit grows, until the source uses less than half of it: then there is none any more. What
+was due meanwhile is brought in beside the new trades, at more than 50,000 a second until nothing is behind. Each second a line:
+
+    store   how the store is             limit   what the source may bring in a second
+    in      brought in, a second         high    how often a stream came to its high level,
+    out     stored, a second             low     and went back to its low one
+    behind  trades that were due, and    worker  the worker's memory
+            are not brought in yet
+    frames  in the longest stream (of 32)
+
+At the end everything is there, exactly once.
 """
 
 import asyncio
@@ -22,7 +30,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -32,17 +40,27 @@ from market_data_pipeline.store.embedded import EmbeddedServer, free_port
 
 CAPACITY, PARTITIONS, RATE = 32, 2, 50_000
 SLOW = 10_000
+SCREEN = 20
 SETTINGS = {"MDP_CHANNEL_CAPACITY": str(CAPACITY), "MDP_COMMIT_FRAMES": "8", "MDP_FRAME_ITEMS": "200"}
-HEADER = "   s   the store      brought in          stored   longest   rate published   high  low   worker"
+LEGEND = """\
+in, out: trades brought in, and stored, a second. limit: the published rate.
+behind: trades that were due and are not in yet. A store that is well again gets
+them beside the new ones: in is over {rate:,} until none is behind."""
+HEADER = "  s  store      in     out   behind  frames     limit  high  low   worker"
 
 
 class SlowStore(JsonLines):
-    """Files; while a file ``slow`` stands beside them, only so many items a second."""
+    """Files; while a file ``slow`` stands beside them, only so many items a second in all partitions."""
+
+    free_at: ClassVar[float] = 0.0
+    """When the store can take the next items; there is one worker, so its tasks share this."""
 
     async def write(self, frames: Sequence[Frame]) -> None:
-        for frame in frames:
-            if (self.path.parent / "slow").exists():
-                await asyncio.sleep(len(frame.items) / (SLOW / PARTITIONS))
+        if (self.path.parent / "slow").exists():
+            now = time.monotonic()
+            items = sum(len(frame.items) for frame in frames)
+            SlowStore.free_at = max(SlowStore.free_at, now - 0.2) + items / SLOW  # what a commit takes is made up for
+            await asyncio.sleep(SlowStore.free_at - now)
         await super().write(frames)
 
 
@@ -65,13 +83,13 @@ class Running:
 
     def __init__(self, url: str, output: Path, items: int) -> None:
         self._output = output
-        self._url, self._items = url, items
+        self._url, self.items = url, items
         self._ports = {name: free_port() for name in ("coordinator", "worker")}
         self._processes = {name: self._start(name) for name in self._ports}
 
     def _start(self, name: str) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", f"mdp_{name}.cli", __file__, "--http-port", str(self._ports[name])]
-        command += ["--set", f"output={self._output}", "--set", f"items={self._items}"]
+        command += ["--set", f"output={self._output}", "--set", f"items={self.items}"]
         env = {"MDP_REDIS_URL": self._url, "MDP_ALLOW_VOLATILE": "true", "MDP_PARTITIONS": str(PARTITIONS)}
         with (self._output / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
@@ -127,32 +145,50 @@ def running(output: Path, items: int) -> Iterator[Running]:
             job.end()
 
 
-def line(second: int, slow: bool, status: dict[str, Any], crossings: dict[str, int], mib: float) -> str:
-    longest = max((max(c["lengths"].values()) for c in status["channels"]), default=0)
-    rate = status["rates"].get("source")
-    limit = "no limit" if rate is None else f"{rate:,.0f}/s"
-    return (
-        f"{second:4}   {'slow' if slow else 'well':9}   {status['items_in']:>11,}   {status['items_out']:>13,}"
-        f"   {longest:4}/{CAPACITY}   {limit:>14}   {crossings.get('high', 0):4} {crossings.get('low', 0):4}   {mib:3.0f} MiB"
-    )
+class Table:
+    """A line a second; knows the totals of the line before."""
+
+    def __init__(self, items: int) -> None:
+        self._items = items
+        self._before = (0.0, 0, 0)
+
+    def line(self, at: float, slow: bool, status: dict[str, Any], crossings: dict[str, int], mib: float) -> str:
+        """The state ``at`` so many seconds."""
+        then, before_in, before_out = self._before
+        total_in, total_out = int(status["items_in"]), int(status["items_out"])
+        self._before = (at, total_in, total_out)
+        passed = max(0.5, at - then)
+        longest = max((max(c["lengths"].values()) for c in status["channels"]), default=0)
+        rate = status["rates"].get("source")
+        limit = "none" if rate is None else f"{rate:,.0f}"
+        behind = max(0, min(round(at * RATE), self._items) - total_in)
+        return (
+            f"{round(at):3}  {'slow' if slow else 'well'}  {(total_in - before_in) / passed:7,.0f}"
+            f" {(total_out - before_out) / passed:7,.0f}  {behind:7,}   {longest:2}/{CAPACITY}  {limit:>8}"
+            f"  {crossings.get('high', 0):4} {crossings.get('low', 0):4}  {mib:3.0f} MiB"
+        )
 
 
 def watch(job: Running, slow: Path, well_for: int, slow_for: int) -> None:
     """Until the job is over: make the store slow and well again in time, and say each second how it is."""
     began: float | None = None
-    click.echo(HEADER)
+    table = Table(job.items)
+    click.echo(LEGEND.format(rate=RATE))
     while not job.over():
         status = job.status()
         if status is None or not status["items_in"]:
             time.sleep(0.1)
             continue
         began = began or time.monotonic()
-        second = round(time.monotonic() - began)
+        at = time.monotonic() - began
+        second = round(at)
         if well_for <= second < well_for + slow_for:
             slow.touch()
         else:
             slow.unlink(missing_ok=True)
-        click.echo(line(second, slow.exists(), status, job.crossings(), job.worker_mib()))
+        if second % SCREEN == 0:
+            click.echo(HEADER)
+        click.echo(table.line(at, slow.exists(), status, job.crossings(), job.worker_mib()))
         time.sleep(max(0.0, began + second + 1 - time.monotonic()))
 
 
@@ -169,9 +205,10 @@ def stored(output: Path) -> list[tuple[str, int]]:
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for files and logs [a temporary one].")
 @click.option("--seconds", default=4, show_default=True, help="So long the store is well before it becomes slow.")
 @click.option("--slow", default=8, show_default=True, help="So many seconds the store is slow.")
-def main(output: Path | None, seconds: int, slow: int) -> None:
+@click.option("--after", default=20, show_default=True, help="Seconds of trades that follow.")
+def main(output: Path | None, seconds: int, slow: int, after: int) -> None:
     """A slow store slows its source down: watch it."""
-    items = RATE * (2 * seconds + slow)
+    items = RATE * (seconds + slow + after)
     with tempfile.TemporaryDirectory() as folder:
         output = output or Path(folder)
         output.mkdir(parents=True, exist_ok=True)

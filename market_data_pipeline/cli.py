@@ -21,7 +21,7 @@ def main() -> None:
     """Streaming runtime for market data: declare a DAG, run it over many processes, exactly once."""
 
 
-@main.command()
+@main.command(short_help="Run APP here, with a server, until it ends.")
 @click.argument("app")
 @click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Worker processes.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Keep the embedded server's data here, and resume.")
@@ -69,7 +69,7 @@ def run(
     sys.exit(Launcher(chosen, dag, plan, job, settings).run())
 
 
-@main.command()
+@main.command(short_help="Print the plan that APP compiles to.")
 @click.argument("app")
 @click.option(
     "--format", "form", type=click.Choice(["tree", "json", "mermaid", "dot"]), default="tree", show_default=True
@@ -87,7 +87,7 @@ def plan(app: str, form: str, sets: tuple[str, ...], debug: bool, **flags: Any) 
     click.echo(render(compile_dag(load_app(app, parse_sets(sets)), settings.partitions), form))
 
 
-@main.command()
+@main.command(short_help="Print the names of APP's streams, for a scaler.")
 @click.argument("app")
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "helm"]), default="text", show_default=True,
@@ -109,7 +109,7 @@ def keys(app: str, form: Any, sets: tuple[str, ...], debug: bool, **flags: Any) 
     click.echo(render(chart_values(dag, compile_dag(dag, settings.partitions), job), form))
 
 
-@main.command()
+@main.command(short_help="Print the least rights of the server's users.")
 @options("job", "debug")
 @click.option(
     "--role",
@@ -127,7 +127,7 @@ def acl(roles: tuple[str, ...], debug: bool, **flags: Any) -> None:
         click.echo(line)
 
 
-@main.command()
+@main.command(short_help="Show a job: backlog, counts, owners, latency.")
 @options(*SERVER, "job", "debug")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("--check", is_flag=True, help="Exit with 1 unless it works: one line per problem.")
@@ -148,7 +148,7 @@ def status(as_json: bool, check: bool, debug: bool, **flags: Any) -> None:
         inspect.print_status(document)
 
 
-@main.command()
+@main.command(short_help="Show dead letters, one JSON object per line.")
 @options(*SERVER, "job", "debug")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many to show, oldest first.")
 @click.option("--clear", is_flag=True, help="Delete those that are shown.")
@@ -161,7 +161,7 @@ def dlq(limit: int, clear: bool, debug: bool, **flags: Any) -> None:
         click.echo(line)
 
 
-@main.command()
+@main.command(short_help="Give a running job the plan of APP, with its state.")
 @click.argument("app")
 @click.option("--check", is_flag=True, help="Only say what would change, and whether it can be done.")
 @click.option("--keep", multiple=True, metavar="NODE", help="Keep the state of this changed node: it means the same.")
@@ -189,7 +189,7 @@ def deploy(
     asyncio.run(deployment.deploy(load_app(app, parse_sets(sets)), choice, check, seconds, click.echo, **flags))
 
 
-@main.command()
+@main.command(short_help="Delete all that the server holds of a job.")
 @click.argument("name")
 @options(*SERVER, "debug")
 @one_line_errors
@@ -200,7 +200,7 @@ def remove(name: str, debug: bool, **flags: Any) -> None:
     click.echo(asyncio.run(inspect.remove(name, **flags)))
 
 
-@main.command()
+@main.command(short_help="Merge small Parquet files of finished dates.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--table", metavar="NAME", help="Only trades, quotes, bars or gaps.")
 @click.option("--date", "day", metavar="DATE", help="Only this date (YYYY-MM-DD).")

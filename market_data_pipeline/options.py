@@ -17,6 +17,10 @@ from market_data_pipeline.terminal import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+_STARTING = ("run", "mdp-coordinator", "mdp-worker")
+"""Commands that take the signal themselves once they have started something."""
 SERVER = ("redis_url", "redis_ca", "redis_cert", "redis_key")
 """Options that say where the server is."""
 
@@ -74,6 +78,11 @@ def one_line_errors(fn: F) -> F:
         debug = bool(kwargs.get("debug"))
         try:
             return fn(*args, **kwargs)
+        except KeyboardInterrupt:
+            context = click.get_current_context()
+            early = " before anything was started" if context.info_name in _STARTING else ""
+            click.echo(f"{context.command_path}: interrupted{early}", err=True)
+            sys.exit(INTERRUPTED)
         except MdpError as error:
             if debug:
                 click.echo(visible(traceback.format_exc(), lines=True), err=True)

@@ -85,8 +85,11 @@ def watermark_lag(status: JobStatus) -> str:
     return f"{(max(going) - min(going)) / 1e9:.3f}s" if len(going) == len(marks) and going else "0s"
 
 
-def summary(status: JobStatus, seconds: float, outputs: list[str], rate: float) -> str:
-    """The end of a run, a line per fact."""
+def summary(
+    status: JobStatus, seconds: float, outputs: list[str], rate: float, *, gone: bool = False, lists: bool = False
+) -> str:
+    """The end of a run, a line per fact. ``gone``: the server has kept nothing with which the job could go on.
+    ``lists``: sinks may get lists, and refuse single items of them."""
     totals: Counter[str] = Counter(
         {name: status.total(name) for name in ("duplicate", "late", "dead_letter", "unkeyed", "skipped")}
     )
@@ -109,4 +112,26 @@ def summary(status: JobStatus, seconds: float, outputs: list[str], rate: float) 
         lines.append(f"  skipped             {totals['skipped']:,}")
     lines += [f"  items/s             {rate:,.0f}", f"  latency             {latency}"]
     lines += [f"  written to          {output}" for output in outputs]
+    lines += nothing_stored(status, lists)
+    if gone and status.state == "running":
+        lines.append(
+            "what was read and not written is gone with this run, a new one begins at the start; with --data-dir DIR it resumes"
+        )
     return "\n".join(lines)
+
+
+def nothing_stored(status: JobStatus, lists: bool = False) -> list[str]:
+    """A sentence for each node that made a dead letter of everything: the job ends well, and nothing came of it.
+    Not of sinks that may get ``lists``: they count lists, and what they refuse in them one by one."""
+    found = []
+    for name, counts in status.nodes.items():
+        dead = counts.get("dead_letter", 0)
+        given = counts.get("out", 0) + dead if name in status.sources else counts.get("in", 0)
+        if dead and dead == given and not (lists and name in status.sinks):
+            what = "stored" if name in status.sinks else "brought in" if name in status.sources else "taken"
+            items = f"all {dead:,} items are dead letters" if dead > 1 else "the one item is a dead letter"
+            found.append(
+                f"nothing was {what} by {name!r}: {items}; the first: {visible(status.first_dead_letter)};"
+                " on a server that stays (--redis-url), mdp dlq shows them"
+            )
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -39,16 +39,34 @@ class LiveTable:
         self._live.console.print(visible(text, lines=True), markup=False, highlight=False)
 
 
+class Phrases:
+    """Phrases in as few lines as the width allows; a line ends between two of them."""
+
+    def __init__(self, phrases: list[Text]) -> None:
+        self._phrases = [phrase for phrase in phrases if phrase.plain]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        line = Text()
+        for phrase in self._phrases:
+            if line.plain and line.cell_len + 3 + phrase.cell_len > options.max_width:
+                yield line
+                line = Text()
+            line = Text.assemble(line, "   " if line.plain else "", phrase)
+        yield line
+
+
 def render(status: JobStatus, rate: float | None) -> Group:
     """The whole table; without a rate where nobody measured one."""
-    speed = "" if rate is None else f"   {rate:,.0f} items/s"
-    head = Text.assemble(
-        (f"{status.job} ", "bold"), f"plan {status.fingerprint}  ", (status.state, "green" if not status.error else "red"),
-        f"{speed}   in {status.items_in:,}   out {status.items_out:,}"
-        f"   watermark lag {watermark_lag(status)}   dead letters {status.dead_letters:,}"
-        f"   tasks ended {status.tasks_ended}/{status.tasks}",
-        (visible(limited(status, "   slowed down to {}, see 'Backpressure' in operations.md")), "yellow"),
+    job = Text.assemble(
+        (f"{status.job} ", "bold"), f"plan {status.fingerprint}  ", (status.state, "green" if not status.error else "red")
     )  # fmt: skip
+    facts = [
+        "" if rate is None else f"{rate:,.0f} items/s",
+        f"in {status.items_in:,}", f"out {status.items_out:,}", f"watermark lag {watermark_lag(status)}",
+        f"dead letters {status.dead_letters:,}", f"tasks ended {status.tasks_ended}/{status.tasks}",
+    ]  # fmt: skip
+    slowed = Text(visible(limited(status, "slowed down to {}, see 'Backpressure' in operations.md")), "yellow")
+    head = Phrases([job, *map(Text, facts), slowed])
     return Group(head, _channels(status), _nodes(status), _owners(status))
 
 

@@ -22,9 +22,10 @@ from market_data_pipeline.errors import ConfigError, JobFailed, StoreUnavailable
 from market_data_pipeline.launcher.children import NO_RESTART, Child, service
 from market_data_pipeline.launcher.deploy import exchange
 from market_data_pipeline.launcher.display import Display, choose_display, summary
+from market_data_pipeline.operators.batch import Batcher
+from market_data_pipeline.options import INTERRUPTED
 from market_data_pipeline.settings import Settings, server_address
 from market_data_pipeline.sinks.base import Sink
-from market_data_pipeline.sinks.file import FileSink
 from market_data_pipeline.sources.base import Source
 from market_data_pipeline.store.client import Client, check_server, connect, is_transient, refusals_explained
 from market_data_pipeline.store.control import Control, JobInfo, check_plan, find_job, publish, remove_job
@@ -38,7 +39,6 @@ _LOOK_EVERY = 0.25
 _LEAVE_SECONDS = 35.0
 _LEFT_SECONDS = 2.0
 _DEPLOY_SECONDS = 30.0
-INTERRUPTED = 130
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
@@ -137,12 +137,9 @@ class Launcher:
         return await self._supervise(job, address, logs, embedded)
 
     def _warn_of_other_files(self) -> None:
-        for path in [node.fn.path for node in self._dag.nodes.values() if isinstance(node.fn, FileSink)]:
-            others = sum(1 for found in path.glob("*.*") if found.is_file())
-            if others:
-                self._display.say(
-                    f"output folder {path} holds {others} files of other runs already; they stay beside the new ones"
-                )
+        sinks = [node.fn for node in self._dag.nodes.values() if isinstance(node.fn, Sink)]
+        for text in dict.fromkeys(text for sink in sinks for text in sink.others()):
+            self._display.say(text)
 
     async def _find_or_publish(self) -> JobInfo:
         job = await find_job(self._client, self._job_name)
@@ -293,7 +290,9 @@ class Launcher:
             document = {**self._status.to_dict(), "seconds": seconds, "items_per_second": rate, "outputs": outputs}
             print(visible(json.dumps(document)), flush=True)  # noqa: T201 - this is the output
         else:
-            self._display.say(summary(self._status, seconds, outputs, rate))
+            lists = any(isinstance(node.fn, Batcher) for node in self._dag.nodes.values())
+            gone = self._embedded is not None and self._options.data_dir is None
+            self._display.say(summary(self._status, seconds, outputs, rate, gone=gone, lists=lists))
 
 
 class Meter:

@@ -56,6 +56,11 @@ class Sink(Component):
         """Where the output goes, for people; empty where that says nothing."""
         return ""
 
+    def others(self) -> list[str]:
+        """What other runs have left at the destination, or write there now: a sentence each, for people. Asked before a new job
+        is started, of which nothing can be there yet."""
+        return []
+
     def check(self) -> None:
         """Look, before anything starts, whether this sink can work. Raises ``SinkError``."""
 

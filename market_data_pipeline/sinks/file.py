@@ -68,6 +68,9 @@ class FileSink(Sink):
     def destination(self) -> str:
         return str(self.path)
 
+    def others(self) -> list[str]:
+        return self._staging.others(self.path.glob(f"*{self.suffix}"))
+
     def check(self) -> None:
         self._staging.check()
 

@@ -39,13 +39,11 @@ from market_data_pipeline.sinks.parquet_format import (
     tables_of,
     write_file,
 )
-from market_data_pipeline.sinks.staging import Staging, append, check_size
+from market_data_pipeline.sinks.staging import DONE, Staging, append, check_size
 
 _DAY = 86_400_000_000_000
 _LENGTH = struct.Struct("<I")
 _FRAME_ITEMS, _FRAME_BYTES = 65_536, 64 * 1024 * 1024
-_DONE = "done-"
-"""Begins the name of a staging file whose rows are published: anybody may delete it when it is old."""
 _ONE_AT_A_TIME = threading.Lock()
 """A process sorts one file at a time: it has that file's rows in memory."""
 
@@ -119,6 +117,9 @@ class ParquetFiles(Sink):
     def destination(self) -> str:
         return str(self.path)
 
+    def others(self) -> list[str]:
+        return self._staging.others(self.path.glob("table=*/date=*/*.parquet"))
+
     def check(self) -> None:
         self._staging.check()
 
@@ -147,7 +148,7 @@ class ParquetFiles(Sink):
     def _adopt(self, committed: dict[str, Any]) -> None:
         number, size, former = int(committed["number"]), int(committed["size"]), str(committed["staged"])
         name, folder = self._rows_name(number), self._staging.folder
-        also = [folder / f"{_DONE}{former}", *sorted(folder.glob(f"{_DONE}{name}.e*"))]
+        also = [folder / f"{DONE}{former}", *sorted(folder.glob(f"{DONE}{name}.e*"))]
         also = [place for place in also if place.exists() and place.stat().st_size >= size]
         staged = self._staging.adopt(name, former, size, also)
         self._parts[committed["table"], committed["date"]] = _Part(number, staged, size, time.monotonic())
@@ -280,11 +281,11 @@ class ParquetFiles(Sink):
 
 def _retire(path: Path) -> bool:
     """Let staged rows stay for a while; whether these are such."""
-    if ".rows." not in path.name or path.name.startswith(_DONE):
+    if ".rows." not in path.name or path.name.startswith(DONE):
         return False
     try:
         os.utime(path)
-        path.replace(path.with_name(_DONE + path.name))
+        path.replace(path.with_name(DONE + path.name))
     except FileNotFoundError:
         pass
     return True
@@ -292,7 +293,7 @@ def _retire(path: Path) -> bool:
 
 def sweep_done(folder: Path, older_than: float, now: Callable[[], float] = time.time) -> None:
     """Delete staged rows that were published more than ``older_than`` seconds ago, whosever they are."""
-    for path in folder.glob(f"{_DONE}*"):
+    for path in folder.glob(f"{DONE}*"):
         try:
             if now() - path.stat().st_mtime >= older_than:
                 path.unlink()

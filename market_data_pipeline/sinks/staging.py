@@ -23,6 +23,8 @@ from market_data_pipeline.sinks.base import SinkContext
 log = logging.getLogger(__name__)
 
 STAGING = ".staging"
+DONE = "done-"
+"""Begins the name of a staging file whose rows are published: anybody may delete it when it is old."""
 
 
 class Staging:
@@ -44,6 +46,17 @@ class Staging:
             raise SinkError(f"output folder {self.path}: {error.strerror or error}") from error
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise SinkError(f"output folder {self.path}: permission denied")
+
+    def others(self, published: Iterable[Path]) -> list[str]:
+        """What other runs have in this folder, a sentence each: files that are ``published``, and staged ones."""
+        finished = sum(path.is_file() for path in published)
+        staged = sum(not path.name.startswith(DONE) for path in self.folder.glob("*"))
+        found = []
+        if finished:
+            found.append(f"holds {_files(finished)} of other runs already; they stay beside the new ones")
+        if staged:
+            found.append(f"holds {_files(staged)} unfinished by another run, which was killed or writes there now")
+        return [f"output folder {self.path} {what}" for what in found]
 
     def begin(self, ctx: SinkContext) -> None:
         """Whose files these are."""
@@ -124,6 +137,10 @@ class Staging:
             if path not in mine and not retire(path):
                 path.unlink(missing_ok=True)
         self._stale = []
+
+
+def _files(count: int) -> str:
+    return f"{count:,} file{'s' if count != 1 else ''}"
 
 
 def _rename(source: Path, target: Path) -> None:

@@ -88,6 +88,20 @@ def test_a_data_dir_is_resumed_after_ctrl_c(tmp_path: Path) -> None:
     assert "Traceback" not in other.stderr
 
 
+def test_a_run_that_keeps_nothing_says_what_the_next_one_does(tmp_path: Path) -> None:
+    err = tmp_path / "err"
+    with mdp(*run_bars(tmp_path, "--set", "items=200000", "--set", "rate=40000"), err=err) as first:
+        wait_until(lambda: bars_seen(err) > 0, "some bars")
+        first.send_signal(signal.SIGINT)
+        assert first.wait(60) == 130
+    assert err.read_text().splitlines()[-1].endswith("a new one begins at the start; with --data-dir DIR it resumes")
+    files = len(list((tmp_path / "out").glob("*.jsonl")))
+    again = run_mdp("run", *run_bars(tmp_path, "--set", "items=1000"))
+    assert again.returncode == 0, again.stderr
+    assert f"output folder {tmp_path / 'out'} holds {files} file" in again.stderr
+    assert "of other runs already" in again.stderr
+
+
 def test_everything_killed_at_once_is_resumed(tmp_path: Path) -> None:
     given = run_bars(tmp_path, "--set", "items=200000", "--set", "rate=40000", "--data-dir", str(tmp_path / "data"))
     err = tmp_path / "err"

@@ -92,11 +92,15 @@ def test_a_locked_table_slows_the_source_and_loses_nothing(server: EmbeddedServe
 
 
 def test_the_example_ends_well(tmp_path: Path) -> None:
+    short = ["--seconds", "1", "--slow", "2", "--after", "1"]
     done = subprocess.run(
-        [sys.executable, "examples/backpressure.py", "--output", str(tmp_path), "--seconds", "1", "--slow", "2"],
+        [sys.executable, "examples/backpressure.py", "--output", str(tmp_path), *short],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     *lines, verdict = done.stdout.splitlines()
     assert verdict == "all 200,000 trades are stored, each once"
     assert any(" slow " in line for line in lines)
+    assert all(len(line) <= 80 for line in lines)
+    header = next(at for at, line in enumerate(lines) if line.startswith("  s  store"))
+    assert len({len(line) for line in lines[header:]}) == 1, "columns stand below each other"

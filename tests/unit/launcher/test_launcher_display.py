@@ -14,7 +14,7 @@ from rich.console import Console
 
 from market_data_pipeline.frame import END
 from market_data_pipeline.launcher.children import Child, service
-from market_data_pipeline.launcher.display import Lines, choose_display, summary, watermark_lag
+from market_data_pipeline.launcher.display import Lines, choose_display, nothing_stored, summary, watermark_lag
 from market_data_pipeline.launcher.live_table import LiveTable, render
 from market_data_pipeline.store.status import ChannelStatus, JobStatus
 
@@ -93,6 +93,44 @@ def test_the_summary_has_a_line_per_fact() -> None:
     assert facts["skipped"] == "5"
     assert "latency             p50 12.3 ms / p99 -" in text
     assert facts["written to"] == "/tmp/out"
+
+
+def test_the_summary_says_that_nothing_was_stored() -> None:
+    nodes = {"s": {"in": 9, "out": 1000}, "o": {"in": 1000, "dead_letter": 1000}}
+    of = status(nodes=nodes, sources=["s"], sinks=["o"], state="finished", first_dead_letter="o: no such column")
+    said = summary(of, 1.0, [], 0.0).splitlines()[-1]
+    assert said.startswith(
+        "nothing was stored by 'o': all 1,000 items are dead letters; the first: o: no such column; on a server"
+    )
+    assert nothing_stored(of, lists=True) == [], "a list may have been stored but for an item"
+
+
+def test_whoever_made_dead_letters_of_everything_is_named() -> None:
+    names = {"sources": ["s"], "sinks": ["o"]}
+    assert nothing_stored(status(nodes={"s": {"out": 2}, "m": {"in": 2, "out": 1, "dead_letter": 1}}, **names)) == []
+    assert nothing_stored(status(nodes={"s": {"out": 1, "dead_letter": 2}, "o": {"in": 0}}, **names)) == []
+    assert nothing_stored(status(nodes={"s": {"dead_letter": 2}}, **names))[0].startswith(
+        "nothing was brought in by 's': all 2"
+    )
+    refused = status(nodes={"s": {"out": 1}, "m": {"in": 1, "dead_letter": 1}}, **names)
+    assert nothing_stored(refused)[0].startswith("nothing was taken by 'm': the one item is a dead letter")
+
+
+def test_the_summary_of_an_interrupted_run_says_what_a_new_one_does() -> None:
+    assert summary(status(), 1.0, [], 0.0, gone=True).splitlines()[-1].endswith("with --data-dir DIR it resumes")
+    assert "--data-dir" not in summary(status(), 1.0, [], 0.0)
+    assert "--data-dir" not in summary(status(state="finished"), 1.0, [], 0.0, gone=True)
+
+
+def test_the_head_of_the_table_breaks_between_phrases() -> None:
+    out = io.StringIO()
+    Console(file=out, width=80).print(render(status(rates={"source": 10.0}), 1000.0))
+    head = out.getvalue().split("channel", 1)[0].splitlines()
+    assert [line.rstrip() for line in head] == [
+        "bars plan abc  running   1,000 items/s   in 12,345   out 77",
+        "watermark lag 1.500s   dead letters 0   tasks ended 2/7",
+        "slowed down to source 10/s, see 'Backpressure' in operations.md",
+    ]
 
 
 def test_the_summary_of_a_failure_says_so() -> None:

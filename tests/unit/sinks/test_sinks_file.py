@@ -478,3 +478,14 @@ async def test_a_stale_file_that_cannot_be_deleted_is_a_sink_error(tmp_path: Pat
     with pytest.raises(SinkError, match=r"irectory|permitted"):
         await again.committed()
     await first.close()
+
+
+async def test_a_new_job_is_told_of_files_that_other_runs_have_there(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not ours")
+    former = await opened(tmp_path, 1)
+    await step(former, numbers(0, 3), ended=True)
+    await step(former, numbers(3, 6))
+    finished, unfinished = JsonLines(tmp_path).others()
+    assert finished == f"output folder {tmp_path} holds 1 file of other runs already; they stay beside the new ones"
+    assert unfinished.startswith(f"output folder {tmp_path} holds 1 file unfinished by another run")
+    assert len(CsvFiles(tmp_path).others()) == 1, "no CSV is there; somebody writes there nevertheless"

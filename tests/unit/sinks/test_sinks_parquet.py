@@ -437,3 +437,19 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(SinkError, match="output folder"):
         ParquetFiles(tmp_path / "out").check()
+
+
+async def test_a_new_job_is_told_of_files_that_other_runs_have_there(tmp_path: Path) -> None:
+    assert ParquetFiles(tmp_path / "new").others() == []
+    former = await opened(tmp_path, 1, keep_staged="60s")
+    await step(former, trades(0, 3))
+    assert ParquetFiles(tmp_path).others() == [
+        f"output folder {tmp_path} holds 1 file unfinished by another run, which was killed or writes there now"
+    ]
+    await step(former, trades(3, 6), ended=True)
+    assert any(name.startswith("done-") for name in staged(tmp_path)), (
+        "rows that stay for a while are no unfinished file"
+    )
+    assert ParquetFiles(tmp_path).others() == [
+        f"output folder {tmp_path} holds 1 file of other runs already; they stay beside the new ones"
+    ]

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from market_data_pipeline import errors
 from market_data_pipeline.app import load_app, parse_sets
+from market_data_pipeline.cli import main
 from market_data_pipeline.errors import ConfigError, DagValidationError, MdpError
 from market_data_pipeline.options import one_line_errors, options
 
@@ -195,6 +196,20 @@ def test_the_end_of_a_connection_is_not_reported_again(
     CliRunner().invoke(command(ConfigError("x")), [])
     logging.getLogger("asyncio").error(message, exc_info=error)
     assert bool(caplog.records) == logged
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("run", "run: interrupted before anything was started\n"), ("status", "status: interrupted\n")]
+)
+def test_ctrl_c_is_one_line_and_130(name: str, said: str) -> None:
+    result = CliRunner().invoke(command(KeyboardInterrupt()), [], prog_name=name)
+    assert (result.exit_code, result.output) == (130, said)
+
+
+def test_the_list_of_commands_is_not_cut() -> None:
+    shown = CliRunner().invoke(main, ["--help"], terminal_width=80).output
+    assert "run      Run APP" in shown
+    assert "..." not in shown.partition("Commands:")[2]
 
 
 def test_a_programming_error_is_not_dressed_up() -> None:
