@@ -40,9 +40,10 @@ class CcxtProvider(Component):
     only one side is left out. ``ts_event`` is the time of arrival where the venue sends none.
 
     ``api_key``, ``secret``, ``password``: for venues that want them; text is hidden at once, no plan shows them. ``options``:
-    ccxt's own configuration, by its names, for sandboxes, proxies, own gateways, timeouts: ``{"sandbox": True}``, ``{"httpsProxy": ..., "wssProxy": ...}``, ``{"urls":
-    {"api": {"ws": ...}}}``, ``{"options": {"defaultType": "swap"}}``. A value that is secret (a proxy's address with a
-    password) is a ``SecretStr``. ``limits``: how fast to subscribe; ccxt keeps to the venue's rate by itself besides.
+    ccxt's own configuration, by its names, for sandboxes, proxies, own gateways, timeouts: ``{"sandbox": True}``,
+    ``{"httpsProxy": ..., "wssProxy": ...}``, ``{"urls": {"api": {"ws": ...}}}``, ``{"options": {"defaultType": "swap"}}``. A
+    value that is secret (a proxy's address with a password) is a ``SecretStr``. ``limits``: how fast to subscribe; ccxt keeps
+    to the venue's rate by itself besides.
 
     Guarantee: none of its own; a feed cannot be read again. What came is handed out once, in order of arrival, and before the
     error of a break. What was missed while it was away is missed; what the venue sends again is a duplicate by ``(symbol,
