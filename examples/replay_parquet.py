@@ -15,11 +15,10 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from market_data_pipeline import JsonLines, Pipeline, Replay
+from market_data_pipeline.extras import extra
 
+NAME = "examples/replay_parquet.py"
 OPEN = int(datetime(2026, 1, 2, 14, tzinfo=UTC).timestamp()) * 1_000_000_000
 HOUR = 3600 * 1_000_000_000
 SYMBOLS = ("AAPL", "MSFT", "NVDA")
@@ -27,6 +26,7 @@ SYMBOLS = ("AAPL", "MSFT", "NVDA")
 
 def make_hour(path: Path, start: int, venue: str, count: int = 2000) -> None:
     """A file of ``count`` trades of an hour: random walks, seeded by the file's name."""
+    pa, parquet = (extra(name, "parquet", NAME) for name in ("pyarrow", "pyarrow.parquet"))
     rng = random.Random(path.name)
     prices = dict.fromkeys(SYMBOLS, 100.0)
     times = sorted(rng.randrange(start, start + HOUR) for _ in range(count))
@@ -41,13 +41,14 @@ def make_hour(path: Path, start: int, venue: str, count: int = 2000) -> None:
         "side": [rng.choice(("buy", "sell")) for _ in times],
         "trade_id": [f"{venue}-{start}-{n}" for n in range(count)],
     }
-    pq.write_table(pa.table(columns), path, row_group_size=500)
+    parquet.write_table(pa.table(columns), path, row_group_size=500)
 
 
 def make_trades(folder: Path) -> None:
     """Make ``folder``, whole or not at all: every process of the job comes here, perhaps at once."""
     if folder.is_dir():
         return
+    extra("pyarrow.parquet", "parquet", NAME)  # told before a folder is made
     staged = folder.with_name(f".{folder.name}-{os.getpid()}")
     staged.mkdir(parents=True)
     for hour in range(3):

@@ -123,9 +123,17 @@ def _convert(name: str, text: str, hint: Any) -> Any:
     try:
         return TypeAdapter(hint).validate_python(text)
     except ValidationError as error:
-        wanted = getattr(hint, "__name__", None) if not typing.get_args(hint) else None
-        reason = error.errors()[0]["msg"]
-        raise ConfigError(f"--set {name}={text}: not a {wanted or hint}: {reason}") from None
+        kinds = [kind for kind in _alternatives(hint) if kind is not type(None)]
+        if all(typing.get_origin(kind) is typing.Literal for kind in kinds):
+            allowed = ", ".join(str(value) for kind in kinds for value in typing.get_args(kind))
+            raise ConfigError(f"--set {name}={text}: {text!r} is not allowed; one of: {allowed}") from None
+        wanted = " or ".join(str(kind) if typing.get_args(kind) else kind.__name__ for kind in kinds)
+        raise ConfigError(f"--set {name}={text}: not a {wanted}: {error.errors()[0]['msg']}") from None
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if is_union else (hint,)
 
 
 def _allows_none(hint: Any) -> bool:

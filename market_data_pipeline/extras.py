@@ -16,5 +16,4 @@ def extra(module: str, name: str, what: str) -> Any:
     except ImportError as error:
         missing = error.name or module
         hint = f"pip install 'market-data-pipeline[{name}]'"
-        found = "" if missing == module or module.startswith(f"{missing}.") else f" ({missing} is missing)"
-        raise ConfigError(f"{what} needs the extra {name}{found}: {hint}") from error
+        raise ConfigError(f"{what} needs the extra {name} ({missing} is missing): {hint}") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from market_data_pipeline.durations import parse_duration
 from market_data_pipeline.errors import ConfigError, SinkError
-from market_data_pipeline.sinks.compaction import Compaction, Limits, Merge, Merged, plan
+from market_data_pipeline.sinks.compaction import Compaction, Limits, Merge, Merged, plan, younger
 from market_data_pipeline.sinks.parquet import sweep_done
 from market_data_pipeline.sinks.parquet_format import TABLES, check_extra
 from market_data_pipeline.sinks.staging import STAGING
@@ -42,7 +42,7 @@ def compact(
 ) -> None:
     """Merge what there is to merge below ``folder``; with ``dry_run`` only say it. A date that cannot be merged does not keep
     others from it. Raises ``SinkError`` behind the last one."""
-    check_extra("mdp compact")
+    check_extra("compaction")
     if table is not None and table not in TABLES:
         raise ConfigError(f"--table {table!r} is not allowed; choose from {', '.join(TABLES)}")
     if day is not None:
@@ -51,6 +51,8 @@ def compact(
     if dry_run:
         for merge in merges:
             say(f"{_name(merge)}: {merge.files} files, {sized(merge.size)} -> {len(merge.groups)}")
+        if not merges:
+            say(_nothing(younger(folder, limits, table, day), limits))
         return
     with Compaction(folder) as compaction:
         sweep_done(folder / STAGING, _OLD_ROWS)
@@ -59,7 +61,13 @@ def compact(
     if failed:
         raise SinkError(f"{len(failed)} of {len(merges)} dates were left as they are: {'; '.join(failed)}")
     if not merges:
-        say("nothing to merge")
+        say(_nothing(younger(folder, limits, table, day), limits))
+
+
+def _nothing(young: int, limits: Limits) -> str:
+    parts = "1 part of a finished date is" if young == 1 else f"{young:,} parts of finished dates are"
+    why = f": {parts} younger than --min-age ({limits.min_age:g} s)" if young else ""
+    return f"nothing to merge{why}"
 
 
 def _run(compaction: Compaction, merges: list[Merge], plain: bool, say: Say) -> list[str]:

@@ -76,17 +76,39 @@ class Limits(NamedTuple):
 
 def plan(folder: Path, limits: Limits, table: str | None = None, day: str | None = None) -> Iterator[Merge]:
     """What there is to merge below ``folder``. Raises ``SinkError`` where it cannot be read."""
-    if not folder.is_dir():
-        raise SinkError(f"{folder}: no such folder")
-    for place in sorted(folder.glob(f"table={table or '*'}/date={day or '*'}")):
-        name, written = place.parent.name.removeprefix("table="), place.name.removeprefix("date=")
-        if name not in TABLES or not _is_finished(written, limits.before):
-            continue
+    for name, written, place in _finished(folder, limits, table, day):
         files = [path for path in sorted(place.glob("part-*.parquet")) if _is_small(path, TABLES[name], limits)]
         groups = _groups(files, limits.target_bytes)
         if groups:
             size = sum(path.stat().st_size for group in groups for path in group)
             yield Merge(TABLES[name], written, groups, size)
+
+
+def younger(folder: Path, limits: Limits, table: str | None = None, day: str | None = None) -> int:
+    """How many parts of finished dates are left alone because of ``min_age`` alone. Raises ``SinkError`` as :func:`plan`."""
+    aged = limits._replace(min_age=float("-inf"))
+    return sum(
+        _is_young(path, limits) and _is_small(path, TABLES[name], aged)
+        for name, _, place in _finished(folder, limits, table, day)
+        for path in place.glob("part-*.parquet")
+    )
+
+
+def _finished(folder: Path, limits: Limits, table: str | None, day: str | None) -> Iterator[tuple[str, str, Path]]:
+    """The folders of finished dates with their table and date."""
+    if not folder.is_dir():
+        raise SinkError(f"{folder}: {'is not a folder' if folder.exists() else 'no such folder'}")
+    for place in (folder.absolute(), *folder.absolute().parents):
+        if place.name.startswith("table="):
+            raise SinkError(f"{folder}: is a part of the store; give the folder above, {place.parent}")
+    for place in sorted(folder.glob(f"table={table or '*'}/date={day or '*'}")):
+        name, written = place.parent.name.removeprefix("table="), place.name.removeprefix("date=")
+        if name in TABLES and _is_finished(written, limits.before):
+            yield name, written, place
+
+
+def _is_young(path: Path, limits: Limits) -> bool:
+    return time.time() - path.stat().st_mtime < limits.min_age
 
 
 def _is_finished(day: str, before: date) -> bool:
@@ -98,8 +120,7 @@ def _is_finished(day: str, before: date) -> bool:
 
 def _is_small(path: Path, table: Table, limits: Limits) -> bool:
     """Whether this is a part of ours that is to be merged."""
-    found = path.stat()
-    if found.st_size > limits.target_bytes // 2 or time.time() - found.st_mtime < limits.min_age:
+    if path.stat().st_size > limits.target_bytes // 2 or _is_young(path, limits):
         return False
     try:
         said = parquet().read_metadata(path.absolute()).metadata or {}

@@ -152,7 +152,7 @@ class KafkaProducer:
                 found = self._producer.list_topics(topic, timeout=self._producing.timeout).topics[topic]
             if found.error is not None or not found.partitions:
                 why = found.error.str() if found.error is not None else "it has no partitions"
-                raise SinkError(f"kafka: topic {topic}: {why}")
+                raise SinkError(f"kafka {self._producing.servers}: topic {topic}: {why}")
             self._partitions.setdefault(topic, len(found.partitions))
 
     def partitions(self, topic: str) -> int:

@@ -65,6 +65,8 @@ class SqliteTable(Sink):
 
     def check(self) -> None:
         with self._explained():
+            if self.path.is_dir():
+                raise SinkError(f"{self.path}: is a folder; give a file in it")
             if not self.path.parent.is_dir():
                 raise SinkError(f"{self.path}: the folder {self.path.parent} does not exist")
             connection = self._connect()

@@ -22,6 +22,7 @@ Quotes = Literal["ticker", "bids_asks", "order_book"]
 
 _MARKETS_SECONDS = 3600.0
 _LIMITS = VenueLimits()
+_KEYS = ("api_key", "secret", "password")
 _SECRETS = {"apiKey", "secret", "password", "uid", "token", "privateKey", "walletAddress", "login", "twofa"}
 
 
@@ -38,10 +39,11 @@ class CcxtProvider(Component):
     quote for each change of its top; some venues want a key for it. A size that the venue does not send is 0; a quote with
     only one side is left out. ``ts_event`` is the time of arrival where the venue sends none.
 
-    ``api_key``, ``secret``, ``password``: for venues that want them. ``options``: ccxt's own configuration, by its names, for
-    sandboxes, proxies, own gateways, timeouts: ``{"sandbox": True}``, ``{"httpsProxy": ..., "wssProxy": ...}``, ``{"urls":
-    {"api": {"ws": ...}}}``, ``{"options": {"defaultType": "swap"}}``. A value that is secret (a proxy's address with a
-    password) is a ``SecretStr``. ``limits``: how fast to subscribe; ccxt keeps to the venue's rate by itself besides.
+    ``api_key``, ``secret``, ``password``: for venues that want them; text is hidden at once, no plan shows them. ``options``:
+    ccxt's own configuration, by its names, for sandboxes, proxies, own gateways, timeouts: ``{"sandbox": True}``,
+    ``{"httpsProxy": ..., "wssProxy": ...}``, ``{"urls": {"api": {"ws": ...}}}``, ``{"options": {"defaultType": "swap"}}``. A
+    value that is secret (a proxy's address with a password) is a ``SecretStr``. ``limits``: how fast to subscribe; ccxt keeps
+    to the venue's rate by itself besides.
 
     Guarantee: none of its own; a feed cannot be read again. What came is handed out once, in order of arrival, and before the
     error of a break. What was missed while it was away is missed; what the venue sends again is a duplicate by ``(symbol,
@@ -58,15 +60,15 @@ class CcxtProvider(Component):
         exchange: str,
         *,
         quotes: Quotes = "ticker",
-        api_key: SecretStr | None = None,
-        secret: SecretStr | None = None,
-        password: SecretStr | None = None,
+        api_key: SecretStr | str | None = None,
+        secret: SecretStr | str | None = None,
+        password: SecretStr | str | None = None,
         options: Mapping[str, Any] | None = None,
         limits: VenueLimits = _LIMITS,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.exchange, self.quotes, self.limits, self.clock = exchange, quotes, limits, clock
-        self.api_key, self.secret, self.password = api_key, secret, password
+        self.api_key, self.secret, self.password = map(_hidden, (api_key, secret, password))
         self.options = dict(options or {})
         pro = extra("ccxt.pro", "ccxt", "CcxtProvider")
         if exchange not in pro.exchanges:
@@ -82,6 +84,9 @@ class CcxtProvider(Component):
         self.name = exchange
         has = self._make().has
         self.kinds = frozenset(kind for kind in ("trade", "quote") if self._streams(has, kind))
+
+    def config(self) -> dict[str, Any]:
+        return {name: value for name, value in super().config().items() if name not in _KEYS}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CcxtProvider:
         return self  # all tasks of a process share the markets
@@ -149,6 +154,10 @@ class CcxtProvider(Component):
         wait = float(after) if after.isdecimal() else 0.0
         told = explained(error, f"{self.exchange}: the markets", asking=False, retry_after=wait)
         return FeedDown(str(told)) if isinstance(told, SubscriptionRefused) else told
+
+
+def _hidden(value: SecretStr | str | None) -> SecretStr | None:
+    return SecretStr(value) if isinstance(value, str) else value
 
 
 def _check_secrets(options: Mapping[str, Any]) -> None:

@@ -3,16 +3,18 @@
 =============== ==================== ==============================================================
 state           what happens         event, and the state then
 =============== ==================== ==============================================================
-away, suspended connected            ``connected``; connected
+new             could not be made    ``disconnected``; away
+new, away       connected            ``connected``; connected
+suspended       connected            ``connected``; connected
 connected       nothing for so long  ``quiet``; quiet
 quiet           something came       ``resumed``; connected
 connected       it broke             ``disconnected``; away
 quiet           it broke             ``disconnected``; away
-away            the circuit opened   ``suspended``; suspended
+new, away       the circuit opened   ``suspended``; suspended
 any             refused for good     ``failed``; the feed itself: failed, a symbol: the same
 =============== ==================== ==============================================================
 
-Anything else (an attempt that failed while the feed is away, say) is no transition, and gives no event.
+Anything else (a further attempt that failed while the feed is away, say) is no transition, and gives no event.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Literal
 
 from market_data_pipeline.records import FeedEvent
 
-Condition = Literal["away", "connected", "quiet", "suspended", "failed"]
+Condition = Literal["new", "away", "connected", "quiet", "suspended", "failed"]
 
 
 class FeedHealth:
@@ -30,7 +32,7 @@ class FeedHealth:
 
     def __init__(self, feed: str, quiet_after: float) -> None:
         self.feed = feed
-        self.condition: Condition = "away"
+        self.condition: Condition = "new"
         self.heard_at = 0.0
         self._quiet_after = quiet_after
 
@@ -59,10 +61,11 @@ class FeedHealth:
         return now - self.heard_at if self.is_up else 0.0
 
     def disconnected(self, wall: int, detail: str) -> list[FeedEvent]:
-        return self._to("away", "disconnected", wall, detail) if self.is_up else []
+        """It broke, or could not be made."""
+        return self._to("away", "disconnected", wall, detail) if self.is_up or self.condition == "new" else []
 
     def suspended(self, wall: int, detail: str) -> list[FeedEvent]:
-        return self._to("suspended", "suspended", wall, detail) if self.condition == "away" else []
+        return self._to("suspended", "suspended", wall, detail) if self.condition in ("new", "away") else []
 
     def refused(self, wall: int, kind: str, symbol: str, reason: str) -> list[FeedEvent]:
         """``kind`` of ``symbol`` is refused for good; the feed goes on without it."""

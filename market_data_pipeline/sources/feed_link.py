@@ -87,6 +87,7 @@ class FeedLink:
                 if down is None:
                     return
                 lived = self._clock.monotonic() - self._since if self._since else 0.0
+                self._intake.tell(self.health.disconnected(self._clock.time_ns(), str(down)))  # it could not be made
                 self._count_failure(down, lived)
                 await self._clock.sleep(self._backoff.delay(lived, down.retry_after))
         except SourceError as error:

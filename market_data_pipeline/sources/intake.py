@@ -129,7 +129,8 @@ class Intake:
         for event in events:
             level = logging.WARNING if event.event in _LOUD else logging.INFO
             about = f" {event.symbol}" if event.symbol else ""
-            log.log(level, "%s: feed %s%s: %s %s", self._node, event.feed, about, event.event, event.detail)
+            detail = f": {event.detail}" if event.detail else ""
+            log.log(level, "%s: feed %s%s: %s%s", self._node, event.feed, about, event.event, detail)
             self.counted(event.event, 1)
             self._events.append(event)
         if events:

@@ -124,7 +124,7 @@ class KafkaSource(Source):
         reach = Reach("kafka")
         consumer = make_consumer(kafka, self._reading(None), reach)
         try:
-            topic_partitions(kafka, consumer, self.topics, reach)
+            topic_partitions(kafka, consumer, self.servers, self.topics, reach)
         finally:
             consumer.close()
 
@@ -156,7 +156,7 @@ class KafkaSource(Source):
         reach = Reach(f"source {self._ctx.node}")
         consumer = make_consumer(kafka, reading, reach)
         try:
-            mine = self._mine(topic_partitions(kafka, consumer, self.topics, reach))
+            mine = self._mine(topic_partitions(kafka, consumer, self.servers, self.topics, reach))
             new = [partition for partition in mine if partition not in known]
             self._offsets = {p: known[p] for p in mine if p in known}
             self._offsets |= self._beginnings(kafka, consumer, new, "earliest" if known else self.start)

@@ -114,7 +114,7 @@ class KafkaReader:
     def partitions(self, topics: Iterable[str]) -> list[Partition]:
         """All that ``topics`` have now; those known before while no server answers."""
         try:
-            return topic_partitions(self._kafka, self._consumer, topics, self.reach)
+            return topic_partitions(self._kafka, self._consumer, self._reading.servers, topics, self.reach)
         except SourceError as error:
             log.debug("%s", error)
             return list(self._next)
@@ -285,17 +285,17 @@ def make_consumer(kafka: Any, reading: Reading, reach: Reach) -> Any:
         raise SourceError(f"kafka options: {error.args[0].str()}") from None
 
 
-def topic_partitions(kafka: Any, consumer: Any, topics: Iterable[str], reach: Reach) -> list[Partition]:
+def topic_partitions(kafka: Any, consumer: Any, servers: str, topics: Iterable[str], reach: Reach) -> list[Partition]:
     """All partitions of ``topics``. Raises ``SourceError`` for one that is not there, or when no server answers."""
     found: list[Partition] = []
     for topic in topics:
         try:
             listed = consumer.list_topics(topic, timeout=ANSWER_SECONDS).topics[topic]
         except kafka.KafkaException as error:
-            raise SourceError(f"kafka: topic {topic}: {reach.why or error.args[0].str()}") from None
+            raise SourceError(f"kafka {servers}: topic {topic}: {reach.why or error.args[0].str()}") from None
         if listed.error is not None or not listed.partitions:
             reason = listed.error.str() if listed.error is not None else "it has no partitions"
-            raise SourceError(f"kafka: topic {topic}: {reason}")
+            raise SourceError(f"kafka {servers}: topic {topic}: {reason}")
         found += [(topic, number) for number in sorted(listed.partitions)]
     return found
 

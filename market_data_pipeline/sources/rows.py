@@ -14,6 +14,8 @@ from market_data_pipeline.errors import ConfigError, RecordError
 from market_data_pipeline.records import COLUMN_TYPES, FLAG, FLOAT, INT, MAX_TIME, MIN_TIME, RECORDS, SAME_AS, USUAL
 
 TIME_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+SIZES = frozenset({"size", "bid_size", "ask_size", "volume", "buy_volume", "sell_volume"})
+"""Fields that are never negative; prices may be."""
 _SIDES = {"buy": "buy", "b": "buy", "sell": "sell", "s": "sell", "": "", "unknown": ""}
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _FRACTION = re.compile(r"[.,](\d+)")
@@ -87,15 +89,22 @@ class RowParser:
                 values[name] = convert(raw)
             except (ValueError, TypeError, KeyError, OverflowError) as error:
                 detail = f" ({error})" if isinstance(error, RecordError) else ""
-                raise RecordError(f"{column}: {raw!r} is not {_WORDS[COLUMN_TYPES[name]]}{detail}") from error
+                raise RecordError(f"{column}: {raw!r} is not {self._word(name)}{detail}") from error
         return RECORDS[self.kind](**values)
 
     def _derived(self, name: str) -> bool:
         return name in SAME_AS.get(self.kind, ())
 
+    def _word(self, name: str) -> str:
+        if name.startswith("ts_") and self._unit == "iso":
+            return "an ISO 8601 time"
+        return f"{_WORDS[COLUMN_TYPES[name]]}{' of at least 0' if name in SIZES else ''}"
+
     def _converter(self, name: str) -> Callable[[Any], Any]:
         if name.startswith("ts_"):
             return iso_ns if self._unit == "iso" else self._scaled_ns
+        if name in SIZES:
+            return _exact_size if self._exact else _finite_size
         by_type: dict[str, Callable[[Any], Any]] = {
             FLOAT: _exact if self._exact else _finite,
             INT: _integer,
@@ -116,7 +125,7 @@ class RowParser:
                 raise RecordError("outside 64 bits")
             return _bounded(int(number * scale))
         except ArithmeticError as error:  # also decimal's own overflow
-            raise RecordError("not a number") from error
+            raise RecordError("not a number" if not _is_iso(value) else 'time_unit="iso" reads it') from error
 
 
 _WORDS = {
@@ -153,6 +162,28 @@ def _exact(value: Any) -> float | str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise RecordError("not a number")
     return decimal_text(str(value))
+
+
+def _finite_size(value: Any) -> float:
+    number = _finite(value)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def _exact_size(value: Any) -> float | str:
+    number = _exact(value)
+    if Decimal(number) < 0:
+        raise ValueError
+    return number
+
+
+def _is_iso(value: Any) -> bool:
+    try:
+        iso_ns(value)
+    except (ValueError, TypeError, RecordError):
+        return False
+    return True
 
 
 def _flag(value: Any) -> bool:

@@ -46,7 +46,7 @@ def check_names(path: Path, names: Sequence[str], wanted: Wanted) -> None:
     """Raises ``SourceError`` where a column is missing."""
     for column in wanted.parser.required():
         if column not in names:
-            raise missing_column(path, column, names)
+            raise missing_column(path, column, names, wanted)
 
 
 @contextmanager

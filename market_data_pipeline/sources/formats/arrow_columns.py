@@ -33,7 +33,7 @@ from market_data_pipeline.records import (
     USUAL,
 )
 from market_data_pipeline.sources.formats.base import Chunk, Opened, Wanted, chunk_of_rows, times_of
-from market_data_pipeline.sources.rows import TIME_UNITS, side_of
+from market_data_pipeline.sources.rows import SIZES, TIME_UNITS, side_of
 
 UNIT_NS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 _DAY_NS = 86_400_000_000_000
@@ -186,6 +186,8 @@ class Batches:
             values, wrong = self._times(array)
         elif COLUMN_TYPES[name] == FLOAT:
             values, wrong = self._floats(array)
+            if name in SIZES:
+                wrong |= values < 0
         elif COLUMN_TYPES[name] == INT:
             values, wrong = self._whole(array)
         elif COLUMN_TYPES[name] == FLAG:

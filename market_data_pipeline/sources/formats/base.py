@@ -169,9 +169,10 @@ def must_be_file(path: Path) -> None:
         raise SourceError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
 
 
-def missing_column(path: Path, missing: str, found: Sequence[str]) -> SourceError:
+def missing_column(path: Path, missing: str, found: Sequence[str], wanted: Wanted) -> SourceError:
+    field = next((field for field, column in wanted.columns.items() if column == missing), missing)
     return SourceError(
-        f"{path}: no column {missing!r}; it has: {', '.join(found)}; map it with columns={{'{missing}': '...'}}"
+        f"{path}: no column {missing!r}; it has: {', '.join(found)}; map it with columns={{{field!r}: '...'}}"
     )
 
 

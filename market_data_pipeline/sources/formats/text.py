@@ -223,4 +223,4 @@ class TextFormat:
             found = sorted(seen)
             missing = [column for column in required if seen and column not in seen]
         if missing:
-            raise missing_column(path, missing[0], found)
+            raise missing_column(path, missing[0], found, wanted)

@@ -274,3 +274,10 @@ async def test_a_zombie_can_send_nothing(stack: AsyncExitStack) -> None:
     with pytest.raises(SinkError, match="fenced"):
         await zombie.committed()
     assert [orjson.loads(message.value())["trade_id"] for message in shared_broker().read(name)] == [1]
+
+
+async def test_servers_that_do_not_answer_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("market_data_pipeline.sources.kafka_reader.ANSWER_SECONDS", 1.0)
+    servers = f"127.0.0.1:{free_port()}"
+    with pytest.raises(SourceError, match=f"^kafka {servers}: topic trades: "):
+        await asyncio.to_thread(KafkaSource(servers, "trades").check)

@@ -267,10 +267,33 @@ async def test_the_command_says_what_it_does(tmp_path: Path) -> None:
     assert said.output.startswith("trades 1970-01-01: 5 files, ")
     assert len(files(tmp_path)) == 5
     assert not (tmp_path / COMPACTING).exists()
-    assert run(str(tmp_path)).output == "nothing to merge\n"
+    young = "nothing to merge: 5 parts of finished dates are younger than --min-age (600 s)\n"
+    assert [run(str(tmp_path), *more).output for more in ([], ["--dry-run"])] == [young] * 2
     said = run(str(tmp_path), "--min-age", "0s", "--table", "trades", "--date", "1970-01-01")
     assert ", 10 rows" in said.output
     assert len(files(tmp_path)) == 1
+    assert run(str(tmp_path), "--min-age", "0s").output == "nothing to merge\n"
+
+
+async def test_what_is_no_store_is_refused_with_what_to_give(tmp_path: Path) -> None:
+    await write(tmp_path, *small(1))
+    (part,) = files(tmp_path)
+    for folder, said in [
+        (part, f"{part}: is not a folder"),
+        (part.parent, f"is a part of the store; give the folder above, {tmp_path}"),
+        (part.parent.parent, f"is a part of the store; give the folder above, {tmp_path}"),
+        (tmp_path / "none", "no such folder"),
+    ]:
+        result = run(str(folder))
+        assert result.exit_code == 1
+        assert said in result.output
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".staging") == ["table=trades"]
+
+
+def test_a_missing_extra_is_one_line_without_the_command_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    said = run(str(tmp_path)).output
+    assert "error: compaction needs the extra parquet (pyarrow.parquet is missing): pip install" in said
 
 
 async def test_a_date_that_cannot_be_merged_does_not_keep_others_from_it(tmp_path: Path) -> None:

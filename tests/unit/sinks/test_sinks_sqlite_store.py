@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from market_data_pipeline import Bar, Frame, Quote, SqliteStore, Trade
+from market_data_pipeline import Bar, Frame, Quote, SqliteStore, SqliteTable, Trade
 from market_data_pipeline.errors import SinkError
 from market_data_pipeline.sinks.base import SinkContext
 
@@ -122,3 +122,9 @@ async def test_what_is_missing_is_told(tmp_path: Path, path: Path) -> None:
         SqliteStore(path, create=False).check()
     with pytest.raises(SinkError, match=r"the folder .* does not exist"):
         SqliteStore(tmp_path / "no" / "x.db").check()
+
+
+def test_a_folder_is_no_database(tmp_path: Path) -> None:
+    for sink in (SqliteStore(tmp_path), SqliteTable(tmp_path, "t", ["symbol"])):
+        with pytest.raises(SinkError, match="is a folder; give a file in it"):
+            sink.check()

@@ -28,7 +28,8 @@ def test_quiet_is_not_disconnected() -> None:
 
 def test_what_is_no_transition_gives_no_event() -> None:
     health = FeedHealth("x", 30.0)
-    assert health.disconnected(1, "never was") == []
+    assert health.disconnected(1, "refused") == [FeedEvent("x", "disconnected", "", 1, "refused")]
+    assert health.disconnected(1, "refused again") == [], "told once"
     assert health.look(1000.0, 2) == []
     assert _names(health.suspended(3, "too often")) == ["suspended"]
     assert health.suspended(4, "again") == []

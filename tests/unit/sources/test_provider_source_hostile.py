@@ -12,8 +12,10 @@ import pytest
 from market_data_pipeline.records import Gap, Quote, Trade
 from market_data_pipeline.runtime.progress import SourceWatermark
 from market_data_pipeline.sources.base import SourceContext
+from market_data_pipeline.sources.circuit import CircuitRule
 from market_data_pipeline.sources.provider import ConnectionHealth, FeedDown, Refused, VenueLimits
 from market_data_pipeline.sources.provider_source import ProviderSource
+from market_data_pipeline.store.embedded import free_port
 from tests.tools.feed_reading import PATIENT, QUICK, quote, reading, trade
 from tests.tools.line_feed import LineFeed, LineProvider
 
@@ -228,3 +230,15 @@ async def test_conflated_quotes_make_no_trade_late() -> None:
         trades += isinstance(record, Trade)
     assert (late, trades) == (0, 150)
     assert read.counts["conflated"] > 1000
+
+
+async def test_a_connection_that_cannot_be_made_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with reading(LineProvider(free_port()), circuit=CircuitRule(min_calls=3, open_for="1h")) as read:
+        await read.event("suspended")
+        assert [name for _, name in read.named()] == ["disconnected", "suspended"]
+        assert read.counts["connect_failed"] == 3
+        assert "Connect call failed" in read.events[0].detail
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [message.split(" (")[0] for message in told if "suspended" in message] == [
+        "feed: feed line: suspended: it failed too often"
+    ]

@@ -11,6 +11,7 @@ from market_data_pipeline.component import describe
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.sources.ccxt import CcxtProvider
 from market_data_pipeline.sources.provider import MarketDataProvider
+from market_data_pipeline.sources.provider_source import ProviderSource
 
 
 def test_what_is_wrong_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +43,14 @@ def test_secrets_show_nowhere() -> None:
     assert "hidden" not in f"{describe(hidden)} {hidden.config()} {vars(hidden)}"
     assert hidden._make().httpsProxy == "http://me:hidden@proxy:1"
     assert hidden._make().secret == "hidden"
+
+
+def test_keys_given_as_text_are_hidden_at_once() -> None:
+    given = CcxtProvider("kraken", api_key="hidden1", secret="hidden2", password="hidden3")
+    assert "hidden" not in f"{describe(given)} {given.config()} {vars(given)} {describe(ProviderSource(given, ['A']))}"
+    assert not {"api_key", "secret", "password"} & given.config().keys()
+    made = given._make()
+    assert (made.apiKey, made.secret, made.password) == ("hidden1", "hidden2", "hidden3")
 
 
 def test_it_is_a_provider() -> None:

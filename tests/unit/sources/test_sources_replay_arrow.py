@@ -284,10 +284,26 @@ async def test_damaged_files_are_told(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("module", "name", "line"),
     [
-        ("pyarrow", "t.parquet", r"Replay of \.parquet files needs the extra parquet: PIP\[parquet\]'"),
-        ("pyarrow", "t.feather", r"Replay of \.arrow and \.feather files needs the extra parquet: PIP\[parquet\]'"),
-        ("databento_dbn", "t.dbn", r"Replay of \.dbn files needs the extra databento: PIP\[databento\]'"),
-        ("zstandard", "t.csv.zst", r"Replay of t\.csv\.zst needs the extra databento: PIP\[databento\]'"),
+        (
+            "pyarrow",
+            "t.parquet",
+            r"Replay of \.parquet files needs the extra parquet \(pyarrow is missing\): PIP\[parquet\]'",
+        ),
+        (
+            "pyarrow",
+            "t.feather",
+            r"Replay of \.arrow and \.feather files needs the extra parquet \(pyarrow is missing\): PIP\[parquet\]'",
+        ),
+        (
+            "databento_dbn",
+            "t.dbn",
+            r"Replay of \.dbn files needs the extra databento \(databento_dbn is missing\): PIP\[databento\]'",
+        ),
+        (
+            "zstandard",
+            "t.csv.zst",
+            r"Replay of t\.csv\.zst needs the extra databento \(zstandard is missing\): PIP\[databento\]'",
+        ),
     ],
 )
 def test_a_missing_extra_is_one_line(
@@ -359,3 +375,12 @@ async def test_files_are_written_by_the_tools_as_they_are_read(tmp_path: Path) -
     trades = some_trades(40)
     for suffix in ("csv", "jsonl", "parquet", "arrow"):
         assert await everything(Replay(write_trades(tmp_path / f"t.{suffix}", trades))) == (trades, [])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("exact", [False, True])
+async def test_a_negative_size_is_a_bad_row(tmp_path: Path, name: str, exact: bool) -> None:
+    path = write(tmp_path / name, {**BASE, "price": [-1.5, 2.5], "size": [0.0, -4.0]})
+    rows, letters = await everything(Replay(path, exact=exact))
+    assert [(row.symbol, row.price, row.size) for row in rows] == [("A", -1.5, 0.0)]
+    assert [letter.reason for letter in letters] == ["size: -4.0 is not a finite number of at least 0"]

@@ -20,8 +20,10 @@ from market_data_pipeline.cli import main
 from market_data_pipeline.errors import ConfigError, DagValidationError, MdpError
 from market_data_pipeline.options import one_line_errors, options
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
 PROGRAM = """
 from pathlib import Path
+from typing import Literal
 from market_data_pipeline import Collect, Dag, Node, Pipeline, Synthetic
 
 def pipeline(n: int = 3, out: Path | None = None, name: str = "made", flag: bool = False):
@@ -30,6 +32,9 @@ def pipeline(n: int = 3, out: Path | None = None, name: str = "made", flag: bool
     return Pipeline(f"{name}-{n}-{flag}").source(Synthetic(items=n)).sink(Collect())
 
 def needs(path: Path, rate: float):
+    return pipeline()
+
+def chooses(until: Literal["end", "never"] | None = None, count: int | None = None):
     return pipeline()
 
 def raises():
@@ -90,6 +95,8 @@ def test_a_module_is_loaded_by_name(program: str, monkeypatch: pytest.MonkeyPatc
         (":raises", {}, r"raises\(\) raised ZeroDivisionError"),
         (":needs", {}, "needs a value for 'path': --set path="),
         (":needs", {"path": "x", "rate": "fast"}, "--set rate=fast: not a float"),
+        (":chooses", {"until": "End"}, "--set until=End: 'End' is not allowed; one of: end, never$"),
+        (":chooses", {"count": "x"}, "--set count=x: not a int: "),
         (":pipeline", {"m": "1"}, "--set m: .*it takes: n, out, name, flag"),
         (":pipeline", {"nam": "1"}, "did you mean 'name'"),
         (":ready", {"n": "1"}, "takes no parameters, so --set n="),
@@ -214,3 +221,10 @@ def test_the_list_of_commands_is_not_cut() -> None:
 
 def test_a_programming_error_is_not_dressed_up() -> None:
     assert isinstance(CliRunner().invoke(command(KeyError("bug")), []).exception, KeyError)
+
+
+def test_an_example_without_its_extra_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ConfigError, match=r"^examples/replay_parquet\.py needs .*: pip install '.*\[parquet\]'$"):
+        load_app(str(EXAMPLES / "replay_parquet.py"), {"output": str(tmp_path / "out")})
+    assert not (tmp_path / "out").exists()
