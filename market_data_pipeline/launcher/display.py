@@ -116,6 +116,7 @@ def summary(status: JobStatus, seconds: float, outputs: list[str], rate: float) 
     ]
     if status.first_dead_letter:
         lines.append(f"    the first:        {visible(status.first_dead_letter)}")
+    lines += [f"  {line}" for line in waits(status)]
     if totals["unkeyed"]:
         lines.append(f"  without a key       {totals['unkeyed']:,}  (passed on, not deduplicated)")
     if totals["skipped"]:
