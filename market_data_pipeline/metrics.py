@@ -88,6 +88,11 @@ class WorkerMetrics:
             ["source"],
             registry=r,
         )
+        self.waiting = Gauge(
+            "mdp_tasks_waiting",
+            "Tasks that wait for the outside after an error: a sink, or a source's venue",
+            registry=r,
+        )
         self.owned = Gauge("mdp_partitions_owned", "Partitions this worker owns", registry=r)
 
     def limits(self, plan: Plan, rates: Mapping[str, float]) -> None:

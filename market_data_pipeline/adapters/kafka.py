@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import SecretStr
@@ -86,10 +86,11 @@ def is_source_fault(error: str) -> bool:
 
 
 class Reach:
-    """Says once that the servers are away, and once that they are back; counts nothing, stops nothing."""
+    """Says once that the servers are away, and once that they are back (to ``trouble`` also why, and ``""``); counts nothing,
+    stops nothing."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, what: str, trouble: Callable[[str], None] | None = None) -> None:
+        self._what, self._trouble = what, trouble
         self.why = ""
         """What the client said last while it could not go on; empty when all is well."""
 
@@ -102,12 +103,16 @@ class Reach:
         if not self.why:
             log.warning("%s: servers away (%s), trying again", self._what, text)
         self.why = text
+        if self._trouble is not None:
+            self._trouble(f"{self._what}: servers away ({text})")
 
     def heard(self) -> None:
         """Something came from a server."""
         if self.why:
             log.info("%s: servers are back", self._what)
             self.why = ""
+            if self._trouble is not None:
+                self._trouble("")
 
 
 class ClientLog:

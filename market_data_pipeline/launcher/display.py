@@ -36,6 +36,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._shown_at = 0.0
+        self._waiting: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -56,6 +57,13 @@ class Lines:
             f" lag={watermark_lag(status)} dead={status.dead_letters} workers={len(status.workers)}"
             f" ended={status.tasks_ended}/{status.tasks}{limited(status, ' limited[{}]')}"
         )
+        waiting, before = waits(status), self._waiting
+        for line in waiting:
+            if line not in before:
+                self.say(line)
+        if before and not waiting:
+            self.say("waits: no task any more")
+        self._waiting = waiting
 
     def say(self, text: str) -> None:
         print(visible(text, lines=True), file=sys.stderr, flush=True)  # noqa: T201 - this is the display
@@ -74,6 +82,11 @@ def limited(status: JobStatus, pattern: str) -> str:
     """The sources that may bring in only so many items a second, put into ``pattern``; empty where none is limited."""
     rates = ", ".join(f"{name} {rate:,.0f}/s" for name, rate in sorted(status.rates.items()))
     return pattern.format(rates) if rates else ""
+
+
+def waits(status: JobStatus) -> list[str]:
+    """What tasks wait for, a line per cause."""
+    return [visible(str(trouble)) for trouble in status.troubles]
 
 
 def watermark_lag(status: JobStatus) -> str:
@@ -106,6 +119,7 @@ def summary(
     ]
     if status.first_dead_letter:
         lines.append(f"    the first:        {visible(status.first_dead_letter)}")
+    lines += [f"  {line}" for line in waits(status)]
     if totals["unkeyed"]:
         lines.append(f"  without a key       {totals['unkeyed']:,}  (passed on, not deduplicated)")
     if totals["skipped"]:

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from market_data_pipeline.launcher.display import limited, watermark_lag
+from market_data_pipeline.launcher.display import limited, waits, watermark_lag
 from market_data_pipeline.store.status import JobStatus
 from market_data_pipeline.terminal import visible
 
@@ -67,7 +67,8 @@ def render(status: JobStatus, rate: float | None) -> Group:
     ]  # fmt: skip
     slowed = Text(visible(limited(status, "slowed down to {}, see 'Backpressure' in operations.md")), "yellow")
     head = Phrases([job, *map(Text, facts), slowed])
-    return Group(head, _channels(status), _nodes(status), _owners(status))
+    troubles = [Text(line, "yellow") for line in waits(status)]
+    return Group(head, *troubles, _channels(status), _nodes(status), _owners(status))
 
 
 def _channels(status: JobStatus) -> Table:

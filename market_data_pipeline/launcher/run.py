@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -32,6 +32,7 @@ from market_data_pipeline.store.control import Control, JobInfo, check_plan, fin
 from market_data_pipeline.store.embedded import EmbeddedServer
 from market_data_pipeline.store.rights import COORDINATOR, OPERATOR, check_rights
 from market_data_pipeline.store.status import JobStatus, read_status
+from market_data_pipeline.store.trouble import Trouble
 from market_data_pipeline.store.url import Address, parse_address
 from market_data_pipeline.terminal import visible
 
@@ -78,6 +79,7 @@ class Launcher:
         self._status: JobStatus | None = None
         self._busy_seconds = 0.0
         self._told = False
+        self._troubles: list[Trouble] = []
 
     def run(self) -> int:
         """Everything, from the server's start to its end."""
@@ -196,7 +198,8 @@ class Launcher:
                 state = await self._watch(job)
         finally:
             await self._end_children()
-        self._status = await self._read(job)
+        # the workers, who said what for the job waits, have left
+        self._status = replace(await self._read(job), troubles=self._troubles if state == "running" else [])
         self._report(time.monotonic() - started)
         if state == "failed":
             raise JobFailed(self._status.error)
@@ -218,6 +221,7 @@ class Launcher:
             rate = meter.update(status.items_in, done + status.tasks_ended, time.monotonic())
             self._busy_seconds = meter.busy
             self._display.show(status, rate)
+            self._troubles = status.troubles
             self._tell_of_dead_letters(status, rate)
             if status.state != "running":
                 return status.state

@@ -118,12 +118,17 @@ class ChainTask(Task):
         self._intake = Intake(self, name, template.fresh(), watermark, self._enough, self._pace)
         partitions = self.plan.partitions if self.subgraph.home is None else 1
         partition = self.id.partition if self.subgraph.home is None else 0
-        context = SourceContext(name, partition, partitions, self.clock, self._counter_of(name))
+
+        def trouble(text: str) -> None:
+            self.source_waits_for = text
+
+        context = SourceContext(name, partition, partitions, self.clock, self._counter_of(name), trouble)
         await self._intake.open(context, self._position)
 
     async def _close(self) -> None:
         if self._intake is not None:
             await self._intake.close()
+        self.source_waits_for = ""
         for sink in self._sinks.values():
             await sink.close()
 

@@ -71,6 +71,10 @@ class Task:
         self.suspicion = Suspicion(MAX_ENTRIES * max(1, len(self.inputs)))
         self.resting = False
         """Whether a source is to bring nothing new for now; streams are worked off as ever."""
+        self.waits_for = ""
+        """The error after which the task is to be run again; over with its next commit, or when nothing is there to be done."""
+        self.source_waits_for = ""
+        """What its source says that it waits for."""
         self._stopping = False
         self._reload = False
         self._scopes: set[asyncio.Timeout] = set()
@@ -111,6 +115,11 @@ class Task:
             return None
         finally:
             self._scopes.discard(scope)
+
+    @property
+    def trouble(self) -> str:
+        """What of the outside the task waits for after an error; ``""`` when all is well."""
+        return self.waits_for or self.source_waits_for
 
     @property
     def stopping(self) -> bool:
@@ -185,6 +194,8 @@ class Task:
         fault_point("before-read")
         cursors = self.cursors if only is None else {stream: self.cursors[stream] for stream in only}
         found = await self.interruptible(self.store.read(cursors, timeout)) or {}
+        if not found:
+            self.waits_for = ""
         if found:
             await self.ask_about_deaths()
         if found and self.suspicion.careful:
@@ -239,7 +250,7 @@ class Task:
         lengths = await self._commit_when_there_is_room(request)
         note_commit(str(self.id), request.parent, request.id)
         fault_point("after-commit")
-        self._commit_id, self.ended = request.id, last
+        self._commit_id, self.ended, self.waits_for = request.id, last, ""
         self._committed_position = meta.get("position")
         if not request.idle:
             self.suspicion.committed()

@@ -23,15 +23,21 @@ def _count_nothing(name: str, n: int = 1) -> None:
     pass
 
 
+def _tell_nobody(text: str) -> None:
+    pass
+
+
 class SourceContext(NamedTuple):
     """Where a source runs: its node, and which of how many partitions (0 of 1 for a singleton). ``counted(name, n)`` adds to
-    the node's counter ``name``, with the next commit; to be called from the event loop."""
+    the node's counter ``name``, with the next commit; to be called from the event loop. ``trouble(text)``, from any
+    thread: why the source waits for the outside, without secrets; ``""`` when it does not any more."""
 
     node: str
     partition: int = 0
     partitions: int = 1
     clock: Clock = SYSTEM_CLOCK
     counted: Callable[[str, int], None] = _count_nothing
+    trouble: Callable[[str], None] = _tell_nobody
 
 
 class Batch(NamedTuple):

@@ -86,12 +86,14 @@ class FeedLink:
                 down = await self._one_connection()
                 if down is None:
                     return
+                self._intake.down(self.health.feed, str(down))
                 lived = self._clock.monotonic() - self._since if self._since else 0.0
                 self._intake.tell(self.health.disconnected(self._clock.time_ns(), str(down)))  # it could not be made
                 self._count_failure(down, lived)
                 await self._clock.sleep(self._backoff.delay(lived, down.retry_after))
         except SourceError as error:
             self._intake.tell(self.health.failed(self._clock.time_ns(), str(error)))
+            self._intake.down(self.health.feed, str(error))
             raise
 
     async def _admitted(self) -> Ticket:
@@ -109,6 +111,7 @@ class FeedLink:
         if self._breaker.state(now) == "open":
             detail = f"it failed too often ({down}), left alone for {self._breaker.wait(now):.0f} s"
             self._intake.tell(self.health.suspended(self._clock.time_ns(), detail))
+            self._intake.down(self.health.feed, detail)
 
     async def _one_connection(self) -> FeedDown | None:
         """Why it broke, ``None`` where the feed is over."""

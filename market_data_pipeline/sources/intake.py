@@ -40,6 +40,7 @@ class Intake:
         counted: Callable[[str, int], None],
         node: str,
         gap_after: float,
+        trouble: Callable[[str], None],
     ) -> None:
         self.inbox, self.clock, self.counted = inbox, clock, counted
         self._gaps, self._node, self._gap_after = gaps, node, gap_after
@@ -47,6 +48,7 @@ class Intake:
         self._rejected: list[DeadLetter] = []
         self._taken = asyncio.Event()
         self._up: set[str] = set()
+        self._trouble, self._down = trouble, dict[str, str]()
 
     async def records(self, health: FeedHealth, venue: str, records: Sequence[Any]) -> None:
         """``records`` as a connection of ``health.feed`` handed them out."""
@@ -102,6 +104,16 @@ class Intake:
 
     def connected(self, feed: str) -> None:
         self._up.add(feed)
+        self._down.pop(feed, None)
+        self._tell_trouble()
+
+    def down(self, feed: str, why: str) -> None:
+        """``feed`` is not connected, and is tried again."""
+        self._down[feed] = why
+        self._tell_trouble()
+
+    def _tell_trouble(self) -> None:
+        self._trouble("; ".join(f"feed {feed}: {why}" for feed, why in self._down.items()))
 
     async def lost(self, feed: str) -> None:
         """``feed`` is away. Where another one still brings data, bars go on closing: then what is missing is told at once."""

@@ -162,7 +162,7 @@ class KafkaSource(Source):
             self._offsets |= self._beginnings(kafka, consumer, new, "earliest" if known else self.start)
         finally:
             consumer.close()
-        self._reader = KafkaReader(self._ctx.node, reading, self._messages, self._offsets, ends)
+        self._reader = KafkaReader(self._ctx.node, reading, self._messages, self._offsets, ends, self._ctx.trouble)
 
     def _mine(self, found: list[Partition]) -> list[Partition]:
         """Of all partitions those of this task. Raises ``SourceError`` where they cannot be shared out by symbol."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from market_data_pipeline.adapters.kafka import (
@@ -82,11 +82,12 @@ class Reading(NamedTuple):
 
 
 class KafkaReader:
-    """Reads ``offsets`` on. ``ends``: where partitions are done that were heard of before."""
+    """Reads ``offsets`` on. ``ends``: where partitions are done that were heard of before. ``trouble`` hears why servers are
+    away."""
 
     def __init__(
         self, node: str, reading: Reading, messages: MessageReader, offsets: Mapping[Partition, int],
-        ends: Mapping[Partition, int],
+        ends: Mapping[Partition, int], trouble: Callable[[str], None] | None = None,
     ) -> None:  # fmt: skip
         self._kafka = extra("confluent_kafka", "kafka", "KafkaSource")
         self._node, self._reading, self._messages = node, reading, messages
@@ -97,7 +98,7 @@ class KafkaReader:
         self._owners: dict[str, bool] = {}
         self._more = False
         self._lanes: Lanes[Partition] = Lanes(offsets, reading.merge, _LANE_ITEMS * reading.batch_items)
-        self.reach = Reach(f"source {node}")
+        self.reach = Reach(f"source {node}", trouble)
         self._consumer = make_consumer(self._kafka, reading, self.reach)
         self._consumer.assign([self._place(*item) for item in offsets.items()])
         for partition, offset in offsets.items():

@@ -169,7 +169,7 @@ class ProviderSource(Source):
         gaps = FeedGaps(leading)
         if position is not None:
             gaps.restarted(own, ctx.clock.monotonic())
-        self._intake = Intake(self._inbox, gaps, ctx.clock, ctx.counted, ctx.node, self.gap_after / 1e9)
+        self._intake = Intake(self._inbox, gaps, ctx.clock, ctx.counted, ctx.node, self.gap_after / 1e9, ctx.trouble)
         self._links = self._make_links(own, leading, ctx)
         self._tasks = [asyncio.create_task(self._run(self._links)), asyncio.create_task(self._look())]
 

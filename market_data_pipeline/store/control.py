@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple, Self
 
 import redis.asyncio
 from redis.exceptions import NoPermissionError
@@ -21,6 +21,7 @@ from market_data_pipeline.runtime.contract import new_commit_id
 from market_data_pipeline.store.client import Script, text_of
 from market_data_pipeline.store.commit import JobRef, Lease
 from market_data_pipeline.store.keys import Keys, job_key
+from market_data_pipeline.store.trouble import Trouble
 
 # small and bounded, and needed most when the server is full: they may exceed maxmemory; a new job may not
 _PUBLISH = Script("publish")
@@ -57,7 +58,8 @@ class JobInfo:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What a worker says of itself. ``token`` is random per process; ``pins`` are partitions it asks for."""
+    """What a worker says of itself. ``token`` is random per process; ``pins`` are partitions it asks for;
+    ``troubles``: what its tasks wait for."""
 
     worker: str
     token: str
@@ -65,6 +67,22 @@ class Heartbeat:
     pid: int = 0
     host: str = ""
     http_port: int = 0
+    troubles: tuple[Trouble, ...] = ()
+
+    def to_json(self) -> str:
+        """As it is written; ``troubles`` only where there are any."""
+        document = asdict(self)
+        if not self.troubles:
+            del document["troubles"]
+        return json.dumps(document)
+
+    @classmethod
+    def from_json(cls, raw: str | bytes) -> Self:
+        """What a worker wrote, also one of a later version, which may say more."""
+        known = {item.name for item in fields(cls)}
+        said = {name: value for name, value in json.loads(raw).items() if name in known}
+        troubles = tuple(Trouble(*trouble) for trouble in said.get("troubles", ()))
+        return cls(**{**said, "pins": tuple(said["pins"]), "troubles": troubles})
 
 
 class JobNow(NamedTuple):
@@ -198,12 +216,8 @@ class Control:
 
     async def workers(self) -> dict[str, Heartbeat]:
         """The workers that live, by name."""
-        found = {}
-        for name, raw in (await self._beats()).items():
-            if raw is not None:
-                fields = json.loads(raw)
-                found[name] = Heartbeat(**{**fields, "pins": tuple(fields["pins"])})
-        return found
+        beats = await self._beats()
+        return {name: Heartbeat.from_json(raw) for name, raw in beats.items() if raw is not None}
 
     async def _beats(self) -> dict[str, Any]:
         names = sorted(text_of(name) for name in await self._client.smembers(self.keys.workers))

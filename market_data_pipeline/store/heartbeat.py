@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
-from dataclasses import asdict
+from dataclasses import replace
 
 from redis.exceptions import RedisError
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.store.client import Script, connect_blocking
 from market_data_pipeline.store.control import Heartbeat, JobInfo
+from market_data_pipeline.store.trouble import Trouble
 from market_data_pipeline.store.url import Address
 
 _LEAST_TIMEOUT = 1.0
@@ -26,7 +26,7 @@ class HeartbeatThread:
     ``run_id`` changes when the server restarts or another takes its place: then everything in memory must be read again.
     ``superseded``: a process that started later uses this worker's name; this one must leave. ``job_gone``: the job was removed
     or replaced; nothing is written for it any more. ``lapses``: how often no heartbeat had got through for ``ttl_ms`` until one
-    did again.
+    did again. ``troubles`` is to be set: what this worker's tasks wait for, said with the next heartbeat.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class HeartbeatThread:
         self.superseded = False
         self.job_gone = False
         self.lapses = 0
+        self.troubles: tuple[Trouble, ...] = ()
 
     def start(self) -> None:
         """Beat once, then go on in the thread. Raises what the first beat raises."""
@@ -79,8 +80,8 @@ class HeartbeatThread:
         sent = self._clock.monotonic()
         late = self._incarnation and sent >= self._held_until
         pipe = self._client.pipeline(transaction=False)
-        beat, keys = self._heartbeat, self._job.keys
-        args: list[str | int] = [json.dumps(asdict(beat)), self._ttl_ms, beat.worker, beat.token, self._incarnation]
+        beat, keys = replace(self._heartbeat, troubles=self.troubles), self._job.keys
+        args: list[str | int] = [beat.to_json(), self._ttl_ms, beat.worker, beat.token, self._incarnation]
         args += [keys.record, self._job.uid]
         pipe.eval(_BEAT.text, 3, keys.worker(beat.worker), keys.workers, keys.incarnations, *args)
         pipe.info("server")

@@ -16,6 +16,7 @@ from market_data_pipeline.runtime.flow import TaskFlow
 from market_data_pipeline.runtime.latency import LatencyHistogram
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, Owner
 from market_data_pipeline.store.rates import rates_in
+from market_data_pipeline.store.trouble import Trouble, grouped
 
 
 @dataclass
@@ -61,6 +62,8 @@ class JobStatus:
     """What each task has committed of its progress; left out of the document."""
     rates: dict[str, float] = field(default_factory=dict)
     """Items per second that a source may bring in, as the leader says; without those that are not limited."""
+    troubles: list[Trouble] = field(default_factory=list)
+    """What tasks wait for after an error of the outside, as their workers said last."""
 
     def total(self, count: str) -> int:
         """The counter ``count`` summed over all nodes."""
@@ -68,8 +71,9 @@ class JobStatus:
 
     @property
     def brought(self) -> dict[str, int]:
-        """Items that each source brought in."""
-        return {name: self.nodes.get(name, {}).get("out", 0) for name in self.sources}
+        """Items that each source brought in; what it says on its further outputs is none. A coroutine only puts."""
+        counts = {name: self.nodes.get(name, {}) for name in self.sources}
+        return {name: count.get("in", count.get("out", 0)) for name, count in counts.items()}
 
     @property
     def items_in(self) -> int:
@@ -95,6 +99,7 @@ class JobStatus:
     def to_dict(self) -> dict[str, Any]:
         document = asdict(replace(self, flows={}))
         del document["flows"]
+        document["troubles"] = [trouble._asdict() for trouble in self.troubles]
         for channel in document["channels"]:
             channel["lengths"] = {str(partition): n for partition, n in channel["lengths"].items()}
         document["owners"] = {str(partition): worker for partition, worker in self.owners.items()}
@@ -131,6 +136,7 @@ async def read_status(
         first_dead_letter=_first_letter(replies[-4]), sources=_entries(plan),
         sinks=[n.name for n in plan.nodes if n.kind == "sink"], has_leader=bool(replies[-1]), flows=flows,
         rates=rates_in(now.rates) if replies[-1] else {},
+        troubles=grouped(trouble for beat in workers.values() for trouble in beat.troubles),
     )  # fmt: skip
 
 

@@ -50,13 +50,13 @@ from market_data_pipeline.store.rights import WORKER, check_rights
 from market_data_pipeline.store.url import Address
 from mdp_worker.pins import Pins
 from mdp_worker.state import HeldPartitions, Start, Stop
+from mdp_worker.waits import Waits
 
 log = logging.getLogger(__name__)
 
 _POLL = 0.05
 _PLAN_POLL = 0.5
 _LEAVE_SECONDS = 30.0
-_RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 @dataclass
@@ -90,6 +90,7 @@ class Worker:
         self._ending: dict[int, asyncio.Task[None]] = {}
         self._leaving = False
         self._resting = False
+        self._waits = Waits(clock)
         self._heard, self._rates = HeardRates(), dict[str, float]()
         self._asked_to_leave = asyncio.Event()
         self._away = False
@@ -188,10 +189,14 @@ class Worker:
             heart.stop()
         return over
 
+    def _tasks(self) -> list[Task]:
+        return [task for partition in self._running.values() for task in partition.tasks]
+
     async def _loop(self, heart: HeartbeatThread) -> bool:
         version, run_id, phase = -1, heart.run_id, ""
         self._metrics.limits(self._plan, {})
         while not self._leaving:
+            heart.troubles = self._waits.look(self._tasks(), self._metrics.waiting)
             try:
                 now = await self._control.now()
                 self._away = False
@@ -216,9 +221,8 @@ class Worker:
             if heart.run_id != run_id:
                 log.warning("the server was restarted or replaced; every task loads again")
                 run_id, version = heart.run_id, -1
-                for partition in self._running.values():
-                    for task in partition.tasks:
-                        task.reload()
+                for task in self._tasks():
+                    task.reload()
             if now.phase != phase:
                 phase = now.phase
                 self._follow_phase(phase)
@@ -244,16 +248,14 @@ class Worker:
         if rates != self._rates:
             self._rates = rates
             self._metrics.limits(self._plan, rates)
-            for partition in self._running.values():
-                for task in partition.tasks:
-                    task.obey(rates)
+            for task in self._tasks():
+                task.obey(rates)
 
     def _follow_phase(self, phase: str) -> None:
         """A deployment is under way: ``drain``, sources rest; ``stop``, every task ends and its partition is given back."""
         self._resting = phase == "drain"
-        for partition in self._running.values():
-            for task in partition.tasks:
-                task.resting = self._resting
+        for task in self._tasks():
+            task.resting = self._resting
         if phase == "stop":
             log.info("a deployment exchanges the plan: giving every partition back")
             for command in self._state.assigned({}):
@@ -321,9 +323,7 @@ class Worker:
                 log.warning("%s; task %s stops", error, task.id)
                 return
             except (SinkError, StoreUnavailable) as error:
-                delay = _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)]
-                log.warning("task %s: %s; nothing is lost, trying again in %g s", task.id, error, delay)
-                await task.interruptible(self._clock.sleep(delay))
+                await self._waits.wait(task, error, attempt)
                 if task.stopping:
                     return
             except Exception as error:  # whatever a user's code raised ends the job, with its message

@@ -17,6 +17,7 @@ from market_data_pipeline.launcher.children import Child, service
 from market_data_pipeline.launcher.display import Lines, choose_display, nothing_stored, summary, watermark_lag
 from market_data_pipeline.launcher.live_table import LiveTable, render
 from market_data_pipeline.store.status import ChannelStatus, JobStatus
+from market_data_pipeline.store.trouble import Trouble
 
 
 def status(**changes: Any) -> JobStatus:
@@ -147,6 +148,33 @@ def test_lines_are_shown_every_two_seconds_at_most(capsys: pytest.CaptureFixture
     first, second = capsys.readouterr().err.splitlines()
     assert first == "in=12,345 out=77 rate=1,000/s backlog[source.dedupe=35/128] lag=1.500s dead=0 workers=1 ended=2/7"
     assert second == "a [fact]"
+
+
+def test_what_tasks_wait_for_is_said_once_as_it_comes_and_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines()
+    store, feed = Trouble("out/0", "db: refused", 8), Trouble("in/0", "feed \x1b[1m: away")
+    for troubles in ([store], [store, feed], [store, feed], [], []):
+        lines._shown_at = -1e9
+        lines.show(status(troubles=troubles), 0.0)
+    said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("in=")]
+    assert said == [
+        "waits: task out/0 and 7 more: db: refused",
+        "waits: task in/0: feed \\u001b[1m: away",
+        "waits: no task any more",
+    ]
+
+
+def test_the_table_and_the_document_say_what_tasks_wait_for() -> None:
+    waiting = status(troubles=[Trouble("out/3", "[red]db: refused")])
+    assert "waits: task out/3: [red]db: refused\n" in re.sub(" +\n", "\n", drawn(waiting))
+    assert waiting.to_dict()["troubles"] == [{"task": "out/3", "text": "[red]db: refused", "tasks": 1}]
+    assert "\n  waits: task out/3: [red]db: refused\n" in summary(waiting, 1.0, [], 0.0)
+    assert "waits" not in drawn(status())
+
+
+def test_a_source_brought_in_what_came_and_not_what_it_says_of_itself() -> None:
+    nodes = {"feed": {"in": 0, "out": 3}, "function": {"out": 5}, "replay": {"in": 7, "out": 8}}
+    assert status(nodes=nodes, sources=[*nodes, "new"]).brought == {"feed": 0, "function": 5, "replay": 7, "new": 0}
 
 
 def test_without_a_terminal_there_are_lines() -> None:

@@ -76,6 +76,7 @@ async def test_bars_around_a_gap_are_partial() -> None:
     ]  # fmt: skip
     counts = runtime.counts["feed"]
     assert (counts["gap"], counts["missing"], counts["connected"]) == (1, 2, 3)
+    assert (counts["in"], counts["out"]) == (4 + 5 + 2 + 1, 4 + 5 + 2 + 1 + 6), "an event is no item that came in"
     assert runtime.counts["dedupe"]["duplicate"] == 3
 
 

@@ -263,6 +263,39 @@ async def test_after_too_many_failures_it_is_left_alone_for_a_while() -> None:
             await read.got(1)
 
 
+async def test_why_a_feed_is_away_is_told_until_it_is_there() -> None:
+    async with LineFeed() as feed:
+        told: list[str] = []
+        source = ProviderSource(LineProvider(feed.port), ["A"], reconnect=QUICK, circuit=PATIENT).fresh()
+        await source.open(SourceContext("feed", trouble=told.append), None)
+        try:
+            await feed.subscribed("A")
+            feed.unwelcome = 3
+            await feed.cut()
+            await feed.subscribed("A", 2)
+        finally:
+            await source.close()
+    assert told[0] == told[-1] == ""
+    assert any(text.startswith("feed line: ") for text in told)
+
+
+async def test_a_feed_that_cannot_be_reached_says_so() -> None:
+    async with LineFeed() as feed:
+        port = feed.port
+    told: asyncio.Queue[str] = asyncio.Queue()
+    providers = [LineProvider(port, "one"), LineProvider(port, "two")]
+    source = ProviderSource(providers, ["A"], reconnect=QUICK, circuit=CircuitRule(min_calls=2)).fresh()
+    await source.open(SourceContext("feed", trouble=told.put_nowait), None)
+    try:
+        async with asyncio.timeout(20):
+            while (text := await told.get()).count("left alone") < 2:
+                assert "Connect call failed" in text
+        assert text.startswith("feed one: ")
+        assert "; feed two: " in text
+    finally:
+        await source.close()
+
+
 async def test_the_venues_own_waiting_time_is_kept() -> None:
     clock = FakeClock()
 
