@@ -49,7 +49,7 @@ def test_a_slow_sink_never_asks_for_more_workers_than_run(server: EmbeddedServer
     given = ["--set", f"output={tmp_path / 'table'}", "--set", "slow=sink"]
     with job(server.url, APPS / "scaling_job.py", logs, *given, env=ENV) as running:
         start(running, 2)
-        wait_until(lambda: running.http("coordinator", "/readyz") == "leading\n", "the first coordinator to lead")
+        wait_until(running.leads, "the first coordinator to lead")
         running.start("coordinator-2")
         wait_until(lambda: scale(running, "", "coordinator-2"), "the standby to answer")
         answers: list[dict[str, Any] | None] = []

@@ -7,7 +7,7 @@ import urllib.error
 from pathlib import Path
 
 import pytest
-from tools.jobs import APPS, Job, job, wait_until
+from tools.jobs import APPS, job, wait_until
 
 from market_data_pipeline.store.embedded import EmbeddedServer
 
@@ -40,20 +40,11 @@ def value(metrics: str, name: str) -> float:
     return next(float(line.rsplit(" ", 1)[1]) for line in metrics.splitlines() if line.startswith(name))
 
 
-def leads(running: Job) -> bool:
-    """Whether the coordinator says that it leads; it answers 503 until it does."""
-    try:
-        return running.http("coordinator", "/readyz") == "leading\n"
-    except urllib.error.HTTPError as refusal:
-        refusal.close()
-        return False
-
-
 def test_endpoints(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
     given = ["--set", f"output={tmp_path / 'out'}", "--set", "items=200000", "--set", "rate=40000"]
     with job(server.url, APPS / "bars_job.py", logs, *given) as running:
         running.start("coordinator")
-        wait_until(lambda: leads(running), "the coordinator to lead")
+        wait_until(lambda: running.leads(), "the coordinator to lead")
         running.start("w0")
         running.wait_for_items("source", 30_000)
         worker = running.http("w0", "/metrics")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -140,6 +141,14 @@ class Job:
         found = wait_until(lambda: re.findall(r"listening on (http://\S+)", self.log(name)), f"{name} to listen")
         with urllib.request.urlopen(found[-1] + path, timeout=5) as answer:
             return str(answer.read().decode())
+
+    def leads(self, name: str = "coordinator") -> bool:
+        """Whether the coordinator ``name`` says that it leads; it answers 503 until it does."""
+        try:
+            return self.http(name, "/readyz") == "leading\n"
+        except urllib.error.HTTPError as refusal:
+            refusal.close()
+            return False
 
     def stop(self) -> None:
         """End whatever still runs."""
