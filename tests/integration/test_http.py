@@ -44,7 +44,7 @@ def test_endpoints(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
     given = ["--set", f"output={tmp_path / 'out'}", "--set", "items=200000", "--set", "rate=40000"]
     with job(server.url, APPS / "bars_job.py", logs, *given) as running:
         running.start("coordinator")
-        wait_until(lambda: running.leads(), "the coordinator to lead")
+        wait_until(running.leads, "the coordinator to lead")
         running.start("w0")
         running.wait_for_items("source", 30_000)
         worker = running.http("w0", "/metrics")
