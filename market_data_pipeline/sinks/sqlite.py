@@ -6,8 +6,7 @@ import asyncio
 import re
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,7 +17,7 @@ from market_data_pipeline.errors import ConfigError, SinkError
 from market_data_pipeline.frame import Frame, to_rows
 from market_data_pipeline.sinks.base import Sink, SinkContext
 from market_data_pipeline.sinks.encoding import json_line, plain
-from market_data_pipeline.sinks.sqlite_thread import close_when_idle
+from market_data_pipeline.sinks.sqlite_file import check_place, close_when_idle, connect, explained
 
 GENERATION = "_mdp_generation"
 
@@ -64,11 +63,8 @@ class SqliteTable(Sink):
         return f"{self.path}, table {self.table}"
 
     def check(self) -> None:
-        with self._explained():
-            if self.path.is_dir():
-                raise SinkError(f"{self.path}: is a folder; give a file in it")
-            if not self.path.parent.is_dir():
-                raise SinkError(f"{self.path}: the folder {self.path.parent} does not exist")
+        with explained(self.path):
+            check_place(self.path)
             connection = self._connect()
             try:
                 self._look(connection)
@@ -92,29 +88,18 @@ class SqliteTable(Sink):
 
     async def open(self, ctx: SinkContext, state: Any | None) -> None:
         self._ctx = ctx
-        with self._explained():
+        with explained(self.path):
             self._connection = await asyncio.to_thread(self._connect)
             self._at_work = threading.Lock()
             self._look(self._connection)
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(f"PRAGMA synchronous = {'FULL' if self.fsync else 'NORMAL'}")
-        return connection
+        return connect(self.path, self.fsync, _BUSY_SECONDS)
 
     def _look(self, connection: sqlite3.Connection) -> None:
         """Learn the table's columns; SQLite does not tell upper from lower case in names."""
         found = connection.execute("SELECT name FROM pragma_table_info(?)", (self.table,)).fetchall()
         self._columns = {name.lower(): name for (name,) in found}
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Errors of the database or file system inside come out as ``SinkError``: the task waits and tries again."""
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise SinkError(f"{self.path}: {error}") from error
 
     async def write(self, frames: Sequence[Frame]) -> None:
         for frame in frames:
@@ -144,7 +129,7 @@ class SqliteTable(Sink):
     async def prepare(self, ended: bool) -> Any | None:
         rows, self._rows = self._rows, []
         if rows:
-            with self._explained():
+            with explained(self.path):
                 await asyncio.to_thread(self._locked_store, rows)
         return None
 

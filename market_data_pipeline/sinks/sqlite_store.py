@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from market_data_pipeline.sinks.sql import SqlStore, Stored, by_table
 from market_data_pipeline.sinks.sql_schema import GENERATION, JOB, TIMES, Kind, Table
 from market_data_pipeline.sinks.sql_sheets import Sheet
 from market_data_pipeline.sinks.sql_text import moments, texts
-from market_data_pipeline.sinks.sqlite_thread import close_when_idle
+from market_data_pipeline.sinks.sqlite_file import check_place, close_when_idle, connect, explained
 
 _TYPES = {"text": "TEXT", "numeric": "", "bigint": "INTEGER", "timestamptz": "TEXT", "boolean": "INTEGER"}
 """A number has no type, so that it stays what it was: SQLite's NUMERIC would cut text to 15 digits."""
@@ -57,11 +56,8 @@ class SqliteStore(SqlStore):
         return str(self.path)
 
     def check(self) -> None:
-        with self._explained():
-            if self.path.is_dir():
-                raise SinkError(f"{self.path}: is a folder; give a file in it")
-            if not self.path.parent.is_dir():
-                raise SinkError(f"{self.path}: the folder {self.path.parent} does not exist")
+        with explained(self.path):
+            check_place(self.path)
             connection = self._connect()
             try:
                 self._look(connection, self.create)
@@ -69,23 +65,7 @@ class SqliteStore(SqlStore):
                 connection.close()
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self.path, timeout=self.busy_seconds, isolation_level=None, check_same_thread=False
-        )
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {'FULL' if self.fsync else 'NORMAL'}")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise SinkError(f"{self.path}: {error}") from error
+        return connect(self.path, self.fsync, self.busy_seconds)
 
     def _look(self, connection: sqlite3.Connection, create: bool) -> None:
         """Raises ``SinkError`` unless all tables can be used, or made."""
@@ -100,7 +80,7 @@ class SqliteStore(SqlStore):
                 raise SinkError(f"{self.path}: there is no table {table.name!r}; make it, or create=True")
 
     async def _open(self) -> None:
-        with self._explained():
+        with explained(self.path):
             self._connection = await asyncio.to_thread(self._set_up)
             self._at_work = threading.Lock()
 
@@ -119,7 +99,7 @@ class SqliteStore(SqlStore):
         return connection
 
     async def _store(self, found: Sequence[Sheet]) -> Stored:
-        with self._explained():
+        with explained(self.path):
             return await asyncio.to_thread(self._locked_step, found)
 
     def _locked_step(self, found: Sequence[Sheet]) -> Stored:
