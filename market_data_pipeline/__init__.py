@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.channels.base import ChannelClosed, Watermark
     from market_data_pipeline.channels.memory import Channel
     from market_data_pipeline.channels.redis_stream import StreamChannel
+    from market_data_pipeline.circuit import CircuitRule
     from market_data_pipeline.dag.graph import Dag, Edge, Node
     from market_data_pipeline.dag.pipeline import Pipeline
     from market_data_pipeline.frame import Columns, Frame
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
     from market_data_pipeline.sinks.stdout import Stdout
     from market_data_pipeline.sources.base import Batch, Source, SourceContext
     from market_data_pipeline.sources.ccxt import CcxtProvider
-    from market_data_pipeline.sources.circuit import CircuitRule
     from market_data_pipeline.sources.ib import InteractiveBrokers
     from market_data_pipeline.sources.kafka import KafkaSource
     from market_data_pipeline.sources.provider import (
@@ -206,7 +206,7 @@ _HOMES = {
     "sources.kafka": ("KafkaSource",),
     "sources.redis_stream": ("RedisStreamSource",),
     "sources.ccxt": ("CcxtProvider",),
-    "sources.circuit": ("CircuitRule",),
+    "circuit": ("CircuitRule",),
     "sources.ib": ("InteractiveBrokers",),
     "sources.provider": (
         "ConnectionHealth",

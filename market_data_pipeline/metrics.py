@@ -13,6 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.frame import END, NO_MARK
+from market_data_pipeline.gauges import GaugeName
 from market_data_pipeline.runtime.contract import CommitRequest, Stream
 from market_data_pipeline.runtime.observe import TaskObserver
 
@@ -88,6 +89,20 @@ class WorkerMetrics:
             ["source"],
             registry=r,
         )
+        self.gauges: dict[GaugeName, Gauge] = {
+            "circuit_state": Gauge(
+                "mdp_circuit_state",
+                "Circuit breaker of a source's feed or of a sink: 0 closed, 1 half-open, 2 open",
+                ["node", "partition", "circuit"],
+                registry=r,
+            ),
+            "route_symbols": Gauge(
+                "mdp_route_symbols",
+                "Symbols that a provider brings to a router now",
+                ["node", "partition", "provider"],
+                registry=r,
+            ),
+        }
         self.waiting = Gauge(
             "mdp_tasks_waiting",
             "Tasks that wait for the outside after an error: a sink, or a source's venue",
@@ -120,6 +135,7 @@ class _Observer(TaskObserver):
         self._watermark, self._lagging = NO_MARK, False
         self._lag_labels = (task.subgraph, str(task.partition))
         self._children: dict[tuple[MetricWrapperBase, tuple[str, ...]], MetricWrapperBase] = {}
+        self._measured: set[tuple[GaugeName, str, str]] = set()
 
     def _of(self, metric: Metric, *labels: str) -> Metric:
         """``metric`` with ``labels``. The client checks them and takes a lock each time: ten times as slow as to remember."""
@@ -165,6 +181,9 @@ class _Observer(TaskObserver):
         if self._lagging:
             self._lagging = False
             self._m.lag.remove(*self._lag_labels)
+        for name, node, of in self._measured:
+            self._m.gauges[name].remove(node, str(self._task.partition), of)
+        self._measured.clear()
 
     def _count(self, node: str, name: str, n: int) -> None:
         named = {
@@ -184,6 +203,10 @@ class _Observer(TaskObserver):
 
     def stored(self, node: str, seconds: float) -> None:
         self._of(self._m.sink_seconds, node).observe(seconds)
+
+    def gauge(self, node: str, name: GaugeName, of: str, value: float) -> None:
+        self._m.gauges[name].labels(node, str(self._task.partition), of).set(value)
+        self._measured.add((name, node, of))
 
     def paused(self, seconds: float) -> None:
         self._of(self._m.paused, self._task.subgraph).inc(seconds)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
+from market_data_pipeline.dag.options import ChannelOptions, Retries
 from market_data_pipeline.errors import DagValidationError
+from market_data_pipeline.feedback import StoreFeedback
 from market_data_pipeline.operators.base import ON_ERROR, OnError, Operator
 from market_data_pipeline.sinks.base import Sink
 from market_data_pipeline.sources.base import Source
@@ -28,13 +30,16 @@ class Node:
 
     ``singleton``: run once in the whole job instead of once per partition; ``None`` lets the planner decide (a source
     that cannot be split is a singleton, and so is what follows it by forward edges). ``on_error``: what happens to an
-    item on which an operator raises: ``dead_letter`` (default), ``skip`` or ``fail``.
+    item that the node cannot use: ``dead_letter`` (default), ``skip`` or ``fail``. ``retries``: of a source's or a sink's
+    outside; ``None``: as the runtime does it. ``feedback``: whom to ask how a sink's store is, beside the sink itself.
     """
 
     name: str
     fn: Source | Operator | Sink | NodeFn
     singleton: bool | None = None
     on_error: OnError = "dead_letter"
+    retries: Retries | None = None
+    feedback: StoreFeedback | None = None
 
     @property
     def kind(self) -> NodeKind:
@@ -49,7 +54,8 @@ class Node:
 class Edge:
     """``src -> dst``. At most one of: ``key`` (repartition by this field), ``broadcast`` (to all partitions),
     ``boundary`` (same partition, but through a stream). ``output`` and ``input`` name a port of an operator that has several:
-    which of its results the edge carries (``"late"``), as which of its inputs they arrive (``"right"``)."""
+    which of its results the edge carries (``"late"``), as which of its inputs they arrive (``"right"``). ``channel``: its
+    capacity and levels, where they are not those of the settings."""
 
     src: str
     dst: str
@@ -58,6 +64,7 @@ class Edge:
     boundary: bool = False
     output: str = ""
     input: str = ""
+    channel: ChannelOptions | None = None
 
 
 class Dag:
@@ -93,10 +100,11 @@ class Dag:
         broadcast: bool = False,
         output: str = "",
         input: str = "",  # noqa: A002 - what it is
+        channel: ChannelOptions | None = None,
     ) -> Edge:
         """Join two nodes by name, at the usual ports or at named ones (see :class:`Edge`). Returns the edge."""
         self._changeable()
-        edge = Edge(src, dst, key, broadcast, boundary, output, input)
+        edge = Edge(src, dst, key, broadcast, boundary, output, input, channel)
         self._edges.append(edge)
         return edge
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
@@ -101,8 +102,9 @@ class ChainTask(Task):
         counted = self._counter_of(name)
         job = self._lives.get(name) or self._sink_context.job
         return self._sink_context._replace(
-            node=name, job=job, generation=self.generation, reject=reject, counted=counted
-        )
+            node=name, job=job, generation=self.generation, reject=reject, counted=counted,
+            gauge=partial(self.observer.gauge, name),
+        )  # fmt: skip
 
     def _counter_of(self, name: str) -> Callable[[str, int], None]:
         counts = self._chain.counts()[name]
@@ -122,7 +124,8 @@ class ChainTask(Task):
         def trouble(text: str) -> None:
             self.source_waits_for = text
 
-        context = SourceContext(name, partition, partitions, self.clock, self._counter_of(name), trouble)
+        gauge = partial(self.observer.gauge, name)
+        context = SourceContext(name, partition, partitions, self.clock, self._counter_of(name), trouble, gauge)
         await self._intake.open(context, self._position)
 
     async def _close(self) -> None:

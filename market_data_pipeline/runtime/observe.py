@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from market_data_pipeline.gauges import GaugeName
 from market_data_pipeline.runtime.contract import CommitRequest, Stream
 
 
@@ -25,6 +26,9 @@ class TaskObserver:
 
     def stored(self, node: str, seconds: float) -> None:
         """The sink ``node`` took so long for one step: its writing, preparing and publishing, without the commit."""
+
+    def gauge(self, node: str, name: GaugeName, of: str, value: float) -> None:
+        """A source or sink measured ``value``, of ``of``."""
 
     def paused(self, seconds: float) -> None:
         """The task has waited for its outputs."""

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from market_data_pipeline.component import Component
 from market_data_pipeline.errors import SinkError
 from market_data_pipeline.frame import Frame
+from market_data_pipeline.gauges import GaugeName
 
 
 def _no_reject(item: Any, reason: str) -> None:
@@ -22,6 +23,10 @@ def _no_reject(item: Any, reason: str) -> None:
 
 
 def _count_nothing(name: str, n: int = 1) -> None:
+    pass
+
+
+def _measure_nothing(name: GaugeName, of: str, value: float) -> None:
     pass
 
 
@@ -34,7 +39,8 @@ class SinkContext(NamedTuple):
     that of the last commit where the server's clock went back. Of two openings
     of one task the later has the larger one, whoever owns it and even when the server was rolled back in between: what an
     upsert compares, so that a zombie never overwrites its successor's rows. ``reject(item, reason)`` sends an item that the
-    sink cannot write to the dead letters, in the same commit; ``counted(name, n)`` adds to the node's counter ``name``.
+    sink cannot write to the dead letters, in the same commit; ``counted(name, n)`` adds to the node's counter ``name``;
+    ``gauge(name, of, value)`` is a value of now, as a metric.
     """
 
     node: str
@@ -45,6 +51,7 @@ class SinkContext(NamedTuple):
     generation: int = 0
     reject: Callable[[Any, str], None] = _no_reject
     counted: Callable[[str, int], None] = _count_nothing
+    gauge: Callable[[GaugeName, str, float], None] = _measure_nothing
 
 
 class Sink(Component):

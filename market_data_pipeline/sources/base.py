@@ -11,11 +11,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from market_data_pipeline.budget import Budget, BudgetRule
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.component import Component
 from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Items
+from market_data_pipeline.gauges import GaugeName
 from market_data_pipeline.operators.base import DeadLetter
 
 
@@ -27,10 +29,16 @@ def _tell_nobody(text: str) -> None:
     pass
 
 
+def _measure_nothing(name: GaugeName, of: str, value: float) -> None:
+    pass
+
+
 class SourceContext(NamedTuple):
     """Where a source runs: its node, and which of how many partitions (0 of 1 for a singleton). ``counted(name, n)`` adds to
     the node's counter ``name``, with the next commit; to be called from the event loop. ``trouble(text)``, from any
-    thread: why the source waits for the outside, without secrets; ``""`` when it does not any more."""
+    thread: why the source waits for the outside, without secrets; ``""`` when it does not any more. ``gauge(name, of, value)``:
+    a value of now, of something that the source has several of, as a metric. ``budget(name, rule)``: the budget of that name,
+    which all tasks of the job (and, on a server, all jobs there) share; ``None`` where the source is alone."""
 
     node: str
     partition: int = 0
@@ -38,6 +46,8 @@ class SourceContext(NamedTuple):
     clock: Clock = SYSTEM_CLOCK
     counted: Callable[[str, int], None] = _count_nothing
     trouble: Callable[[str], None] = _tell_nobody
+    gauge: Callable[[GaugeName, str, float], None] = _measure_nothing
+    budget: Callable[[str, BudgetRule], Budget] | None = None
 
 
 class Batch(NamedTuple):

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from market_data_pipeline.circuit import CircuitBreaker, Ticket
 from market_data_pipeline.clock import Clock
 from market_data_pipeline.errors import SourceError
-from market_data_pipeline.sources.circuit import CircuitBreaker, Ticket
 from market_data_pipeline.sources.feed_health import FeedHealth
 from market_data_pipeline.sources.intake import Intake
 from market_data_pipeline.sources.provider import FeedConnection, FeedDown, MarketDataProvider, SubscriptionRefused

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from market_data_pipeline.circuit import CircuitBreaker, CircuitRule
 from market_data_pipeline.clock import Clock
 from market_data_pipeline.dag.partition import partition_of
 from market_data_pipeline.durations import Duration, parse_duration, positive_duration
 from market_data_pipeline.errors import ConfigError, SourceError
 from market_data_pipeline.records import Gap
 from market_data_pipeline.sources.base import Batch, Source, SourceContext, checked_idleness
-from market_data_pipeline.sources.circuit import CircuitBreaker, CircuitRule
 from market_data_pipeline.sources.feed_gaps import FeedGaps
 from market_data_pipeline.sources.feed_health import FeedHealth
 from market_data_pipeline.sources.feed_link import FeedLink, Pace, Patience, Wanted

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from market_data_pipeline.circuit import CircuitRule
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.records import FeedEvent, Gap, Quote, Trade
 from market_data_pipeline.sources.base import SourceContext
-from market_data_pipeline.sources.circuit import CircuitRule
 from market_data_pipeline.sources.provider_source import ProviderSource
 from market_data_pipeline.sources.reconnect import Reconnect
 

@@ -13,12 +13,12 @@ from typing import Any
 import ib_async
 import pytest
 
+from market_data_pipeline.circuit import CircuitRule
 from market_data_pipeline.component import describe
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.records import Gap, Quote, Trade
 from market_data_pipeline.sources import ib
 from market_data_pipeline.sources.base import SourceContext
-from market_data_pipeline.sources.circuit import CircuitRule
 from market_data_pipeline.sources.ib import InteractiveBrokers
 from market_data_pipeline.sources.provider import FeedDown, MarketDataProvider, Refused, SubscriptionRefused
 from market_data_pipeline.sources.provider_source import ProviderSource

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from market_data_pipeline.circuit import CircuitRule
 from market_data_pipeline.component import describe
 from market_data_pipeline.dag.partition import partition_of
 from market_data_pipeline.errors import ConfigError, SourceError
 from market_data_pipeline.records import Gap, Quote, Trade
 from market_data_pipeline.sources.base import SourceContext
-from market_data_pipeline.sources.circuit import CircuitRule
 from market_data_pipeline.sources.feed_link import Pace
 from market_data_pipeline.sources.provider import FeedDown, VenueLimits
 from market_data_pipeline.sources.provider_source import ProviderSource

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from market_data_pipeline.circuit import CircuitRule
 from market_data_pipeline.records import Gap, Quote, Trade
 from market_data_pipeline.runtime.progress import SourceWatermark
 from market_data_pipeline.sources.base import SourceContext
-from market_data_pipeline.sources.circuit import CircuitRule
 from market_data_pipeline.sources.provider import ConnectionHealth, FeedDown, Refused, VenueLimits
 from market_data_pipeline.sources.provider_source import ProviderSource
 from market_data_pipeline.store.embedded import free_port

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from market_data_pipeline.circuit import CircuitBreaker, CircuitRule, Ticket
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.sources.circuit import CircuitBreaker, CircuitRule, Ticket
 
 RULE = CircuitRule(failure_rate=0.5, window="10s", min_calls=4, open_for="5s", trials=2)
 

@@ -1,0 +1,1 @@
+"""Components by name, and Dags as documents that name them."""

@@ -1,0 +1,78 @@
+"""The names of what comes with the project: where each is, not the thing, so that nothing is imported that is not used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+BUILTIN: Mapping[str, Mapping[str, str]] = {
+    "source": {
+        "kafka": "sources.kafka:KafkaSource",
+        "provider": "sources.provider_source:ProviderSource",
+        "redis_stream": "sources.redis_stream:RedisStreamSource",
+        "replay": "sources.replay:Replay",
+        "synthetic": "sources.synthetic:Synthetic",
+    },
+    "operator": {
+        "asof_join": "operators.joins.asof:AsofJoin",
+        "async_map": "operators.async_map:AsyncMap",
+        "bars": "operators.bars:TumblingBars",
+        "batch": "operators.batch:Batcher",
+        "conflate": "operators.conflate:Conflate",
+        "dedupe": "operators.dedupe:Dedupe",
+        "dollar_bars": "operators.information_bars:DollarBars",
+        "filter": "operators.stateless:Filter",
+        "flat_map": "operators.stateless:FlatMap",
+        "gap_detector": "operators.gaps:GapDetector",
+        "interval_join": "operators.joins.interval:IntervalJoin",
+        "label_bars": "operators.resample:LabelBars",
+        "map": "operators.stateless:Map",
+        "map_columns": "operators.stateless:MapColumns",
+        "reference_join": "operators.joins.reference:ReferenceJoin",
+        "resample": "operators.resample:Resample",
+        "router": "operators.router:Router",
+        "table_router": "operators.router:TableRouter",
+        "throttle": "operators.throttle:Throttle",
+        "tick_bars": "operators.information_bars:TickBars",
+        "tumbling_window": "operators.window:TumblingWindow",
+        "volume_bars": "operators.information_bars:VolumeBars",
+        "window": "operators.window:WindowAggregate",
+    },
+    "sink": {
+        "collect": "sinks.collect:Collect",
+        "csv": "sinks.file:CsvFiles",
+        "discard": "sinks.discard:Discard",
+        "json_lines": "sinks.file:JsonLines",
+        "kafka": "sinks.kafka:KafkaTopic",
+        "parquet": "sinks.parquet:ParquetFiles",
+        "postgres": "sinks.postgres:PostgresStore",
+        "redis_latest": "sinks.redis:RedisLatest",
+        "redis_stream": "sinks.redis:RedisOutput",
+        "sqlite": "sinks.sqlite_store:SqliteStore",
+        "sqlite_table": "sinks.sqlite:SqliteTable",
+        "stdout": "sinks.stdout:Stdout",
+    },
+    "provider": {
+        "ccxt": "sources.ccxt:CcxtProvider",
+        "interactive_brokers": "sources.ib:InteractiveBrokers",
+    },
+    "value": {
+        "count": "operators.aggregations:Count",
+        "count_window": "operators.windows:CountWindow",
+        "first": "operators.aggregations:First",
+        "fold": "operators.fold:Fold",
+        "hop": "operators.windows:Hop",
+        "item_list": "operators.aggregations:ItemList",
+        "last": "operators.aggregations:Last",
+        "max": "operators.aggregations:Max",
+        "mean": "operators.aggregations:Mean",
+        "min": "operators.aggregations:Min",
+        "quantile": "operators.quantile:Quantile",
+        "session": "operators.windows:Session",
+        "session_buckets": "operators.calendars:SessionBuckets",
+        "std": "operators.aggregations:Std",
+        "sum": "operators.aggregations:Sum",
+        "tumble": "operators.windows:Tumble",
+        "vwap": "operators.aggregations:Vwap",
+    },
+}
+"""By kind and name: ``module:class`` within this package."""

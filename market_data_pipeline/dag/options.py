@@ -1,0 +1,68 @@
+"""What a user may choose for one node or one edge: small typed values, part of the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from market_data_pipeline.channels.base import Watermark
+from market_data_pipeline.durations import Duration, positive_duration
+from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.feedback import StoreFeedback
+from market_data_pipeline.operators.base import OnError
+
+
+@dataclass(frozen=True)
+class ChannelOptions:
+    """The channel of one edge; what is ``None`` is as the settings say. ``capacity`` and ``levels``: in frames where the edge
+    is a stream or joins operators, in items where it leads to or from a coroutine node within one process. ``bytes``: of a
+    stream. Raises ``ConfigError``."""
+
+    capacity: int | None = None
+    levels: Watermark | None = None
+    bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.capacity is not None and self.capacity < 1:
+            raise ConfigError(f"capacity: {self.capacity} must be at least 1")
+        if self.bytes is not None and self.bytes < 1024:
+            raise ConfigError(f"bytes: {self.bytes} must be at least 1024")
+        if self.levels is not None and self.capacity is not None and self.levels.high > self.capacity:
+            raise ConfigError(f"levels: high={self.levels.high} is above the capacity of {self.capacity}")
+
+
+@dataclass(frozen=True)
+class Retries:
+    """What happens when the outside of a node (a sink's store, a source's feed) fails: the task loads again and does its step
+    once more, after ``first``, then twice as long each time, at most ``most``. After ``attempts`` failures in a row without a
+    step that succeeded the job fails; ``None``: never. Raises ``ConfigError``."""
+
+    attempts: int | None = None
+    first: Duration = "1s"
+    most: Duration = "30s"
+
+    def __post_init__(self) -> None:
+        if self.attempts is not None and self.attempts < 1:
+            raise ConfigError(f"attempts: {self.attempts} must be at least 1")
+        if positive_duration(self.most, "most") < positive_duration(self.first, "first"):
+            raise ConfigError(f"most: {self.most!r} must not be below first ({self.first!r})")
+
+    def delay(self, failures: int) -> float | None:
+        """Seconds to wait behind so many failures in a row (1: the first); None: not again."""
+        if self.attempts is not None and failures >= self.attempts:
+            return None
+        first, most = positive_duration(self.first, "first") / 1e9, positive_duration(self.most, "most") / 1e9
+        return min(most, first * 2.0 ** min(failures - 1, 60))
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """What a step of a :class:`~market_data_pipeline.dag.pipeline.Pipeline` is given beside its arguments. ``channel``: of the
+    edge that leads to it. ``on_error``: what happens to an item that it cannot use. ``retries``: of its outside.
+    ``feedback``: whom to ask how its store is. ``singleton``: see :class:`~market_data_pipeline.dag.graph.Node`. What is
+    ``None`` is as it would be without."""
+
+    channel: ChannelOptions | None = None
+    on_error: OnError | None = None
+    retries: Retries | None = None
+    feedback: StoreFeedback | None = None
+    singleton: bool | None = None
