@@ -131,7 +131,7 @@ def imported(target: str, what: str) -> Any:
 
 
 def _points(found: Iterable[EntryPoint] | None) -> Iterator[tuple[ComponentKind, EntryPoint]]:
-    points = list(entry_points() if found is None else found)
+    points: list[EntryPoint] = list(entry_points() if found is None else found)
     for kind in KINDS:
         for point in points:
             if point.group == f"{_PACKAGE}.{kind}s":
