@@ -131,11 +131,11 @@ def imported(target: str, what: str) -> Any:
 
 
 def _points(found: Iterable[EntryPoint] | None) -> Iterator[tuple[ComponentKind, EntryPoint]]:
-    points: list[EntryPoint] = list(entry_points() if found is None else found)
+    given = None if found is None else list(found)
     for kind in KINDS:
-        for point in points:
-            if point.group == f"{_PACKAGE}.{kind}s":
-                yield kind, point
+        group = f"{_PACKAGE}.{kind}s"
+        for point in entry_points(group=group) if given is None else [point for point in given if point.group == group]:
+            yield kind, point
 
 
 def _check_type(entry: Entry, factory: Any) -> None:
