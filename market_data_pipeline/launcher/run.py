@@ -24,7 +24,8 @@ from market_data_pipeline.launcher.deploy import exchange
 from market_data_pipeline.launcher.display import Display, choose_display, summary
 from market_data_pipeline.operators.batch import Batcher
 from market_data_pipeline.options import INTERRUPTED
-from market_data_pipeline.settings import Settings, server_address
+from market_data_pipeline.runtime.channel_limits import check_channels
+from market_data_pipeline.settings import Settings, limits_of, server_address
 from market_data_pipeline.sinks.base import Sink
 from market_data_pipeline.sources.base import Source
 from market_data_pipeline.store.client import Client, check_server, connect, is_transient, refusals_explained
@@ -67,11 +68,13 @@ def preflight(dag: Dag) -> None:
 
 
 class Launcher:
-    """One ``mdp run``. ``run`` returns the exit code."""
+    """One ``mdp run``. ``run`` returns the exit code. Raises ``ConfigError`` where an edge's channel does not go with the
+    settings."""
 
     def __init__(self, options: RunOptions, dag: Dag, plan: Plan, job_name: str, settings: Settings) -> None:
         self._options, self._dag, self._plan, self._job_name = options, dag, plan, job_name
         self._settings = settings
+        check_channels(plan, limits_of(settings))
         self._interrupts = 0
         self._display: Display = choose_display(options.plain)
         self._children: list[Child] = []
