@@ -88,6 +88,7 @@ _HOMES = {
     ),
     "channels.memory": ("Channel",),
     "channels.redis_stream": ("StreamChannel",),
+    "circuit": ("CircuitRule",),
     "dag.graph": (
         "Dag",
         "Edge",
@@ -198,8 +199,8 @@ _HOMES = {
         "JsonLines",
     ),
     "sinks.kafka": ("KafkaTopic",),
-    "sinks.postgres": ("PostgresStore",),
     "sinks.parquet": ("ParquetFiles",),
+    "sinks.postgres": ("PostgresStore",),
     "sinks.redis": (
         "RedisLatest",
         "RedisOutput",
@@ -212,11 +213,9 @@ _HOMES = {
         "Source",
         "SourceContext",
     ),
-    "sources.kafka": ("KafkaSource",),
-    "sources.redis_stream": ("RedisStreamSource",),
     "sources.ccxt": ("CcxtProvider",),
-    "circuit": ("CircuitRule",),
     "sources.ib": ("InteractiveBrokers",),
+    "sources.kafka": ("KafkaSource",),
     "sources.provider": (
         "ConnectionHealth",
         "FeedConnection",
@@ -228,6 +227,7 @@ _HOMES = {
     ),
     "sources.provider_source": ("ProviderSource",),
     "sources.reconnect": ("Reconnect",),
+    "sources.redis_stream": ("RedisStreamSource",),
     "sources.replay": ("Replay",),
     "sources.synthetic": ("Synthetic",),
     "sources.synthetic_time": ("Bursts",),
