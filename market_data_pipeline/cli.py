@@ -53,7 +53,8 @@ def run(
     from market_data_pipeline.app import load_app, parse_sets
     from market_data_pipeline.dag.planner import compile_dag
     from market_data_pipeline.launcher.deploy import chosen as chosen_nodes
-    from market_data_pipeline.launcher.run import Launcher, RunOptions, preflight
+    from market_data_pipeline.launcher.job_run import JobOptions, preflight
+    from market_data_pipeline.launcher.run import Launcher
     from market_data_pipeline.settings import load_settings
     from market_data_pipeline.store.keys import check_name
 
@@ -65,8 +66,8 @@ def run(
     if (keep or reset) and not deploy:
         raise ConfigError("--keep and --reset say what --deploy does with changed nodes: give --deploy too")
     choice = chosen_nodes(keep, reset) if deploy else None
-    chosen = RunOptions(app, sets, workers, data_dir, server, fresh, plain, as_json, choice)
-    sys.exit(Launcher(chosen, dag, plan, job, settings).run())
+    chosen = JobOptions(app, sets, workers, data_dir, server, fresh, choice)
+    sys.exit(Launcher(chosen, dag, plan, job, settings, plain=plain, as_json=as_json).run())
 
 
 @main.command(short_help="Print the plan that APP compiles to.")
