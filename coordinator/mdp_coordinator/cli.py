@@ -29,6 +29,7 @@ from market_data_pipeline.store.keys import check_name
     "http_port",
     "lease_ttl_ms",
     "log_level",
+    "config",
     "debug",
 )
 @click.option("--min-workers", type=int, metavar="N", help="Workers to wait for before the first assignment [1].")

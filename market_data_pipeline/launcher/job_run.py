@@ -16,8 +16,6 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from market_data_pipeline.dag.change import Choice
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan
@@ -26,7 +24,7 @@ from market_data_pipeline.launcher.children import NO_RESTART, Child, service
 from market_data_pipeline.launcher.deploy import exchange
 from market_data_pipeline.launcher.display import Display
 from market_data_pipeline.launcher.meter import Meter
-from market_data_pipeline.settings import Settings, server_address
+from market_data_pipeline.settings import Settings, as_environment, server_address
 from market_data_pipeline.sinks.base import Sink
 from market_data_pipeline.sources.base import Source
 from market_data_pipeline.store.client import check_server, connect, is_transient, refusals_explained
@@ -342,12 +340,10 @@ def child_environment(settings: Settings, address: Address, embedded: bool, work
     """The settings as environment, for children: a password never stands in a command line. The workers share the cores, so
     each has one thread for linear algebra where the user says nothing else (starting more also costs each child 50 ms of
     CPU)."""
-    env = {
-        f"MDP_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        for name, value in settings.model_dump(exclude={"redis_url", "job", "http_port"}).items()
-        if value is not None
-    }
+    kept = {"MDP_REDIS_URL", "MDP_JOB"}
+    env = {name: text for name, text in as_environment(settings).items() if name.upper() not in kept}
     env["MDP_REDIS_URL"] = address.url
+    env["MDP_HTTP_PORT"] = "0"  # they are several on one machine
     env["MDP_MIN_WORKERS"] = str(workers)
     if embedded:
         env["MDP_ALLOW_VOLATILE"] = "true"

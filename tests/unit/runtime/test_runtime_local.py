@@ -239,7 +239,7 @@ async def test_stop_ends_a_coroutine_without_inputs_and_what_it_put_is_finished(
     dag = dag_of({"p": endless, "d": double, "c": collector(got)}, ("p", "d"), ("d", "c"))
     runtime = DagRuntime(dag, RunConfig(channel_capacity=8))
     run = asyncio.create_task(runtime.start())
-    while len(got) < 100:
+    while len(got) < 100:  # noqa: ASYNC110 - the nodes know no event
         await asyncio.sleep(0)
     runtime.stop()
     assert await run == RunResult(3, 3, 0, 0)
