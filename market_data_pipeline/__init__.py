@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from market_data_pipeline.channels.redis_stream import StreamChannel
     from market_data_pipeline.circuit import CircuitRule
     from market_data_pipeline.dag.graph import Dag, Edge, Node
-    from market_data_pipeline.dag.pipeline import Pipeline
+    from market_data_pipeline.dag.options import ChannelOptions, NodeOptions, Retries
+    from market_data_pipeline.dag.pipeline import Pipeline, PipelineBuilder
     from market_data_pipeline.frame import Columns, Frame
     from market_data_pipeline.operators.aggregations import Count, First, ItemList, Last, Max, Mean, Min, Std, Sum, Vwap
     from market_data_pipeline.operators.async_map import AsyncMap
@@ -92,7 +93,15 @@ _HOMES = {
         "Edge",
         "Node",
     ),
-    "dag.pipeline": ("Pipeline",),
+    "dag.options": (
+        "ChannelOptions",
+        "NodeOptions",
+        "Retries",
+    ),
+    "dag.pipeline": (
+        "Pipeline",
+        "PipelineBuilder",
+    ),
     "frame": (
         "Columns",
         "Frame",
@@ -237,6 +246,7 @@ __all__ = [
     "CcxtProvider",
     "Channel",
     "ChannelClosed",
+    "ChannelOptions",
     "CircuitRule",
     "Collect",
     "Columns",
@@ -281,9 +291,11 @@ __all__ = [
     "MsgpackDecoder",
     "MsgpackEncoder",
     "Node",
+    "NodeOptions",
     "Operator",
     "ParquetFiles",
     "Pipeline",
+    "PipelineBuilder",
     "PostgresStore",
     "ProviderSource",
     "Quantile",
@@ -296,6 +308,7 @@ __all__ = [
     "Refused",
     "Replay",
     "Resample",
+    "Retries",
     "Router",
     "RunConfig",
     "RunResult",

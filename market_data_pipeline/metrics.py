@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter as Tally
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -114,9 +115,10 @@ class WorkerMetrics:
         """The rates that the sources of ``plan`` obey now."""
         _show_limits(self.rate_limit, plan, rates)
 
-    def observer(self, task: TaskId, capacity: int) -> TaskObserver:
-        """The observer for one task."""
-        return _Observer(self, task, capacity)
+    def observer(self, task: TaskId, capacity: int, own: Mapping[str, int] = MappingProxyType({})) -> TaskObserver:
+        """The observer for one task. ``capacity``: frames that fit in a stream; ``own``: in those of the channels that have a
+        capacity of their own."""
+        return _Observer(self, task, capacity, own)
 
 
 def _show_limits(gauge: Gauge, plan: Plan, rates: Mapping[str, float]) -> None:
@@ -127,10 +129,10 @@ def _show_limits(gauge: Gauge, plan: Plan, rates: Mapping[str, float]) -> None:
 
 
 class _Observer(TaskObserver):
-    def __init__(self, metrics: WorkerMetrics, task: TaskId, capacity: int) -> None:
+    def __init__(self, metrics: WorkerMetrics, task: TaskId, capacity: int, own: Mapping[str, int]) -> None:
         self._m = metrics
         self._task = task
-        self._capacity = capacity
+        self._capacity, self._own = capacity, own
         self._seen: dict[str, Tally[str]] = {}
         self._watermark, self._lagging = NO_MARK, False
         self._lag_labels = (task.subgraph, str(task.partition))
@@ -154,7 +156,7 @@ class _Observer(TaskObserver):
             self._of(m.frames_out, channel).inc(len(frames))
             self._of(m.bytes_out, channel).inc(sum(map(len, frames)))
             self._of(m.length, channel, str(partition)).set(lengths[channel, partition])
-            self._of(m.capacity, channel).set(self._capacity)
+            self._of(m.capacity, channel).set(self._own.get(channel, self._capacity))
 
     def restored(self, counts: Mapping[str, Tally[str]]) -> None:
         self._seen = {node: Tally(tally) for node, tally in counts.items()}

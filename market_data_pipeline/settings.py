@@ -262,4 +262,6 @@ def limits_of(settings: Settings) -> Limits:
         linger=settings.linger_ms / 1000,
         mark_interval=settings.mark_interval_ms / 1000,
         dead_letter_capacity=settings.dead_letter_capacity,
+        high_watermark_pct=settings.high_watermark_pct,
+        low_watermark_pct=settings.low_watermark_pct,
     )

@@ -33,8 +33,10 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
+from types import MappingProxyType
 from typing import NamedTuple
 
+from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.runtime.flow import TaskFlow
 
@@ -108,10 +110,12 @@ class _Step(NamedTuple):
 
 
 class Autoscaler:
-    """Remembers the observations of the last ten seconds. ``low``: the low level of a stream, in frames."""
+    """Remembers the observations of the last ten seconds. ``low``: the low level of a stream, in frames, where ``levels`` has
+    none for its edge."""
 
-    def __init__(self, plan: Plan, low: int) -> None:
-        self._plan, self._low = plan, low
+    def __init__(self, plan: Plan, low: int, levels: Mapping[str, Watermark] = MappingProxyType({})) -> None:
+        self._plan = plan
+        self._low = {edge.name: levels[edge.name].low if edge.name in levels else low for edge in plan.channels}
         self._stages: dict[str, _Stage] = {}
         for subgraph in plan.subgraphs:
             inputs = tuple(edge.name for edge in plan.inputs(subgraph))
@@ -207,7 +211,7 @@ class Autoscaler:
         return {p: fmean(step.seen.lengths.get(edge, {}).get(p, 0) for step in self._steps) for p in partitions}
 
     def _full(self, edge: str) -> bool:
-        return max(self._mean_lengths(edge).values(), default=0.0) > self._low
+        return max(self._mean_lengths(edge).values(), default=0.0) > self._low[edge]
 
     def _waits(self, name: str) -> bool:
         """Whether its tasks spend their time waiting for the outside. Before anything is known, a stage that may do so is
@@ -232,8 +236,9 @@ class Autoscaler:
         holders = self._holders(name)
         if holders:
             return any(map(self._sink_bound, holders))
-        mean = sum(sum(self._mean_lengths(edge).values()) for edge in self._stages[name].inputs)
-        return max(self._frames(name), mean) > self._low and self._waits(name)
+        inputs = self._stages[name].inputs
+        mean = sum(sum(self._mean_lengths(edge).values()) for edge in inputs)
+        return max(self._frames(name), mean) > min(self._low[edge] for edge in inputs) and self._waits(name)
 
     def _job_is_sink_bound(self) -> bool:
         full = [name for name, stage in self._stages.items() if any(map(self._full, stage.inputs))]

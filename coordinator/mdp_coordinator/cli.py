@@ -11,7 +11,8 @@ from market_data_pipeline.app import load_app, parse_sets
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.options import SERVER, one_line_errors, options, set_up_logging
-from market_data_pipeline.settings import load_settings, server_address
+from market_data_pipeline.runtime.channel_limits import check_channels
+from market_data_pipeline.settings import limits_of, load_settings, server_address
 from market_data_pipeline.store.keys import check_name
 
 
@@ -43,6 +44,7 @@ def main(app: str, sets: tuple[str, ...], debug: bool, **flags: Any) -> None:
 
     dag = load_app(app, parse_sets(sets))
     plan = compile_dag(dag, settings.partitions)
+    check_channels(plan, limits_of(settings))
     job = check_name("--job", settings.job or dag.name)
     absorbing = frozenset(n for n, node in dag.nodes.items() if isinstance(node.fn, Operator) and node.fn.absorbs)
     asyncio.run(Coordinator(plan, job, settings, address, absorbing=absorbing).run())

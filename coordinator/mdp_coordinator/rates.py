@@ -24,8 +24,10 @@ import math
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
+from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.dag.plan import Plan, Subgraph
 from mdp_coordinator.autoscale import Observation
 
@@ -140,11 +142,20 @@ class _Reach:
 
 
 class Rates:
-    """The rates of all sources of a plan. ``high`` and ``low``: levels of a stream, in frames. ``absorbing``: nodes that keep
-    what they cannot hand on, so that no pressure comes past them. Coroutine nodes that bring items in are not limited."""
+    """The rates of all sources of a plan. ``high`` and ``low``: levels of a stream, in frames, where ``levels`` has none for its
+    edge. ``absorbing``: nodes that keep what they cannot hand on, so that no pressure comes past them. Coroutine nodes that
+    bring items in are not limited."""
 
-    def __init__(self, plan: Plan, high: int, low: int, absorbing: Collection[str] = ()) -> None:
-        self._plan, self._high, self._low = plan, high, low
+    def __init__(
+        self,
+        plan: Plan,
+        high: int,
+        low: int,
+        absorbing: Collection[str] = (),
+        levels: Mapping[str, Watermark] = MappingProxyType({}),
+    ) -> None:
+        self._plan = plan
+        self._levels = {edge.name: levels.get(edge.name, Watermark(high, low)) for edge in plan.channels}
         self._sources: dict[str, SourceRate] = {}
         self._reach: dict[str, _Reach] = {}
         for node in plan.nodes:
@@ -187,7 +198,7 @@ class Rates:
         if held_by:
             self._bottlenecks[name] = held_by
         stages = held_by or self._bottlenecks.get(name, frozenset())
-        full = any(self._fullest(edge) >= self._high for edge, _ in reach.edges)
+        full = any(self._fullest(edge) >= self._levels[edge].high for edge, _ in reach.edges)
         paused = self._paused(reach)
         drains = {stage: self._drain(name, stage) for stage in stages}
         known = [drain for drain in drains.values() if drain is not None]
@@ -195,7 +206,7 @@ class Rates:
         grows = any(now > before and now > _SHORT_SECONDS * self._intake(name) for before, now in backlogs)
         late = any(self._falls_behind(name, stage) for stage in held_by)
         pressed = bool(held_by) and (full or paused >= _PAUSED_SHARE or late)
-        low = all(self._fullest(edge) <= self._low for edge, _ in reach.edges)
+        low = all(self._fullest(edge) <= self._levels[edge].low for edge, _ in reach.edges)
         return Press(
             pressed,
             calm=low and not grows and paused < _NOT_PAUSED_SHARE,

@@ -14,6 +14,7 @@ from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.errors import JobFailed, PlanMismatch
 from market_data_pipeline.http import HttpServer
 from market_data_pipeline.metrics import CoordinatorMetrics
+from market_data_pipeline.runtime.channel_limits import levels_of
 from market_data_pipeline.settings import Settings, allowed_hosts, limits_of
 from market_data_pipeline.store.client import Client, check_server, connect, is_transient, refusals_explained
 from market_data_pipeline.store.control import Control, JobInfo, JobNow, publish
@@ -49,8 +50,9 @@ class Coordinator:
         self._plan, self._job_name, self._settings, self._url, self._clock = plan, job_name, settings, url, clock
         self._metrics = CoordinatorMetrics()
         limits = limits_of(settings)
-        self._scaling = Scaling(plan, limits.low, self._metrics, clock)
-        self._rates = Rates(plan, limits.high, limits.low, absorbing)
+        levels = levels_of(plan, limits)
+        self._scaling = Scaling(plan, limits.low, self._metrics, clock, levels)
+        self._rates = Rates(plan, limits.high, limits.low, absorbing, levels)
         self._said = 0
         self._token = secrets.token_hex(16)
         self._term = 0

@@ -30,8 +30,10 @@ class Node:
 
     ``singleton``: run once in the whole job instead of once per partition; ``None`` lets the planner decide (a source
     that cannot be split is a singleton, and so is what follows it by forward edges). ``on_error``: what happens to an
-    item that the node cannot use: ``dead_letter`` (default), ``skip`` or ``fail``. ``retries``: of a source's or a sink's
-    outside; ``None``: as the runtime does it. ``feedback``: whom to ask how a sink's store is, beside the sink itself.
+    item that the node cannot use (a row that a source cannot read, an item on which an operator raises, one that a sink's
+    store refuses): ``dead_letter`` (default), ``skip`` (counted, ``skipped``) or ``fail`` (the job fails). ``retries``: of a
+    source's or a sink's outside; ``None``: as the runtime does it. ``feedback``: whom to ask how a sink's store is, beside the
+    sink itself.
     """
 
     name: str
@@ -147,6 +149,10 @@ class Dag:
                     f"node {node.name!r}: on_error={node.on_error!r}; allowed: {', '.join(ON_ERROR)}"
                 )
             self._check_fn(node)
+            if node.retries is not None and node.kind not in ("source", "sink"):
+                raise DagValidationError(
+                    f"{node.kind} {node.name!r}: retries are for sources and sinks; AsyncMap has an argument of that name"
+                )
 
     def _check_fn(self, node: Node) -> None:
         fn = node.fn

@@ -10,7 +10,8 @@ from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.operators.base import Operator
-from market_data_pipeline.settings import load_settings, server_address
+from market_data_pipeline.runtime.channel_limits import check_channels
+from market_data_pipeline.settings import limits_of, load_settings, server_address
 from market_data_pipeline.sinks.base import Sink
 from market_data_pipeline.sources.base import Source
 from market_data_pipeline.store.client import Client, connect, explained
@@ -93,6 +94,7 @@ async def deploy(
                     " partitions, and P is fixed for a job; another P is a job under another name"
                 )
             plan = compile_dag(dag, job.partitions)
+            check_channels(plan, limits_of(settings))
             await exchange(
                 client, address, job, dag, plan, choice,
                 lease_ttl_ms=settings.lease_ttl_ms, timeout=timeout, say=say, check=check,
@@ -115,5 +117,7 @@ def _described(change: PlanChange, old: str, new: Plan) -> Iterator[str]:
     for name in (*change.same, *change.changed):
         if new.node[name].kind == "coroutine" and not new.inputs(new.subgraph_of[name]):
             yield f"  {name} is a coroutine without inputs: it starts from its beginning, as after every takeover"
+    for name, text in change.resized.items():
+        yield f"  channel  {name}: {text}"
     if change.drained:
         yield f"  to be drained first: {', '.join(change.drained)}"

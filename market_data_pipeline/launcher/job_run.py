@@ -24,7 +24,8 @@ from market_data_pipeline.launcher.children import NO_RESTART, Child, service
 from market_data_pipeline.launcher.deploy import exchange
 from market_data_pipeline.launcher.display import Display
 from market_data_pipeline.launcher.meter import Meter
-from market_data_pipeline.settings import Settings, as_environment, server_address
+from market_data_pipeline.runtime.channel_limits import check_channels
+from market_data_pipeline.settings import Settings, as_environment, limits_of, server_address
 from market_data_pipeline.sinks.base import Sink
 from market_data_pipeline.sources.base import Source
 from market_data_pipeline.store.client import check_server, connect, is_transient, refusals_explained
@@ -68,6 +69,7 @@ def preflight(dag: Dag) -> None:
 
 class JobRun:
     """One run of the job ``name``, which is ``dag`` compiled to ``plan``; ``display`` is told what happens. Run it once.
+    Raises ``ConfigError`` where an edge's channel does not go with the settings.
 
     ``seconds``: how long its children ran; ``busy_seconds``: for how long the job moved on."""
 
@@ -76,6 +78,7 @@ class JobRun:
     ) -> None:
         self._options, self._dag, self._plan, self._name = options, dag, plan, name
         self._settings = settings
+        check_channels(plan, limits_of(settings))
         self._display = display
         self._asked = asyncio.Event()
         self._at_once = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ from market_data_pipeline.runtime.observe import TaskObserver
 from market_data_pipeline.runtime.outputs import OUTBOX
 from market_data_pipeline.runtime.pace import Pace
 from market_data_pipeline.runtime.progress import SourceWatermark
+from market_data_pipeline.runtime.refusals import Refusals
 from market_data_pipeline.runtime.suspicion import POISON, place_of
 from market_data_pipeline.runtime.task import GivenUp, Task, consumed_of, counts_of
 from market_data_pipeline.sinks.base import Sink, SinkContext
@@ -67,9 +69,9 @@ class ChainTask(Task):
 
     async def _open(self, meta: Meta) -> None:
         self._sinks: dict[str, Sink] = {}
-        self._refused: list[DeadLetter] = []
         self._intake: Intake | None = None
         self._chain = Chain(self.plan, self.subgraph, self.dag, self.id.partition)
+        self._refusals = Refusals(self._chain)
         outbox = {name: blob for name, blob in self._state.items() if name.startswith(OUTBOX)}
         state = {name: blob for name, blob in self._state.items() if name not in outbox}
         self.absorbs = self._chain.absorbs and bool(self.outputs.streams)
@@ -90,16 +92,14 @@ class ChainTask(Task):
             fn = self.dag.nodes[name].fn
             if isinstance(fn, Sink):
                 self._sinks[name] = sink = fn.fresh()
+                self.calling = name
                 await sink.open(self._context_of(name), self._sink_states.get(name))
+                self.calling = ""
             elif isinstance(fn, Source):
                 await self._open_source(name, fn, meta)
 
     def _context_of(self, name: str) -> SinkContext:
-        def reject(item: Any, reason: str) -> None:
-            self._refused.append(DeadLetter(name, reason, item))
-            self._chain.counts()[name]["dead_letter"] += 1
-
-        counted = self._counter_of(name)
+        reject, counted = self._refusals.of(name), self._counter_of(name)
         job = self._lives.get(name) or self._sink_context.job
         return self._sink_context._replace(
             node=name, job=job, generation=self.generation, reject=reject, counted=counted,
@@ -258,9 +258,10 @@ class ChainTask(Task):
 
     async def _bring_in(self, intake: Intake, batches: list[Batch], born: int, ended: bool) -> None:
         name, watermark = intake.node, intake.watermark
-        letters = [letter for batch in batches for letter in batch.rejected]
-        if letters:
-            self._chain.counts()[name]["dead_letter"] += len(letters)
+        letters: list[DeadLetter] = []
+        for batch in batches:
+            for letter in batch.rejected:
+                self._chain.reject(name, letter)
         await self._set_now()
         for batch in batches:  # before the mark that the items bring, which is for all outputs
             for port, items in batch.outputs.items():
@@ -296,15 +297,15 @@ class ChainTask(Task):
         for letter in unsent:
             self._chain.counts()[letter.node]["dead_letter"] += 1
         spent = await self._write_sinks(output, seal or self._chain.ended)
-        refused, self._refused = self._refused, []
         state = self._chain.snapshot()
+        refused = self._chain.take_letters()
         await self.commit(self._meta_now(), state, consumed or [], letters + unsent + refused)
         done = self.clock.time_ns()
         for name, seconds in spent.items():
             fault_point("before-publish")
             self.check_lease()
             began = self.clock.monotonic()
-            with self.flow.outside():
+            with self._outside_of(name):
                 await self._sinks[name].committed()
             self.observer.stored(name, seconds + self.clock.monotonic() - began)
             fault_point("after-publish")
@@ -322,13 +323,13 @@ class ChainTask(Task):
             if frames:
                 fault_point("before-sink-write")
                 self.check_lease()
-                with self.flow.outside():
+                with self._outside_of(name):
                     await sink.write(frames)
                 fault_point("after-sink-write")
             if frames or seal or sink.due():
                 fault_point("before-sink-prepare")
                 self.check_lease()
-                with self.flow.outside():
+                with self._outside_of(name):
                     self._sink_states[name] = await sink.prepare(seal)
                 self._unsealed.add(name)
                 if seal or self._sink_states[name] is None:
@@ -336,6 +337,15 @@ class ChainTask(Task):
                 fault_point("after-sink-prepare")
                 spent[name] = self.clock.monotonic() - began
         return spent
+
+    @contextmanager
+    def _outside_of(self, sink: str) -> Iterator[None]:
+        """``sink`` is called: whose error it is, if one comes out, is known; what it refused counts when it is back."""
+        self.calling = sink
+        with self.flow.outside():
+            yield
+        self.calling = ""
+        self._refusals.check()
 
     def _meta_now(self) -> Meta:
         meta: Meta = {

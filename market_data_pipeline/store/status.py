@@ -110,7 +110,7 @@ class JobStatus:
 async def read_status(
     client: redis.asyncio.Redis, control: Control, job: JobInfo, plan: Plan, capacity: int
 ) -> JobStatus:
-    """Read everything in a few round trips."""
+    """Read everything in a few round trips. ``capacity``: frames that fit in a stream whose edge says nothing of it."""
     now = await control.now()
     tasks = list(plan.tasks())
     pipe = client.pipeline(transaction=False)
@@ -130,7 +130,7 @@ async def read_status(
     workers, owners = await control.workers(), await control.assignment()
     return JobStatus(
         job.name, job.uid, now.state or "gone", now.error, job.fingerprint, job.partitions, len(tasks), int(replies[-2]),
-        _workers(workers, owners), _owners(owners, workers), _channels(streams, lengths, capacity, flows),
+        _workers(workers, owners), _owners(owners, workers), _channels(streams, lengths, capacity, plan.capacities, flows),
         _nodes(metas), _watermarks(plan, tasks, metas),
         _latency(metas).summary(), int(replies[-3]),
         first_dead_letter=_first_letter(replies[-4]), sources=_entries(plan),
@@ -183,11 +183,16 @@ def items_waiting(edge: str, flows: Mapping[TaskId, TaskFlow]) -> int:
 
 
 def _channels(
-    streams: Sequence[tuple[PlanEdge, int]], lengths: Sequence[int], capacity: int, flows: Mapping[TaskId, TaskFlow]
+    streams: Sequence[tuple[PlanEdge, int]],
+    lengths: Sequence[int],
+    capacity: int,
+    own: Mapping[str, int],
+    flows: Mapping[TaskId, TaskFlow],
 ) -> list[ChannelStatus]:
     channels: dict[str, ChannelStatus] = {}
     for (edge, partition), length in zip(streams, lengths, strict=True):
-        channels.setdefault(edge.name, ChannelStatus(edge.name, {}, capacity)).lengths[partition] = int(length)
+        of = channels.setdefault(edge.name, ChannelStatus(edge.name, {}, own.get(edge.name, capacity)))
+        of.lengths[partition] = int(length)
     for (
         channel
     ) in channels.values():  # without a frame there is no item, whatever a frame that was damaged has left uncounted

@@ -15,19 +15,11 @@ from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.dag.planner import compile_dag
-from market_data_pipeline.errors import (
-    Fenced,
-    JobChanged,
-    JobFailed,
-    MdpError,
-    NameTaken,
-    PlanMismatch,
-    SinkError,
-    StoreUnavailable,
-)
+from market_data_pipeline.errors import Fenced, JobChanged, JobFailed, NameTaken, PlanMismatch
 from market_data_pipeline.http import HttpServer
 from market_data_pipeline.metrics import WorkerMetrics
 from market_data_pipeline.runtime.chain_task import ChainTask
+from market_data_pipeline.runtime.channel_limits import check_channels
 from market_data_pipeline.runtime.coroutine_task import CoroutineTask
 from market_data_pipeline.runtime.task import Task
 from market_data_pipeline.settings import Settings, allowed_hosts, limits_of
@@ -50,7 +42,7 @@ from market_data_pipeline.store.rights import WORKER, check_rights
 from market_data_pipeline.store.url import Address
 from mdp_worker.pins import Pins
 from mdp_worker.state import HeldPartitions, Start, Stop
-from mdp_worker.waits import Waits
+from mdp_worker.waits import OUTSIDE, Failures, Waits, failure_of
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +157,7 @@ class Worker:
     def _compile(self, job: JobInfo) -> Plan:
         plan = compile_dag(self._dag, job.partitions)
         check_plan(job, plan)
+        check_channels(plan, self._limits)
         self._heartbeat = replace(self._heartbeat, pins=self._pins.of(job.partitions))
         return plan
 
@@ -296,7 +289,7 @@ class Worker:
         store = RedisTaskStore(
             self._client, self._reader, self._job.ref, self._plan, task, lease, self._limits, self._heart.held
         )  # fmt: skip
-        observer = self._metrics.observer(task, self._limits.channel_capacity)
+        observer = self._metrics.observer(task, self._limits.channel_capacity, self._plan.capacities)
         if self._plan.node[task.subgraph].kind == "coroutine":
             return CoroutineTask(self._plan, self._dag, task, store, self._limits, observer, self._clock)
         context = SinkContext("", self._job.uid, task.partition, lease.epoch, lease.token)
@@ -306,7 +299,8 @@ class Worker:
         lapses = self._heart.lapses
         if former is not None:  # the partition came back under another epoch
             await asyncio.wait({former})
-        for attempt in range(1_000_000):
+        failures = Failures()
+        while True:
             try:
                 if await task.run():
                     log.info("task %s: ended", task.id)
@@ -322,15 +316,14 @@ class Worker:
             except JobChanged as error:  # no fault of the job's: what is to be done is seen in its record
                 log.warning("%s; task %s stops", error, task.id)
                 return
-            except (SinkError, StoreUnavailable) as error:
-                await self._waits.wait(task, error, attempt)
-                if task.stopping:
+            except OUTSIDE as error:
+                failure = await self._waits.wait(task, error, failures)
+                if failure:
+                    await self._fail(lease, failure)
+                if failure or task.stopping:
                     return
             except Exception as error:  # whatever a user's code raised ends the job, with its message
-                name = "" if isinstance(error, MdpError) else f"{type(error).__name__}: "
-                log.error("task %s failed", task.id, exc_info=error)
-                failure = f"task {task.id}: {name}{error}"
-                await self._fail(lease, failure)
+                await self._fail(lease, failure_of(task, error))
                 return
 
     async def _fail(self, lease: Lease, failure: str) -> None:

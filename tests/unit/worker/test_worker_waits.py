@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pytest
-from mdp_worker.waits import Waits
+from mdp_worker.waits import Failures, Waits
 from prometheus_client import Gauge
 from tools.fake_clock import FakeClock
 from tools.memory_job import CommittedRows, ListSource, MemoryJob, committed_rows, until
@@ -81,10 +81,11 @@ async def test_what_tasks_wait_for_is_said_until_their_next_commit(caplog: pytes
     tasks = [task for task, _ in job.running.values()]
     assert waits.look(tasks, gauge) == ()
     with caplog.at_level(logging.DEBUG, "mdp_worker.waits"):
-        for attempt in range(2):
+        failures = {name: Failures() for name in out}
+        for _ in range(2):
             for name in out:
                 task, error = await failed(job, name)
-                await waits.wait(task, error, attempt)
+                assert await waits.wait(task, error, failures[name]) == ""
             assert waits.look(tasks, gauge) == (Trouble("out/0", "db: refused", 2),)
     assert gauge._value.get() == 2
     assert clock.slept == [1.0, 1.0, 2.0, 2.0]
