@@ -41,9 +41,15 @@ if TYPE_CHECKING:
     from market_data_pipeline.operators.throttle import Throttle
     from market_data_pipeline.operators.window import TumblingWindow, WindowAggregate
     from market_data_pipeline.operators.windows import CountWindow, Hop, Session, Tumble
+    from market_data_pipeline.orchestration.places import Distributed, InProcess
+    from market_data_pipeline.orchestration.run_status import RunStatus
+    from market_data_pipeline.orchestration.running import Running
+    from market_data_pipeline.orchestration.runtime import PipelineRuntime
+    from market_data_pipeline.orchestration.runtime_orchestrator import RuntimeOrchestrator
     from market_data_pipeline.records import Bar, FeedEvent, Gap, Quote, Trade, Window
     from market_data_pipeline.runtime.coroutines import buffer_async, filter_async, map_async, tumbling_window
     from market_data_pipeline.runtime.local import DagRuntime, RunConfig, RunResult
+    from market_data_pipeline.runtime_settings import OrchestratorSettings
     from market_data_pipeline.sinks.base import Sink, SinkContext
     from market_data_pipeline.sinks.collect import Collect
     from market_data_pipeline.sinks.discard import Discard
@@ -168,6 +174,14 @@ _HOMES = {
         "Session",
         "Tumble",
     ),
+    "orchestration.places": (
+        "Distributed",
+        "InProcess",
+    ),
+    "orchestration.run_status": ("RunStatus",),
+    "orchestration.running": ("Running",),
+    "orchestration.runtime": ("PipelineRuntime",),
+    "orchestration.runtime_orchestrator": ("RuntimeOrchestrator",),
     "records": (
         "Bar",
         "FeedEvent",
@@ -187,6 +201,7 @@ _HOMES = {
         "RunConfig",
         "RunResult",
     ),
+    "runtime_settings": ("OrchestratorSettings",),
     "sinks.base": (
         "Sink",
         "SinkContext",
@@ -259,6 +274,7 @@ __all__ = [
     "DagRuntime",
     "Dedupe",
     "Discard",
+    "Distributed",
     "DollarBars",
     "Edge",
     "FeedConnection",
@@ -272,6 +288,7 @@ __all__ = [
     "Gap",
     "GapDetector",
     "Hop",
+    "InProcess",
     "InteractiveBrokers",
     "IntervalJoin",
     "ItemList",
@@ -293,9 +310,11 @@ __all__ = [
     "Node",
     "NodeOptions",
     "Operator",
+    "OrchestratorSettings",
     "ParquetFiles",
     "Pipeline",
     "PipelineBuilder",
+    "PipelineRuntime",
     "PostgresStore",
     "ProviderSource",
     "Quantile",
@@ -312,6 +331,9 @@ __all__ = [
     "Router",
     "RunConfig",
     "RunResult",
+    "RunStatus",
+    "Running",
+    "RuntimeOrchestrator",
     "Session",
     "SessionBuckets",
     "Sink",

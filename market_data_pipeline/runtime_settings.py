@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from market_data_pipeline.errors import ConfigError
 
 
 class OrchestratorSettings(BaseModel):
-    """How a ``RuntimeOrchestrator`` runs what it is given; in the settings' tree the group ``orchestrator``."""
+    """How a ``RuntimeOrchestrator`` runs what it is given; in the settings' tree the group ``orchestrator``. Raises
+    ``ConfigError``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,3 +30,15 @@ class OrchestratorSettings(BaseModel):
                 f"low_watermark_pct={self.low_watermark_pct} must be below high_watermark_pct={self.high_watermark_pct}"
             )
         return self
+
+    if not TYPE_CHECKING:  # the fields are its signature
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                first = error.errors()[0]
+                name, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+                raise ConfigError(f"{name}: {first['input']!r}: {message}" if name else message) from None
+
+        __init__.__pydantic_base_init__ = True  # as part of the tree it is validated with it, which knows its origins
