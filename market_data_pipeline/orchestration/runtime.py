@@ -42,7 +42,7 @@ class PipelineRuntime:
     :meth:`stop` does. The runtime can be used again afterwards."""
 
     def __init__(self, on: InProcess | Distributed = _IN_PROCESS, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._on, self._clock = on, clock
+        self.on, self._clock = on, clock
         self._running: dict[str, Running] = {}
         self._ended: dict[str, RunStatus] = {}
 
@@ -75,7 +75,7 @@ class PipelineRuntime:
                 f"name {name!r}: a run of this name is under way; wait for it or stop it, or give this one another name"
                 " (name=...)"
             )
-        running = Running(name, self._on.place(program, name, self._clock), self._over)
+        running = Running(name, self.on.place(program, name, self._clock), self._over)
         self._running[name] = running
         self._ended.pop(name, None)
         return running
