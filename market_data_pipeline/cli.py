@@ -232,5 +232,25 @@ def compact(
     compaction.compact(folder, limits, table, day, dry_run=dry_run, plain=plain, say=click.echo)
 
 
+@main.command(short_help="List the components that files can name.")
+@click.argument("kind", required=False)
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@options("debug")
+@one_line_errors
+def components(kind: str | None, name: str | None, as_json: bool, debug: bool) -> None:
+    """List the sources, operators, sinks, providers and values that there are by name, those of installed packages too.
+    With KIND (source, operator, sink, provider or value) only these, with NAME what that one takes."""
+    from market_data_pipeline.launcher import components as catalog
+
+    found = catalog.components(kind, name)
+    if as_json:
+        click.echo(json.dumps([one.to_dict(whole=name is not None) for one in found], indent=2))
+    elif name is not None:
+        catalog.print_one(found[0], click.echo)
+    else:
+        catalog.print_list(found, click.echo)
+
+
 if __name__ == "__main__":
     main()
