@@ -87,6 +87,23 @@ def plan(app: str, form: str, sets: tuple[str, ...], debug: bool, **flags: Any) 
     click.echo(render(compile_dag(load_app(app, parse_sets(sets)), settings.partitions), form))
 
 
+@main.command(short_help="Print APP as a file that names components.")
+@click.argument("app")
+@click.option("--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
+@options("sets", "debug")
+@one_line_errors
+def dump(app: str, form: Any, sets: tuple[str, ...], debug: bool) -> None:
+    """Print APP as a document, which mdp run takes, too. Secrets become variables of the environment, which are named on
+    standard error."""
+    from market_data_pipeline.app import load_app, parse_sets
+    from market_data_pipeline.catalog.dump import dump_for_people
+
+    text, notes = dump_for_people(load_app(app, parse_sets(sets)), form)
+    click.echo(text, nl=False)
+    for note in notes:
+        click.echo(visible(note), err=True)
+
+
 @main.command(short_help="Print the names of APP's streams, for a scaler.")
 @click.argument("app")
 @click.option(

@@ -12,13 +12,11 @@ from datetime import timedelta
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from market_data_pipeline.catalog.registry import Factory
+from market_data_pipeline.clock import Clock
 from market_data_pipeline.durations import Duration
 
 REQUIRED = inspect.Parameter.empty
 """The default of an argument that must be given."""
-FOR_TESTS = frozenset({"clock"})
-"""Arguments that no document gives."""
-
 _DURATION = frozenset(get_args(Duration))
 
 
@@ -45,7 +43,7 @@ def arguments_of(factory: Factory) -> tuple[Argument, ...]:
     return tuple(
         Argument(one.name, one.annotation, one.default, one.kind is one.VAR_POSITIONAL)
         for one in signature.parameters.values()
-        if one.kind is not one.VAR_KEYWORD and one.name not in FOR_TESTS
+        if one.kind is not one.VAR_KEYWORD and one.annotation is not Clock
     )
 
 
