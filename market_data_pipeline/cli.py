@@ -91,6 +91,23 @@ def plan(app: str, form: str, sets: tuple[str, ...], debug: bool, **flags: Any) 
     click.echo(render(compile_dag(load_app(app, parse_sets(sets)), settings.partitions), form))
 
 
+@main.command(short_help="Print APP as a file that names components.")
+@click.argument("app")
+@click.option("--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
+@options("sets", "debug")
+@one_line_errors
+def dump(app: str, form: Any, sets: tuple[str, ...], debug: bool) -> None:
+    """Print APP as a document, which mdp run takes, too. Secrets become variables of the environment, which are named on
+    standard error."""
+    from market_data_pipeline.app import load_app, parse_sets
+    from market_data_pipeline.catalog.dump import dump_for_people
+
+    text, notes = dump_for_people(load_app(app, parse_sets(sets)), form)
+    click.echo(text, nl=False)
+    for note in notes:
+        click.echo(visible(note), err=True)
+
+
 @main.command(short_help="Print the names of APP's streams, for a scaler.")
 @click.argument("app")
 @click.option(
@@ -256,6 +273,26 @@ def settings(as_json: bool, debug: bool, **flags: Any) -> None:
         click.echo(visible(json.dumps(settings_table.document(rows), indent=2), lines=True))
     else:
         settings_table.show(rows)
+
+
+@main.command(short_help="List the components that files can name.")
+@click.argument("kind", required=False)
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@options("debug")
+@one_line_errors
+def components(kind: str | None, name: str | None, as_json: bool, debug: bool) -> None:
+    """List the sources, operators, sinks, providers and values that there are by name, those of installed packages too.
+    With KIND (source, operator, sink, provider or value) only these, with NAME what that one takes."""
+    from market_data_pipeline.launcher import components as catalog
+
+    found = catalog.components(kind, name)
+    if as_json:
+        click.echo(json.dumps([one.to_dict(whole=name is not None) for one in found], indent=2))
+    elif name is not None:
+        catalog.print_one(found[0], click.echo)
+    else:
+        catalog.print_list(found, click.echo)
 
 
 if __name__ == "__main__":
