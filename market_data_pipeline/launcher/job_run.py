@@ -301,7 +301,10 @@ class JobRun:
             elif child.start_at is None:
                 self._display.say(f"{child.name} died with {_cause(code)}; its last words:\n{child.last_words()}")
                 if code in NO_RESTART or not child.may_restart():
-                    raise JobFailed(f"{child.name} cannot run ({_cause(code)}); see above")
+                    said = child.last_words().strip().splitlines()
+                    raise JobFailed(
+                        f"{child.name} cannot run ({_cause(code)}): {said[-1].strip() if said else 'it said nothing'}"
+                    )
             elif time.monotonic() >= child.start_at:
                 self._display.say(f"{child.name}: starting it again")
                 child.start()
