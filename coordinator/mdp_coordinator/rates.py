@@ -142,8 +142,8 @@ class _Reach:
 
 
 class Rates:
-    """The rates of all sources of a plan. ``high`` and ``low``: levels of a stream, in frames, where ``levels`` has none for its
-    edge. ``absorbing``: nodes that keep what they cannot hand on, so that no pressure comes past them. Coroutine nodes that
+    """The rates of all sources of a plan. ``high`` and ``low``: levels of a stream, in frames, where ``levels`` has none for
+    its edge. ``absorbing``: nodes that keep what they cannot hand on, so that no pressure comes past them. Coroutine nodes that
     bring items in are not limited."""
 
     def __init__(

@@ -59,8 +59,8 @@ class Pipeline:
         return self
 
     def options(self, options: NodeOptions) -> Self:
-        """Set ``options`` of the step just added: source, operator or sink. What is ``None`` in them stays as it is; ``channel``
-        is that of the edge that leads to the step."""
+        """Set ``options`` of the step just added: source, operator or sink. What is ``None`` in them stays as it is;
+        ``channel`` is that of the edge that leads to the step."""
         if not self._nodes:
             raise DagValidationError(
                 f"pipeline {self.name!r}: .options(...) belongs behind a step, and there is none yet"

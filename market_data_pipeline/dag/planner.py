@@ -155,8 +155,8 @@ def _plan_edge(edge: Edge, kind: EdgeKind, fuse: bool) -> PlanEdge:
     if channel is not None and kind == "forward":
         if not fuse:
             raise DagValidationError(
-                f"edge {edge.src} -> {edge.dst} has options for its channel ({channel}), but there is none, its nodes are fused:"
-                " give the edge a key or boundary=True"
+                f"edge {edge.src} -> {edge.dst} has options for its channel ({channel}), but there is none, its nodes are"
+                " fused: give the edge a key or boundary=True"
             )
         channel = None
     return PlanEdge(edge.src, edge.dst, kind, edge.key, edge.output, edge.input, channel)

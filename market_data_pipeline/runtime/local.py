@@ -2,7 +2,8 @@
 
 The Dag is compiled for one partition. Operators joined by edges are fused and call each other directly; coroutine nodes
 (and edges with ``boundary=True``) are joined by in-memory channels. Everything runs concurrently until it ends; a node
-that fails cancels the rest and its error comes out as it was raised.
+that fails cancels the rest and its error comes out as it was raised. A source or sink with ``Retries`` is begun anew first
+(``local_ends.py``).
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.channels.memory import Channel
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.graph import Dag
+from market_data_pipeline.dag.options import ChannelOptions
 from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.dag.plan import PlanEdge, Subgraph
 from market_data_pipeline.dag.planner import compile_dag
@@ -26,7 +29,9 @@ from market_data_pipeline.frame import END, IDLE, NO_MARK, Frame, Items, to_rows
 from market_data_pipeline.operators.async_map import all_of
 from market_data_pipeline.operators.base import AsyncOperator, DeadLetter
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
+from market_data_pipeline.runtime.local_ends import LocalSink, LocalSource
 from market_data_pipeline.runtime.progress import SourceWatermark
+from market_data_pipeline.runtime.refusals import Refusals
 from market_data_pipeline.sinks.base import Sink, SinkContext
 from market_data_pipeline.sources.base import Batch, Source, SourceContext
 
@@ -36,7 +41,8 @@ _LONGEST_WAIT = 1.0
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How a Dag runs in one process. Capacities and levels are those of the channels between coroutine nodes, in items.
+    """How a Dag runs in one process. Capacities and levels are those of the channels between coroutine nodes, in items; an edge
+    with ``ChannelOptions`` has its own.
 
     ``max_concurrency`` bounds how many nodes run at once; a Dag with more is refused, because nodes wait for each other.
     """
@@ -79,7 +85,7 @@ class DagRuntime:
         self.result = RunResult()
         self.counts: dict[str, Counter[str]] = {}
         self.dead_letters: list[DeadLetter] = []
-        self._channels = {edge.name: self._channel() for edge in self.plan.channels}
+        self._channels = {edge.name: self._channel(edge) for edge in self.plan.channels}
         self.cut = False
         self._stop = asyncio.Event()
         self._errors: list[Exception] = []
@@ -90,8 +96,14 @@ class DagRuntime:
                 " nodes wait for each other, so all must run at once: raise it"
             )
 
-    def _channel(self) -> Channel[Any]:
-        return Channel(self.config.channel_capacity, self.config.levels())
+    def _channel(self, edge: PlanEdge) -> Channel[Any]:
+        own, config = edge.channel or ChannelOptions(), self.config
+        capacity = own.capacity or config.channel_capacity
+        levels = own.levels or Watermark.of(capacity, config.high_watermark_pct, config.low_watermark_pct)
+        try:
+            return Channel(capacity, levels)
+        except ConfigError as error:
+            raise ConfigError(f"edge {edge.src} -> {edge.dst}: {error}") from None
 
     async def start(self) -> RunResult:
         """Run all nodes until they end. Returns the counts; raises the first error a node raised."""
@@ -193,16 +205,18 @@ class _LocalTask:
         self.chain = Chain(self.plan, subgraph, runtime.dag, 0)
         self.outputs = {edge.name: edge for edge in self.plan.outputs(subgraph)}
         self.lock = asyncio.Lock()
-        self.sinks: dict[str, Sink] = {}
+        self.refusals = Refusals(self.chain)
+        self.sinks: dict[str, LocalSink] = {}
+        self._generation = 0
 
     def _sink_context(self, name: str) -> SinkContext:
-        def reject(item: Any, reason: str) -> None:
-            self.runtime.dead_letters.append(DeadLetter(name, reason, item))
-            self.chain.counts()[name]["dead_letter"] += 1
+        self._generation = max(self._generation + 1, self.runtime.clock.time_ns() // 1000)
+        reject, counted = self.refusals.of(name), self._counter_of(name)
+        return SinkContext(name, self.runtime.run_id, generation=self._generation, reject=reject, counted=counted)
 
-        now = self.runtime.clock.time_ns() // 1000
-        counted = self._counter_of(name)
-        return SinkContext(name, self.runtime.run_id, generation=now, reject=reject, counted=counted)
+    def _sink(self, name: str, template: Sink) -> LocalSink:
+        node, clock = self.runtime.dag.nodes[name], self.runtime.clock
+        return LocalSink(node, template, self.chain, self.refusals, clock, partial(self._sink_context, name))
 
     async def run(self) -> None:
         nodes = self.runtime.dag.nodes
@@ -210,11 +224,11 @@ class _LocalTask:
             for name in self.subgraph.nodes:
                 fn = nodes[name].fn
                 if isinstance(fn, Sink):
-                    self.sinks[name] = fn.fresh()
-                    await self.sinks[name].open(self._sink_context(name), None)
+                    self.sinks[name] = self._sink(name, fn)
+                    await self.sinks[name].open()
             source = nodes[self.subgraph.nodes[0]].fn
             if isinstance(source, Source):
-                await self._pump_source(self.subgraph.nodes[0], source.fresh())
+                await self._pump_source(self.subgraph.nodes[0], source)
             else:
                 async with asyncio.TaskGroup() as group:
                     for edge in self.plan.inputs(self.subgraph):
@@ -227,12 +241,13 @@ class _LocalTask:
             for sink in self.sinks.values():
                 await sink.close()
 
-    async def _pump_source(self, name: str, source: Source) -> None:
-        watermark = SourceWatermark(source.max_delay, source.idle_after, source.live)
+    async def _pump_source(self, name: str, template: Source) -> None:
+        watermark = SourceWatermark(template.max_delay, template.idle_after, template.live)
         clock = self.runtime.clock
+        context = SourceContext(name, clock=clock, counted=self._counter_of(name))
+        source = LocalSource(self.runtime.dag.nodes[name], template, context)
         reading: asyncio.Task[Batch | None] | None = None
         try:
-            await source.open(SourceContext(name, clock=clock, counted=self._counter_of(name)), None)
             watermark.heard(clock.monotonic())
             while not self.runtime.stopping:
                 reading = reading or asyncio.create_task(source.read())
@@ -241,6 +256,8 @@ class _LocalTask:
                     waited = {reading, self.runtime.asked}
                     await asyncio.wait(waited, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 if not reading.done():
+                    if not source.opened:
+                        watermark.heard(clock.monotonic())
                     mark = watermark.silence(clock.monotonic(), clock.time_ns())
                     await self._step(name, SOURCE_INPUT, Frame([], NO_MARK if mark is None else mark))
                     continue
@@ -249,8 +266,8 @@ class _LocalTask:
                     break
                 watermark.heard(clock.monotonic())
                 frame = Frame(batch.items, watermark.observe(batch.items), clock.time_ns())
-                self.runtime.dead_letters += batch.rejected
-                self.chain.counts()[name]["dead_letter"] += len(batch.rejected)
+                for letter in batch.rejected:
+                    self.chain.reject(name, letter)
                 await self._step(name, SOURCE_INPUT, frame, batch.outputs)
                 await asyncio.sleep(0)
             else:
@@ -318,11 +335,9 @@ class _LocalTask:
         ended = self.chain.ended
         for name, sink in self.sinks.items():
             frames = output.sinks.get(name, [])
-            if frames:
-                await sink.write(frames)
             if frames or ended:
-                await sink.prepare(ended)
-                await sink.committed()
+                await sink.store(frames, ended)
+        self.runtime.dead_letters += self.chain.take_letters()
 
     async def _send(self, edge: PlanEdge, batches: list[Items], mark: int) -> None:
         channel = self.runtime.channel(edge)

@@ -13,7 +13,7 @@ from mdp_coordinator.autoscale import Autoscaler, Observation
 from mdp_coordinator.rates import Press, Rates, SourceRate
 from tools.memory_job import CommittedRows, ListSource
 
-from market_data_pipeline import Dag, Map, Node
+from market_data_pipeline import Dag, Map, Node, Watermark
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.runtime.flow import TaskFlow
@@ -260,3 +260,20 @@ def test_one_that_takes_over_goes_on_from_what_was_said() -> None:
     assert source.update(Press(True, False, 700.0, drain=400.0)) == pytest.approx(380.0)
     source.follow(None)
     assert source.update(Press(False, True, 700.0)) is None
+
+
+@pytest.mark.parametrize(("own", "limited"), [({}, False), ({"source.sink": Watermark(8, 2)}, True)])
+def test_a_source_is_pressed_at_the_high_level_of_its_own_edge(own: dict[str, Watermark], limited: bool) -> None:
+    """The same backlog: far from the high level of a usual stream, and above that of a narrow one."""
+    plan = plan_of("sink")
+    rates = Rates(plan, HIGH, LOW, levels=own)
+    for second in range(4):
+        flows = {
+            task: TaskFlow({"source.sink": 8000}, {}) if task.subgraph == "source" else
+            TaskFlow({}, {"source.sink": 1000 * second}, 0.95 * second, 0.9 * second)
+            for task in plan.tasks()
+        }  # fmt: skip
+        lengths = {"source.sink": dict.fromkeys(range(P), 8)}
+        seen = Observation(float(second), True, 2, lengths, {"source.sink": 800}, flows, {"source": 10_000 + second})
+        rates.observe(seen, {"sink"})
+    assert bool(rates.rates) is limited

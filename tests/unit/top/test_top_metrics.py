@@ -121,3 +121,13 @@ def test_limits_of_sources_and_times_of_sinks() -> None:
     worker = WorkerMetrics(FakeClock())
     worker.observer(TaskId("out", 0), 64).stored("out", 0.3)
     assert scraped(worker)['mdp_sink_write_seconds_sum{node="out"}'] == 0.3
+
+
+def test_a_channel_with_a_capacity_of_its_own_shows_that_one() -> None:
+    metrics = WorkerMetrics(FakeClock())
+    observer = metrics.observer(TaskId("bars", 3), 64, {"bars.own": 256})
+    request = CommitRequest("a", "b", b"", outputs={("bars.own", 3): [b"x"], ("bars.out", 3): [b"x"]})
+    observer.committed(request, {("bars.own", 3): 1, ("bars.out", 3): 1}, 0.002)
+    found = scraped(metrics)
+    assert found['mdp_channel_capacity{channel="bars.own"}'] == 256
+    assert found['mdp_channel_capacity{channel="bars.out"}'] == 64
