@@ -11,18 +11,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from market_data_pipeline.adapters.serialization import JsonDecoder, JsonEncoder, MsgpackDecoder, MsgpackEncoder
+    from market_data_pipeline.budget import Budget, BudgetRule
+    from market_data_pipeline.catalog.registry import Registry, registry
     from market_data_pipeline.channels.base import ChannelClosed, Watermark
     from market_data_pipeline.channels.memory import Channel
     from market_data_pipeline.channels.redis_stream import StreamChannel
-    from market_data_pipeline.circuit import CircuitRule
+    from market_data_pipeline.circuit import CircuitBreaker, CircuitRule
     from market_data_pipeline.dag.graph import Dag, Edge, Node
+    from market_data_pipeline.dag.options import ChannelOptions, NodeOptions, Retries
     from market_data_pipeline.dag.pipeline import Pipeline
+    from market_data_pipeline.errors import (
+        CodecError,
+        ConfigError,
+        CorruptState,
+        DagValidationError,
+        JobFailed,
+        MdpError,
+        OperatorFailed,
+        PlanMismatch,
+        RecordError,
+        SinkError,
+        SourceError,
+        StoreUnavailable,
+    )
+    from market_data_pipeline.feedback import StoreFeedback, StoreReading
     from market_data_pipeline.frame import Columns, Frame
     from market_data_pipeline.operators.aggregations import Count, First, ItemList, Last, Max, Mean, Min, Std, Sum, Vwap
     from market_data_pipeline.operators.async_map import AsyncMap
     from market_data_pipeline.operators.bar_choices import BarConvention
     from market_data_pipeline.operators.bars import TradeRules, TumblingBars
-    from market_data_pipeline.operators.base import AsyncOperator, Operator
+    from market_data_pipeline.operators.base import AsyncOperator, DeadLetter, Operator, OperatorContext
     from market_data_pipeline.operators.batch import Batcher
     from market_data_pipeline.operators.calendars import SessionBuckets
     from market_data_pipeline.operators.conflate import Conflate
@@ -43,6 +61,8 @@ if TYPE_CHECKING:
     from market_data_pipeline.records import Bar, FeedEvent, Gap, Quote, Trade, Window
     from market_data_pipeline.runtime.coroutines import buffer_async, filter_async, map_async, tumbling_window
     from market_data_pipeline.runtime.local import DagRuntime, RunConfig, RunResult
+    from market_data_pipeline.runtime_settings import OrchestratorSettings
+    from market_data_pipeline.settings import Settings, load_settings
     from market_data_pipeline.sinks.base import Sink, SinkContext
     from market_data_pipeline.sinks.collect import Collect
     from market_data_pipeline.sinks.discard import Discard
@@ -75,6 +95,42 @@ if TYPE_CHECKING:
     from market_data_pipeline.sources.synthetic_time import Bursts
 
 _HOMES = {
+    "settings": (
+        "Settings",
+        "load_settings",
+    ),
+    "runtime_settings": ("OrchestratorSettings",),
+    "budget": (
+        "Budget",
+        "BudgetRule",
+    ),
+    "feedback": (
+        "StoreFeedback",
+        "StoreReading",
+    ),
+    "catalog.registry": (
+        "Registry",
+        "registry",
+    ),
+    "dag.options": (
+        "ChannelOptions",
+        "NodeOptions",
+        "Retries",
+    ),
+    "errors": (
+        "CodecError",
+        "ConfigError",
+        "CorruptState",
+        "DagValidationError",
+        "JobFailed",
+        "MdpError",
+        "OperatorFailed",
+        "PlanMismatch",
+        "RecordError",
+        "SinkError",
+        "SourceError",
+        "StoreUnavailable",
+    ),
     "adapters.serialization": (
         "JsonDecoder",
         "JsonEncoder",
@@ -117,7 +173,9 @@ _HOMES = {
     ),
     "operators.base": (
         "AsyncOperator",
+        "DeadLetter",
         "Operator",
+        "OperatorContext",
     ),
     "operators.batch": ("Batcher",),
     "operators.calendars": ("SessionBuckets",),
@@ -206,7 +264,10 @@ _HOMES = {
     "sources.kafka": ("KafkaSource",),
     "sources.redis_stream": ("RedisStreamSource",),
     "sources.ccxt": ("CcxtProvider",),
-    "circuit": ("CircuitRule",),
+    "circuit": (
+        "CircuitBreaker",
+        "CircuitRule",
+    ),
     "sources.ib": ("InteractiveBrokers",),
     "sources.provider": (
         "ConnectionHealth",
@@ -233,20 +294,29 @@ __all__ = [
     "BarConvention",
     "Batch",
     "Batcher",
+    "Budget",
+    "BudgetRule",
     "Bursts",
     "CcxtProvider",
     "Channel",
     "ChannelClosed",
+    "ChannelOptions",
+    "CircuitBreaker",
     "CircuitRule",
+    "CodecError",
     "Collect",
     "Columns",
+    "ConfigError",
     "Conflate",
     "ConnectionHealth",
+    "CorruptState",
     "Count",
     "CountWindow",
     "CsvFiles",
     "Dag",
     "DagRuntime",
+    "DagValidationError",
+    "DeadLetter",
     "Dedupe",
     "Discard",
     "DollarBars",
@@ -265,6 +335,7 @@ __all__ = [
     "InteractiveBrokers",
     "IntervalJoin",
     "ItemList",
+    "JobFailed",
     "JsonDecoder",
     "JsonEncoder",
     "JsonLines",
@@ -276,39 +347,54 @@ __all__ = [
     "MapColumns",
     "MarketDataProvider",
     "Max",
+    "MdpError",
     "Mean",
     "Min",
     "MsgpackDecoder",
     "MsgpackEncoder",
     "Node",
+    "NodeOptions",
     "Operator",
+    "OperatorContext",
+    "OperatorFailed",
+    "OrchestratorSettings",
     "ParquetFiles",
     "Pipeline",
+    "PlanMismatch",
     "PostgresStore",
     "ProviderSource",
     "Quantile",
     "Quote",
     "Reconnect",
+    "RecordError",
     "RedisLatest",
     "RedisOutput",
     "RedisStreamSource",
     "ReferenceJoin",
     "Refused",
+    "Registry",
     "Replay",
     "Resample",
+    "Retries",
     "Router",
     "RunConfig",
     "RunResult",
     "Session",
     "SessionBuckets",
+    "Settings",
     "Sink",
     "SinkContext",
+    "SinkError",
     "Source",
     "SourceContext",
+    "SourceError",
     "SqliteStore",
     "SqliteTable",
     "Std",
     "Stdout",
+    "StoreFeedback",
+    "StoreReading",
+    "StoreUnavailable",
     "StreamChannel",
     "SubscriptionRefused",
     "Sum",
@@ -329,7 +415,9 @@ __all__ = [
     "WindowAggregate",
     "buffer_async",
     "filter_async",
+    "load_settings",
     "map_async",
+    "registry",
     "tumbling_window",
 ]
 

@@ -26,6 +26,8 @@ class PlanNode:
 
 @dataclass(frozen=True)
 class PlanEdge:
+    """``src -> dst``, and how items cross it."""
+
     src: str
     dst: str
     kind: EdgeKind
