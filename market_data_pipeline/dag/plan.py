@@ -26,8 +26,6 @@ class PlanNode:
 
 @dataclass(frozen=True)
 class PlanEdge:
-    """``src -> dst``, and how items cross it."""
-
     src: str
     dst: str
     kind: EdgeKind
