@@ -96,3 +96,8 @@ def described(node: ast.expr | None) -> str:
 def is_outside(cls: type, name: str) -> bool:
     """Whether a library that the class is made with calls this method."""
     return any(hasattr(base, name) for base in cls.__mro__ if not base.__module__.startswith(PACKAGE))
+
+
+def marks(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    """The plain names among its decorators."""
+    return {mark.id for mark in node.decorator_list if isinstance(mark, ast.Name)}
