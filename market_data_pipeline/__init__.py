@@ -11,19 +11,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from market_data_pipeline.adapters.serialization import JsonDecoder, JsonEncoder, MsgpackDecoder, MsgpackEncoder
+    from market_data_pipeline.budget import Budget, BudgetRule
+    from market_data_pipeline.catalog.registry import Registry, registry
     from market_data_pipeline.channels.base import ChannelClosed, Watermark
     from market_data_pipeline.channels.memory import Channel
     from market_data_pipeline.channels.redis_stream import StreamChannel
-    from market_data_pipeline.circuit import CircuitRule
+    from market_data_pipeline.circuit import CircuitBreaker, CircuitRule
     from market_data_pipeline.dag.graph import Dag, Edge, Node
     from market_data_pipeline.dag.options import ChannelOptions, NodeOptions, Retries
     from market_data_pipeline.dag.pipeline import Pipeline, PipelineBuilder
+    from market_data_pipeline.errors import (
+        CodecError,
+        ConfigError,
+        CorruptState,
+        DagValidationError,
+        DocumentError,
+        JobFailed,
+        MdpError,
+        OperatorFailed,
+        PlanMismatch,
+        RecordError,
+        SinkError,
+        SourceError,
+        StoreUnavailable,
+    )
+    from market_data_pipeline.feedback import StoreFeedback, StoreReading
     from market_data_pipeline.frame import Columns, Frame
     from market_data_pipeline.operators.aggregations import Count, First, ItemList, Last, Max, Mean, Min, Std, Sum, Vwap
     from market_data_pipeline.operators.async_map import AsyncMap
     from market_data_pipeline.operators.bar_choices import BarConvention
     from market_data_pipeline.operators.bars import TradeRules, TumblingBars
-    from market_data_pipeline.operators.base import AsyncOperator, Operator
+    from market_data_pipeline.operators.base import AsyncOperator, DeadLetter, Operator, OperatorContext
     from market_data_pipeline.operators.batch import Batcher
     from market_data_pipeline.operators.calendars import SessionBuckets
     from market_data_pipeline.operators.conflate import Conflate
@@ -50,6 +68,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.runtime.coroutines import buffer_async, filter_async, map_async, tumbling_window
     from market_data_pipeline.runtime.local import DagRuntime, RunConfig, RunResult
     from market_data_pipeline.runtime_settings import OrchestratorSettings
+    from market_data_pipeline.settings import Settings, load_settings
     from market_data_pipeline.sinks.base import Sink, SinkContext
     from market_data_pipeline.sinks.collect import Collect
     from market_data_pipeline.sinks.discard import Discard
@@ -82,6 +101,43 @@ if TYPE_CHECKING:
     from market_data_pipeline.sources.synthetic_time import Bursts
 
 _HOMES = {
+    "settings": (
+        "Settings",
+        "load_settings",
+    ),
+    "runtime_settings": ("OrchestratorSettings",),
+    "budget": (
+        "Budget",
+        "BudgetRule",
+    ),
+    "feedback": (
+        "StoreFeedback",
+        "StoreReading",
+    ),
+    "catalog.registry": (
+        "Registry",
+        "registry",
+    ),
+    "dag.options": (
+        "ChannelOptions",
+        "NodeOptions",
+        "Retries",
+    ),
+    "errors": (
+        "CodecError",
+        "ConfigError",
+        "CorruptState",
+        "DagValidationError",
+        "DocumentError",
+        "JobFailed",
+        "MdpError",
+        "OperatorFailed",
+        "PlanMismatch",
+        "RecordError",
+        "SinkError",
+        "SourceError",
+        "StoreUnavailable",
+    ),
     "adapters.serialization": (
         "JsonDecoder",
         "JsonEncoder",
@@ -98,11 +154,6 @@ _HOMES = {
         "Dag",
         "Edge",
         "Node",
-    ),
-    "dag.options": (
-        "ChannelOptions",
-        "NodeOptions",
-        "Retries",
     ),
     "dag.pipeline": (
         "Pipeline",
@@ -132,7 +183,9 @@ _HOMES = {
     ),
     "operators.base": (
         "AsyncOperator",
+        "DeadLetter",
         "Operator",
+        "OperatorContext",
     ),
     "operators.batch": ("Batcher",),
     "operators.calendars": ("SessionBuckets",),
@@ -201,7 +254,6 @@ _HOMES = {
         "RunConfig",
         "RunResult",
     ),
-    "runtime_settings": ("OrchestratorSettings",),
     "sinks.base": (
         "Sink",
         "SinkContext",
@@ -230,7 +282,10 @@ _HOMES = {
     "sources.kafka": ("KafkaSource",),
     "sources.redis_stream": ("RedisStreamSource",),
     "sources.ccxt": ("CcxtProvider",),
-    "circuit": ("CircuitRule",),
+    "circuit": (
+        "CircuitBreaker",
+        "CircuitRule",
+    ),
     "sources.ib": ("InteractiveBrokers",),
     "sources.provider": (
         "ConnectionHealth",
@@ -257,24 +312,33 @@ __all__ = [
     "BarConvention",
     "Batch",
     "Batcher",
+    "Budget",
+    "BudgetRule",
     "Bursts",
     "CcxtProvider",
     "Channel",
     "ChannelClosed",
     "ChannelOptions",
+    "CircuitBreaker",
     "CircuitRule",
+    "CodecError",
     "Collect",
     "Columns",
+    "ConfigError",
     "Conflate",
     "ConnectionHealth",
+    "CorruptState",
     "Count",
     "CountWindow",
     "CsvFiles",
     "Dag",
     "DagRuntime",
+    "DagValidationError",
+    "DeadLetter",
     "Dedupe",
     "Discard",
     "Distributed",
+    "DocumentError",
     "DollarBars",
     "Edge",
     "FeedConnection",
@@ -292,6 +356,7 @@ __all__ = [
     "InteractiveBrokers",
     "IntervalJoin",
     "ItemList",
+    "JobFailed",
     "JsonDecoder",
     "JsonEncoder",
     "JsonLines",
@@ -303,6 +368,7 @@ __all__ = [
     "MapColumns",
     "MarketDataProvider",
     "Max",
+    "MdpError",
     "Mean",
     "Min",
     "MsgpackDecoder",
@@ -310,21 +376,26 @@ __all__ = [
     "Node",
     "NodeOptions",
     "Operator",
+    "OperatorContext",
+    "OperatorFailed",
     "OrchestratorSettings",
     "ParquetFiles",
     "Pipeline",
     "PipelineBuilder",
     "PipelineRuntime",
+    "PlanMismatch",
     "PostgresStore",
     "ProviderSource",
     "Quantile",
     "Quote",
     "Reconnect",
+    "RecordError",
     "RedisLatest",
     "RedisOutput",
     "RedisStreamSource",
     "ReferenceJoin",
     "Refused",
+    "Registry",
     "Replay",
     "Resample",
     "Retries",
@@ -336,14 +407,20 @@ __all__ = [
     "RuntimeOrchestrator",
     "Session",
     "SessionBuckets",
+    "Settings",
     "Sink",
     "SinkContext",
+    "SinkError",
     "Source",
     "SourceContext",
+    "SourceError",
     "SqliteStore",
     "SqliteTable",
     "Std",
     "Stdout",
+    "StoreFeedback",
+    "StoreReading",
+    "StoreUnavailable",
     "StreamChannel",
     "SubscriptionRefused",
     "Sum",
@@ -364,7 +441,9 @@ __all__ = [
     "WindowAggregate",
     "buffer_async",
     "filter_async",
+    "load_settings",
     "map_async",
+    "registry",
     "tumbling_window",
 ]
 

@@ -155,7 +155,7 @@ def load_settings(**flags: Any) -> Settings:
     file = None
     if path is not None:
         file = read_settings_file(str(path), "--config" if "config" in flagged else "MDP_CONFIG")
-        _check_names(file)
+        _check(file)
         given["config"] = file
     origins = _origins(flagged, file, environment)
     try:
@@ -166,10 +166,13 @@ def load_settings(**flags: Any) -> Settings:
     return settings
 
 
-def _check_names(file: SettingsFile) -> None:
-    problems = [(path, why) for path, why in unknown(Settings, file.values)]
+def _check(file: SettingsFile) -> None:
+    """Raises ``ConfigError`` for names that are no settings, and for ``true`` where a number is meant, which would be 1."""
+    problems = list(unknown(Settings, file.values))
     if "config" in file.values:
         problems.append((("config",), "a file of settings names no other"))
+    numbers = [leaf for leaf in leaves(Settings) if leaf.field.annotation in (int, float)]
+    problems += [(leaf.path, "Input should be a number") for leaf in numbers if isinstance(file.at(leaf.path), bool)]
     if problems:
         raise ConfigError("; ".join(f"{file.where(path)}: {'.'.join(path)}: {why}" for path, why in problems))
 
@@ -203,6 +206,8 @@ def _problem(error: ErrorDetails, origins: Mapping[str, str]) -> str:
     if leaf is None:  # settings that do not fit together
         return message + _named(message, ".".join(map(str, error["loc"])), origins)
     origin = origins.get(leaf.name, leaf.variable)
+    if error["type"] == "string_type" and isinstance(error["input"], int | float):
+        message += "; write it in quotes"
     setting = f"{leaf.name}: " if ":" in origin else ""
     shown = "***" if leaf.secret else repr(error["input"])
     if len(shown) > _LONGEST_SHOWN:

@@ -19,8 +19,8 @@ class RunStatus:
     end before that. ``error``: why it failed, or what :meth:`stop` cut short; empty where all is well.
 
     ``nodes``: counters by node that are not zero (``in``, ``out``, ``duplicate``, ``late``, ``dead_letter`` and others); over
-    processes the committed ones, a quarter of a second old. ``items_in``: what the sources brought in; ``items_out``: what the sinks took.
-    ``channels``: how much waits in each channel, in frames; in items next to a coroutine node in this process.
+    processes the committed ones, a quarter of a second old. ``items_in``: what the sources brought in; ``items_out``: what the
+    sinks took. ``channels``: how much waits in each channel, in frames; in items next to a coroutine node in this process.
     """
 
     name: str

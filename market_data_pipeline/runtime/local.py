@@ -60,6 +60,7 @@ class RunConfig:
         self.levels()
 
     def levels(self) -> Watermark:
+        """The levels in items. Raises ``ConfigError``."""
         return Watermark.of(self.channel_capacity, self.high_watermark_pct, self.low_watermark_pct)
 
 
@@ -192,6 +193,7 @@ class DagRuntime:
 
     @property
     def stopping(self) -> bool:
+        """Whether :meth:`stop` was called."""
         return self._stop.is_set()
 
 

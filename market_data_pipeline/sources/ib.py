@@ -104,6 +104,7 @@ class InteractiveBrokers(Component):
         }
 
     def check(self, symbols: Sequence[str], kinds: Sequence[str]) -> None:
+        """Raises ``ConfigError`` for more symbols than there are subscriptions."""
         needed = len(symbols) * len(kinds)
         if needed > self.subscriptions:
             raise ConfigError(
@@ -112,6 +113,7 @@ class InteractiveBrokers(Component):
             )
 
     async def connect(self) -> IbConnection:
+        """A session with the gateway. Raises ``FeedDown``."""
         connection = IbConnection(self, self._library, self._clock)
         try:
             await connection.begin()
@@ -126,6 +128,7 @@ class InteractiveBrokers(Component):
         return self._library.Stock(symbol, "SMART", "USD") if known is None else known
 
     def is_known(self, symbol: str) -> bool:
+        """Whether a contract is known by this name."""
         return symbol in self._known
 
     def learn(self, symbol: str, contract: Any) -> None:

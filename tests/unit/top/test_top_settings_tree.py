@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from mdp_coordinator.cli import main as coordinator
 from mdp_worker.cli import main as worker
 
+from market_data_pipeline.catalog.text import MOST_BYTES
 from market_data_pipeline.cli import main
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.launcher import settings_table
@@ -25,7 +26,7 @@ from market_data_pipeline.launcher.access import rules
 from market_data_pipeline.launcher.job_run import child_environment
 from market_data_pipeline.runtime_settings import OrchestratorSettings
 from market_data_pipeline.settings import Settings, load_settings, server_address
-from market_data_pipeline.settings_file import LARGEST, read_settings_file
+from market_data_pipeline.settings_file import read_settings_file
 from market_data_pipeline.settings_tree import leaves, value_at
 
 YAML = """\
@@ -130,16 +131,18 @@ def test_names_of_other_programs_stop_nobody(monkeypatch: pytest.MonkeyPatch, na
         ("orchestrator:\n  mood: dag\n", ":2: orchestrator.mood: there is no such setting; did you mean 'mode'?"),
         ("orchestrator: 5\n", ":1: orchestrator: is a group: write its settings below it (mode, "),
         ("config: other.yaml\n", ":1: config: a file of settings names no other"),
-        ("partitions: 1\npartitions: 2\n", ":2: partitions: is given twice; first in line 1"),
-        ("job: x\n---\njob: y\n", ":2: expected a single document"),
-        ("- job\n", ":1: settings are a mapping, name: value"),
-        ("? [a]\n: b\n", ":1: a name must be text"),
-        ("job: {a\n", ":2: while parsing a flow mapping"),
-        ("redis_password: &hunter2\n", ":1: redis_password: anchors (&name), aliases (*name) and tags (!name) are not"),
-        ("redis_password: *hunter2\n", ":1: found undefined alias ..."),
-        ("redis_password: !hunter2!x y\n", ":1: while parsing a node, found undefined tag handle ..."),
-        ("job: !!python/object:os.system x\n", ":1: job: anchors"),
-        ("job: " + "[" * 5000 + "]" * 5000, ": is nested too deeply"),
+        ("partitions: 1\npartitions: 2\n", ":2:1: the key 'partitions' is there twice; the first is in line 1"),
+        ("job: x\n---\njob: y\n", ":2:1: a second document begins here"),
+        ("- job\n", ":1:1: settings are a mapping, name: value"),
+        ("? [a]\n: b\n", ":1:3: a key must be text"),
+        ("job: {a\n", ":2:1: while parsing a flow mapping: expected ',' or '}', but got '<stream end>'"),
+        (
+            "redis_password: *hunter2\n",
+            ":1:17: no anchor ... stands before ...; text that begins with & * ! stands in quotes",
+        ),
+        ("redis_password: !hunter2!x y\n", ":1:17: while parsing a node: found undefined tag handle ..."),
+        ("redis_password: !hunter2 x\n", ":1:17: the tag ... is not allowed; write plain data, and text in quotes"),
+        ("job: " + "[" * 5000 + "]" * 5000, ":1:69: lists and mappings may be 64 deep at most"),
     ],
 )
 def test_what_a_file_must_not_say(tmp_path: Path, text: str, message: str) -> None:
@@ -155,7 +158,7 @@ def test_all_wrong_values_are_told_with_their_lines_and_secrets_are_not(tmp_path
         load_settings(config=path)
     problems = sorted(str(caught.value).split("; "))
     assert [problem.removeprefix(path) for problem in problems] == [
-        ":1: partitions: '0': Input should be greater than or equal to 1",
+        ":1: partitions: 0: Input should be greater than or equal to 1",
         ":2: redis_password: ***: Input should be a valid string",
         ":3: orchestrator.mode: 'fast': Input should be 'dag', 'pipeline' or 'distributed'",
     ]
@@ -183,8 +186,8 @@ def test_a_long_value_is_cut(tmp_path: Path) -> None:
     [
         ("none.yaml", None, "--config: .*none.yaml: no such file"),
         ("mdp.ini", b"", "--config: .*mdp.ini: a file of settings ends in .yaml, .yml, .json, .toml"),
-        ("mdp.yaml", b"job: x\njob2: \xff", "^/.*mdp.yaml:2: is not UTF-8"),
-        ("mdp.yaml", b"#" * (LARGEST + 1), "is larger than 1,048,576 bytes"),
+        ("mdp.yaml", b"job: x\njob2: \xff", "^/.*mdp.yaml:2:7: the byte 0xff is no UTF-8 text"),
+        ("mdp.yaml", b"#" * (MOST_BYTES + 1), "mdp.yaml: the file is larger than 1048576 bytes"),
         ("mdp.toml", b"job = 'x'\npartitions 4\n", "mdp.toml:2: Expected '=' after a key"),
         ("mdp.toml", b"job = " + b"[" * 50_000, "mdp.toml: is nested too deeply"),
     ],
@@ -221,10 +224,34 @@ def test_the_line_of_a_nested_setting_in_toml(tmp_path: Path, text: str) -> None
     assert load_settings(config=path).origin("orchestrator.mode") == f"{path}:{line}"
 
 
-def test_a_text_of_digits_stays_as_it_is_written(tmp_path: Path) -> None:
-    settings = load_settings(config=written(tmp_path, "redis_password: 0123\njob: 1_0\n"))
-    assert settings.redis_password is not None
-    assert (settings.redis_password.get_secret_value(), settings.job) == ("0123", "1_0")
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("redis_password: 0123", "redis_password: ***: Input should be a valid string; write it in quotes"),
+        ("job: 1_0", "job: 10: Input should be a valid string; write it in quotes"),
+        ("partitions: true", "partitions: Input should be a number"),
+        ("orchestrator: {max_concurrency: true}", "orchestrator.max_concurrency: Input should be a number"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_and_not_bent(tmp_path: Path, line: str, told: str) -> None:
+    """``0123`` without quotes is the number 123, and ``true`` would be the number 1."""
+    path = written(tmp_path, line)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(config=path)
+    assert str(caught.value) == f"{path}:1: {told}"
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"job = 'x'\njob2 = '\xff'", ":2: is not UTF-8"),
+        (b"#" * (MOST_BYTES + 1), ": the file is larger than 1048576 bytes"),
+    ],
+)
+def test_a_toml_file_is_text_of_a_bounded_size(tmp_path: Path, data: bytes, told: str) -> None:
+    (tmp_path / "mdp.toml").write_bytes(data)
+    with pytest.raises(ConfigError, match=f"mdp.toml{told}$"):
+        load_settings(config=str(tmp_path / "mdp.toml"))
 
 
 def again(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
