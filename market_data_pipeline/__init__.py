@@ -11,19 +11,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from market_data_pipeline.adapters.serialization import JsonDecoder, JsonEncoder, MsgpackDecoder, MsgpackEncoder
+    from market_data_pipeline.budget import Budget, BudgetRule
+    from market_data_pipeline.catalog.registry import Registry, registry
     from market_data_pipeline.channels.base import ChannelClosed, Watermark
     from market_data_pipeline.channels.memory import Channel
     from market_data_pipeline.channels.redis_stream import StreamChannel
-    from market_data_pipeline.circuit import CircuitRule
+    from market_data_pipeline.circuit import CircuitBreaker, CircuitRule
     from market_data_pipeline.dag.graph import Dag, Edge, Node
     from market_data_pipeline.dag.options import ChannelOptions, NodeOptions, Retries
     from market_data_pipeline.dag.pipeline import Pipeline, PipelineBuilder
+    from market_data_pipeline.errors import (
+        CodecError,
+        ConfigError,
+        CorruptState,
+        DagValidationError,
+        DocumentError,
+        JobFailed,
+        MdpError,
+        OperatorFailed,
+        PlanMismatch,
+        RecordError,
+        SinkError,
+        SourceError,
+        StoreUnavailable,
+    )
+    from market_data_pipeline.feedback import StoreFeedback, StoreReading
     from market_data_pipeline.frame import Columns, Frame
     from market_data_pipeline.operators.aggregations import Count, First, ItemList, Last, Max, Mean, Min, Std, Sum, Vwap
     from market_data_pipeline.operators.async_map import AsyncMap
     from market_data_pipeline.operators.bar_choices import BarConvention
     from market_data_pipeline.operators.bars import TradeRules, TumblingBars
-    from market_data_pipeline.operators.base import AsyncOperator, Operator
+    from market_data_pipeline.operators.base import AsyncOperator, DeadLetter, Operator, OperatorContext
     from market_data_pipeline.operators.batch import Batcher
     from market_data_pipeline.operators.calendars import SessionBuckets
     from market_data_pipeline.operators.conflate import Conflate
@@ -41,9 +59,16 @@ if TYPE_CHECKING:
     from market_data_pipeline.operators.throttle import Throttle
     from market_data_pipeline.operators.window import TumblingWindow, WindowAggregate
     from market_data_pipeline.operators.windows import CountWindow, Hop, Session, Tumble
+    from market_data_pipeline.orchestration.places import Distributed, InProcess
+    from market_data_pipeline.orchestration.run_status import RunStatus
+    from market_data_pipeline.orchestration.running import Running
+    from market_data_pipeline.orchestration.runtime import PipelineRuntime
+    from market_data_pipeline.orchestration.runtime_orchestrator import RuntimeOrchestrator
     from market_data_pipeline.records import Bar, FeedEvent, Gap, Quote, Trade, Window
     from market_data_pipeline.runtime.coroutines import buffer_async, filter_async, map_async, tumbling_window
     from market_data_pipeline.runtime.local import DagRuntime, RunConfig, RunResult
+    from market_data_pipeline.runtime_settings import OrchestratorSettings
+    from market_data_pipeline.settings import Settings, load_settings
     from market_data_pipeline.sinks.base import Sink, SinkContext
     from market_data_pipeline.sinks.collect import Collect
     from market_data_pipeline.sinks.discard import Discard
@@ -82,13 +107,24 @@ _HOMES = {
         "MsgpackDecoder",
         "MsgpackEncoder",
     ),
+    "budget": (
+        "Budget",
+        "BudgetRule",
+    ),
+    "catalog.registry": (
+        "Registry",
+        "registry",
+    ),
     "channels.base": (
         "ChannelClosed",
         "Watermark",
     ),
     "channels.memory": ("Channel",),
     "channels.redis_stream": ("StreamChannel",),
-    "circuit": ("CircuitRule",),
+    "circuit": (
+        "CircuitBreaker",
+        "CircuitRule",
+    ),
     "dag.graph": (
         "Dag",
         "Edge",
@@ -102,6 +138,25 @@ _HOMES = {
     "dag.pipeline": (
         "Pipeline",
         "PipelineBuilder",
+    ),
+    "errors": (
+        "CodecError",
+        "ConfigError",
+        "CorruptState",
+        "DagValidationError",
+        "DocumentError",
+        "JobFailed",
+        "MdpError",
+        "OperatorFailed",
+        "PlanMismatch",
+        "RecordError",
+        "SinkError",
+        "SourceError",
+        "StoreUnavailable",
+    ),
+    "feedback": (
+        "StoreFeedback",
+        "StoreReading",
     ),
     "frame": (
         "Columns",
@@ -127,7 +182,9 @@ _HOMES = {
     ),
     "operators.base": (
         "AsyncOperator",
+        "DeadLetter",
         "Operator",
+        "OperatorContext",
     ),
     "operators.batch": ("Batcher",),
     "operators.calendars": ("SessionBuckets",),
@@ -169,6 +226,14 @@ _HOMES = {
         "Session",
         "Tumble",
     ),
+    "orchestration.places": (
+        "Distributed",
+        "InProcess",
+    ),
+    "orchestration.run_status": ("RunStatus",),
+    "orchestration.running": ("Running",),
+    "orchestration.runtime": ("PipelineRuntime",),
+    "orchestration.runtime_orchestrator": ("RuntimeOrchestrator",),
     "records": (
         "Bar",
         "FeedEvent",
@@ -187,6 +252,11 @@ _HOMES = {
         "DagRuntime",
         "RunConfig",
         "RunResult",
+    ),
+    "runtime_settings": ("OrchestratorSettings",),
+    "settings": (
+        "Settings",
+        "load_settings",
     ),
     "sinks.base": (
         "Sink",
@@ -242,23 +312,33 @@ __all__ = [
     "BarConvention",
     "Batch",
     "Batcher",
+    "Budget",
+    "BudgetRule",
     "Bursts",
     "CcxtProvider",
     "Channel",
     "ChannelClosed",
     "ChannelOptions",
+    "CircuitBreaker",
     "CircuitRule",
+    "CodecError",
     "Collect",
     "Columns",
+    "ConfigError",
     "Conflate",
     "ConnectionHealth",
+    "CorruptState",
     "Count",
     "CountWindow",
     "CsvFiles",
     "Dag",
     "DagRuntime",
+    "DagValidationError",
+    "DeadLetter",
     "Dedupe",
     "Discard",
+    "Distributed",
+    "DocumentError",
     "DollarBars",
     "Edge",
     "FeedConnection",
@@ -272,9 +352,11 @@ __all__ = [
     "Gap",
     "GapDetector",
     "Hop",
+    "InProcess",
     "InteractiveBrokers",
     "IntervalJoin",
     "ItemList",
+    "JobFailed",
     "JsonDecoder",
     "JsonEncoder",
     "JsonLines",
@@ -286,6 +368,7 @@ __all__ = [
     "MapColumns",
     "MarketDataProvider",
     "Max",
+    "MdpError",
     "Mean",
     "Min",
     "MsgpackDecoder",
@@ -293,35 +376,51 @@ __all__ = [
     "Node",
     "NodeOptions",
     "Operator",
+    "OperatorContext",
+    "OperatorFailed",
+    "OrchestratorSettings",
     "ParquetFiles",
     "Pipeline",
     "PipelineBuilder",
+    "PipelineRuntime",
+    "PlanMismatch",
     "PostgresStore",
     "ProviderSource",
     "Quantile",
     "Quote",
     "Reconnect",
+    "RecordError",
     "RedisLatest",
     "RedisOutput",
     "RedisStreamSource",
     "ReferenceJoin",
     "Refused",
+    "Registry",
     "Replay",
     "Resample",
     "Retries",
     "Router",
     "RunConfig",
     "RunResult",
+    "RunStatus",
+    "Running",
+    "RuntimeOrchestrator",
     "Session",
     "SessionBuckets",
+    "Settings",
     "Sink",
     "SinkContext",
+    "SinkError",
     "Source",
     "SourceContext",
+    "SourceError",
     "SqliteStore",
     "SqliteTable",
     "Std",
     "Stdout",
+    "StoreFeedback",
+    "StoreReading",
+    "StoreUnavailable",
     "StreamChannel",
     "SubscriptionRefused",
     "Sum",
@@ -342,7 +441,9 @@ __all__ = [
     "WindowAggregate",
     "buffer_async",
     "filter_async",
+    "load_settings",
     "map_async",
+    "registry",
     "tumbling_window",
 ]
 

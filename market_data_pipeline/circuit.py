@@ -64,6 +64,7 @@ class CircuitBreaker:
         self._under_way = self._succeeded = 0  # trials
 
     def state(self, now: float) -> State:
+        """What it is at ``now``."""
         if self._opened_at is None:
             return "closed"
         return "open" if now < self._opened_at + self._open_for else "half_open"
@@ -87,6 +88,7 @@ class CircuitBreaker:
         return self._slice if full else 0.0
 
     def succeeded(self, ticket: Ticket, now: float) -> None:
+        """The call ended well."""
         if ticket.era != self._era:
             return
         if self._opened_at is None:
@@ -97,6 +99,7 @@ class CircuitBreaker:
             self._change(None)
 
     def failed(self, ticket: Ticket, now: float) -> None:
+        """The call ended with a failure."""
         if ticket.era != self._era:
             return
         if self._opened_at is not None:

@@ -45,6 +45,7 @@ class Node:
 
     @property
     def kind(self) -> NodeKind:
+        """By what ``fn`` is."""
         if isinstance(self.fn, Source):
             return "source"
         if isinstance(self.fn, Operator):
@@ -85,6 +86,7 @@ class Dag:
 
     @property
     def edges(self) -> tuple[Edge, ...]:
+        """Edges, in order of declaration."""
         return tuple(self._edges)
 
     def add_node(self, node: Node) -> Node:
@@ -111,9 +113,11 @@ class Dag:
         return edge
 
     def upstream(self, name: str) -> list[str]:
+        """The nodes that feed ``name``."""
         return [edge.src for edge in self._edges if edge.dst == name]
 
     def downstream(self, name: str) -> list[str]:
+        """The nodes that ``name`` feeds."""
         return [edge.dst for edge in self._edges if edge.src == name]
 
     def validate(self) -> tuple[str, ...]:

@@ -90,8 +90,8 @@ async def deploy(
                 return
             if "partitions" in settings.model_fields_set and settings.partitions != job.partitions:
                 raise ConfigError(
-                    f"MDP_PARTITIONS={settings.partitions}: job {name!r} has {job.partitions} partitions, and P is fixed for"
-                    " a job; another P is a job under another name"
+                    f"partitions={settings.partitions} ({settings.origin('partitions')}): job {name!r} has {job.partitions}"
+                    " partitions, and P is fixed for a job; another P is a job under another name"
                 )
             plan = compile_dag(dag, job.partitions)
             check_channels(plan, limits_of(settings))

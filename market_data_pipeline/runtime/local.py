@@ -60,6 +60,7 @@ class RunConfig:
         self.levels()
 
     def levels(self) -> Watermark:
+        """The levels in items. Raises ``ConfigError``."""
         return Watermark.of(self.channel_capacity, self.high_watermark_pct, self.low_watermark_pct)
 
 
@@ -73,8 +74,9 @@ class RunResult(NamedTuple):
 
 
 class DagRuntime:
-    """Runs ``dag`` (or a pipeline) once. ``result`` holds the counts also after a failure; ``counts`` the operators'
-    counters by node; ``dead_letters`` the items that could not be used."""
+    """Runs ``dag`` (or a pipeline) once. ``result`` holds the counts also after a failure; ``counts`` the counters of sources,
+    operators and sinks by node, as they grow; ``dead_letters`` the items that could not be used; ``cut`` whether :meth:`stop`
+    ended a node before its own end."""
 
     def __init__(self, dag: Dag | Pipeline, config: RunConfig | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         self.dag = dag = dag.build() if isinstance(dag, Pipeline) else dag
@@ -85,6 +87,7 @@ class DagRuntime:
         self.counts: dict[str, Counter[str]] = {}
         self.dead_letters: list[DeadLetter] = []
         self._channels = {edge.name: self._channel(edge) for edge in self.plan.channels}
+        self.cut = False
         self._stop = asyncio.Event()
         self._errors: list[Exception] = []
         self.run_id = secrets.token_hex(4)
@@ -105,6 +108,7 @@ class DagRuntime:
 
     async def start(self) -> RunResult:
         """Run all nodes until they end. Returns the counts; raises the first error a node raised."""
+        self.asked = asyncio.create_task(self._stop.wait())
         jobs = {
             asyncio.create_task(self._run(subgraph), name=subgraph.name): subgraph for subgraph in self.plan.subgraphs
         }
@@ -112,9 +116,9 @@ class DagRuntime:
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            for job in jobs:
+            for job in (*jobs, self.asked):
                 job.cancel()
-            await asyncio.gather(*jobs, return_exceptions=True)
+            await asyncio.gather(*jobs, self.asked, return_exceptions=True)
             self._close_channels()
             self.result = self._tally(jobs)
         if self._errors:
@@ -122,7 +126,9 @@ class DagRuntime:
         return self.result
 
     def stop(self) -> None:
-        """Ask the sources to end; what they have read is processed to the end."""
+        """Ask the sources to end; what they have read is processed to the end. A coroutine node without inputs, which nobody
+        else would end, is cancelled at once, as a source would be, and its outputs are closed; those with inputs end when these
+        do. One that goes on all the same is not ended by this: cancel :meth:`start`."""
         self._stop.set()
 
     def _tally(self, jobs: dict[asyncio.Task[None], Subgraph]) -> RunResult:
@@ -159,7 +165,7 @@ class DagRuntime:
         in_ch = {edge.src: self._channels[edge.name] for edge in self.plan.edges if edge.dst == name}
         out_ch = {edge.dst: self._channels[edge.name] for edge in self.plan.edges if edge.src == name}
         try:
-            await fn(in_ch, out_ch)
+            await (fn(in_ch, out_ch) if in_ch else self._until_stopped(fn(in_ch, out_ch)))
             for channel in out_ch.values():
                 channel.close()
             for channel in in_ch.values():  # what it did not want must not block its producers
@@ -169,12 +175,25 @@ class DagRuntime:
             for channel in (*out_ch.values(), *in_ch.values()):
                 channel.close()
 
+    async def _until_stopped(self, work: Awaitable[None]) -> None:
+        """A coroutine node without inputs: ended by :meth:`stop`."""
+        job = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({job, self.asked}, return_when=asyncio.FIRST_COMPLETED)
+            self.cut |= not job.done()
+        finally:
+            job.cancel()
+            await asyncio.gather(job, return_exceptions=True)
+        if not (job.cancelled() and self.stopping):
+            job.result()
+
     def channel(self, edge: PlanEdge) -> Channel[Any]:
         """The in-memory channel of ``edge``."""
         return self._channels[edge.name]
 
     @property
     def stopping(self) -> bool:
+        """Whether :meth:`stop` was called."""
         return self._stop.is_set()
 
 
@@ -235,7 +254,9 @@ class _LocalTask:
             while not self.runtime.stopping:
                 reading = reading or asyncio.create_task(source.read())
                 if not reading.done():
-                    await asyncio.wait({reading}, timeout=self._patience(watermark.patience(clock.monotonic())))
+                    patience = self._patience(watermark.patience(clock.monotonic()))
+                    waited = {reading, self.runtime.asked}
+                    await asyncio.wait(waited, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 if not reading.done():
                     if not source.opened:
                         watermark.heard(clock.monotonic())
@@ -251,6 +272,8 @@ class _LocalTask:
                     self.chain.reject(name, letter)
                 await self._step(name, SOURCE_INPUT, frame, batch.outputs)
                 await asyncio.sleep(0)
+            else:
+                self.runtime.cut = True
             await self._step(name, SOURCE_INPUT, Frame([], watermark.end()))
         finally:
             if reading is not None:

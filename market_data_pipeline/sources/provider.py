@@ -79,7 +79,9 @@ class FeedConnection(Protocol):
         read from the socket: so a slow reader slows the venue down, and memory stays bounded."""
         ...
 
-    def health(self) -> ConnectionHealth: ...
+    def health(self) -> ConnectionHealth:
+        """How it is now."""
+        ...
 
     async def close(self) -> None:
         """Give up. ``records`` ends."""
