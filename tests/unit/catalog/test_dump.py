@@ -418,7 +418,7 @@ def test_a_local_class_and_a_local_coroutine_are_refused() -> None:
     ("component", "difference"),
     [
         (Kept(2.0), r"plan\.nodes\.step-0\.config\.seconds: ours 2000\.0, theirs 2000000\.0"),
-        (Shy(1), r"document\.nodes: "),
+        (Shy(1), r"document\.nodes\.step-0\.with\.n: ours 2, theirs 3"),
         (Loose({"a": (1, Path("x"))}), "argument every.a is a tuple"),
         (Loose({"value": "no_module:Here"}), "dag 'mine' cannot be loaded from its document: "),
         (Map(Scale(2.0, Line())), r"loaded from its document: nodes\[1\]\.with\.fn: a mapping is not a function"),
