@@ -49,7 +49,7 @@ def run(
     debug: bool,
     **flags: Any,
 ) -> None:
-    """Run APP (path.py[:attr] or module[:attr]): coordinator, workers and an embedded server, until it ends."""
+    """Run APP (path.py[:attr], module[:attr], pipeline.yaml): coordinator, workers and an embedded server, until it ends."""
     from market_data_pipeline.app import load_app, parse_sets
     from market_data_pipeline.dag.planner import compile_dag
     from market_data_pipeline.launcher.deploy import chosen as chosen_nodes
@@ -102,6 +102,39 @@ def dump(app: str, form: Any, sets: tuple[str, ...], debug: bool) -> None:
     click.echo(text, nl=False)
     for note in notes:
         click.echo(visible(note), err=True)
+
+
+@main.command(short_help="Check files, and say all that is wrong with them.")
+@click.argument("apps", metavar="FILE...", nargs=-1, required=True)
+@options("partitions", "sets", "debug")
+@one_line_errors
+def validate(apps: tuple[str, ...], sets: tuple[str, ...], debug: bool, **flags: Any) -> None:
+    """Load each FILE (pipeline.yaml, or a program) and compile it: a line with its plan, or all its mistakes (exit code 2)."""
+    from market_data_pipeline.launcher.validation import validated
+
+    good = True
+    for line, right in validated(apps, sets, **flags):
+        click.echo(visible(line), err=not right)
+        good = good and right
+    sys.exit(0 if good else ConfigError.exit_code)
+
+
+@main.command(short_help="Print the JSON schema of pipelines as files.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it there.")
+@options("debug")
+@one_line_errors
+def schema(output: Path | None, debug: bool) -> None:
+    """Print the JSON schema (2020-12) of pipelines as files, with all components that are installed, for editors."""
+    from market_data_pipeline.catalog.schema import document_schema
+
+    text = json.dumps(document_schema(), indent=2)
+    if output is None:
+        click.echo(text)
+        return
+    try:
+        output.write_text(text + "\n")
+    except OSError as error:
+        raise ConfigError(f"--output {output}: {error.strerror or error}") from error
 
 
 @main.command(short_help="Print the names of APP's streams, for a scaler.")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from market_data_pipeline.errors import MdpError
+from market_data_pipeline.errors import DocumentError, MdpError
 from market_data_pipeline.terminal import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,6 +69,13 @@ class _ToldAlready(logging.Filter):
 _TOLD_ALREADY = _ToldAlready()
 
 
+def _told(error: MdpError) -> str:
+    """The message; several mistakes of a document are a line each."""
+    if isinstance(error, DocumentError) and len(error.mistakes) > 1:
+        return "\n".join([f"{len(error.mistakes)} mistakes", *map(visible, error.mistakes)])
+    return visible(str(error))
+
+
 def one_line_errors(fn: F) -> F:
     """Errors meant for people become one line and an exit code; with ``--debug`` the traceback comes first."""
 
@@ -86,7 +93,7 @@ def one_line_errors(fn: F) -> F:
         except MdpError as error:
             if debug:
                 click.echo(visible(traceback.format_exc(), lines=True), err=True)
-            click.echo(f"{click.get_current_context().command_path}: error: {visible(str(error))}", err=True)
+            click.echo(f"{click.get_current_context().command_path}: error: {_told(error)}", err=True)
             sys.exit(error.exit_code)
 
     return guarded  # type: ignore[return-value]

@@ -34,7 +34,7 @@ from market_data_pipeline.store.keys import check_name
 @click.option("--min-workers", type=int, metavar="N", help="Workers to wait for before the first assignment [1].")
 @one_line_errors
 def main(app: str, sets: tuple[str, ...], debug: bool, **flags: Any) -> None:
-    """Compile APP (path.py[:attr] or module[:attr]), publish its plan, and assign partitions to workers until it ends."""
+    """Compile APP (path.py[:attr], module[:attr], a file), publish its plan, and assign partitions to workers until it ends."""
     settings = load_settings(**flags)
     set_up_logging(settings.log_level)
     address = server_address(settings)

@@ -36,6 +36,7 @@ _PLAIN = re.compile(r"\w+", re.ASCII)
 _SHORTEST_SECRET = 4
 _MOST_NODES = 1000
 _MOST_MISTAKES = 100
+_LONGEST_MESSAGE = 600
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -313,6 +314,7 @@ class _Loading:
         where, path = self.text.where(place, key), _path(place)
         for secret in self._secrets:
             why = why.replace(secret, "***") if len(secret) >= _SHORTEST_SECRET else why
+        why = why if len(why) <= _LONGEST_MESSAGE else f"{why[:_LONGEST_MESSAGE]}..."
         line = ": ".join(part for part in (where, path, why) if part)
         self._mistakes.append((self.text.position(place, key) or Position(0, 0), visible(line)))
 

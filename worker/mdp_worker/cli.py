@@ -52,7 +52,7 @@ def default_name() -> str:
 def main(
     app: str, partition: tuple[str, ...], name: str | None, sets: tuple[str, ...], debug: bool, **flags: Any
 ) -> None:
-    """Run partitions of APP (path.py[:attr] or module[:attr]) until its job ends."""
+    """Run partitions of APP (path.py[:attr], module[:attr] or a file) until its job ends."""
     settings = load_settings(worker_name=name, **flags)
     set_up_logging(settings.log_level)
     address = server_address(settings)
