@@ -22,6 +22,7 @@ from market_data_pipeline.errors import ConfigError
 
 MAIN = "__main__"
 _LOCAL = "<locals>"
+_PACKAGE = __name__.partition(".")[0]
 _GUARD = 'let what it runs stand under `if __name__ == "__main__":`'
 _importing: ContextVar[bool] = ContextVar("_importing", default=False)
 
@@ -114,8 +115,9 @@ def search_path(modules: Iterable[str]) -> list[str]:
 
 
 def _folder_of(module: str) -> Path | None:
-    """Where ``module`` is found; ``None`` for Python's own and for installed packages."""
-    top = sys.modules.get(module.partition(".")[0])
+    """Where ``module`` is found; ``None`` for Python's own, installed packages, and this one, which loads documents."""
+    name = module.partition(".")[0]
+    top = None if name == _PACKAGE else sys.modules.get(name)
     places = list(getattr(top, "__path__", ())) or [getattr(top, "__file__", None)]
     if not isinstance(places[0], str):
         return None
