@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from market_data_pipeline.budget import in_process
 from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.channels.memory import Channel
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
@@ -74,6 +75,7 @@ class DagRuntime:
         self.dag = dag = dag.build() if isinstance(dag, Pipeline) else dag
         self.config = config or RunConfig()
         self.clock = clock
+        self.budgets = in_process(clock)
         self.plan = compile_dag(dag, 1, fuse=True)
         self.result = RunResult()
         self.counts: dict[str, Counter[str]] = {}
@@ -215,7 +217,8 @@ class _LocalTask:
         clock = self.runtime.clock
         reading: asyncio.Task[Batch | None] | None = None
         try:
-            await source.open(SourceContext(name, clock=clock, counted=self._counter_of(name)), None)
+            counted, budget = self._counter_of(name), self.runtime.budgets.of
+            await source.open(SourceContext(name, clock=clock, counted=counted, budget=budget), None)
             watermark.heard(clock.monotonic())
             while not self.runtime.stopping:
                 reading = reading or asyncio.create_task(source.read())
