@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from market_data_pipeline.adapters.serialization import JsonDecoder, JsonEncoder, MsgpackDecoder, MsgpackEncoder
+    from market_data_pipeline.budget import Budget, BudgetRule
     from market_data_pipeline.channels.base import ChannelClosed, Watermark
     from market_data_pipeline.channels.memory import Channel
     from market_data_pipeline.channels.redis_stream import StreamChannel
-    from market_data_pipeline.circuit import CircuitRule
+    from market_data_pipeline.circuit import CircuitBreaker, CircuitRule
     from market_data_pipeline.dag.graph import Dag, Edge, Node
     from market_data_pipeline.dag.pipeline import Pipeline
     from market_data_pipeline.frame import Columns, Frame
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.operators.throttle import Throttle
     from market_data_pipeline.operators.window import TumblingWindow, WindowAggregate
     from market_data_pipeline.operators.windows import CountWindow, Hop, Session, Tumble
+    from market_data_pipeline.orchestration.rate_coordinator import RateCoordinator
     from market_data_pipeline.records import Bar, FeedEvent, Gap, Quote, Trade, Window
     from market_data_pipeline.runtime.coroutines import buffer_async, filter_async, map_async, tumbling_window
     from market_data_pipeline.runtime.local import DagRuntime, RunConfig, RunResult
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.sinks.collect import Collect
     from market_data_pipeline.sinks.discard import Discard
     from market_data_pipeline.sinks.file import CsvFiles, JsonLines
+    from market_data_pipeline.sinks.guarded import GuardedSink
     from market_data_pipeline.sinks.kafka import KafkaTopic
     from market_data_pipeline.sinks.parquet import ParquetFiles
     from market_data_pipeline.sinks.postgres import PostgresStore
@@ -206,7 +209,16 @@ _HOMES = {
     "sources.kafka": ("KafkaSource",),
     "sources.redis_stream": ("RedisStreamSource",),
     "sources.ccxt": ("CcxtProvider",),
-    "circuit": ("CircuitRule",),
+    "budget": (
+        "Budget",
+        "BudgetRule",
+    ),
+    "circuit": (
+        "CircuitBreaker",
+        "CircuitRule",
+    ),
+    "orchestration.rate_coordinator": ("RateCoordinator",),
+    "sinks.guarded": ("GuardedSink",),
     "sources.ib": ("InteractiveBrokers",),
     "sources.provider": (
         "ConnectionHealth",
@@ -233,10 +245,13 @@ __all__ = [
     "BarConvention",
     "Batch",
     "Batcher",
+    "Budget",
+    "BudgetRule",
     "Bursts",
     "CcxtProvider",
     "Channel",
     "ChannelClosed",
+    "CircuitBreaker",
     "CircuitRule",
     "Collect",
     "Columns",
@@ -261,6 +276,7 @@ __all__ = [
     "Frame",
     "Gap",
     "GapDetector",
+    "GuardedSink",
     "Hop",
     "InteractiveBrokers",
     "IntervalJoin",
@@ -288,6 +304,7 @@ __all__ = [
     "ProviderSource",
     "Quantile",
     "Quote",
+    "RateCoordinator",
     "Reconnect",
     "RedisLatest",
     "RedisOutput",

@@ -14,6 +14,7 @@ import itertools
 import math
 import threading
 from abc import ABC, abstractmethod
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 from weakref import WeakKeyDictionary
@@ -160,6 +161,8 @@ class MemoryBudgets(Budgets):
             return bucket.ask(round(self._clock.monotonic() * 1e6), rule, requests, longest)
 
 
+HOST: ContextVar[Budgets | None] = ContextVar("HOST", default=None)
+"""The budgets of the worker whose task this code runs in, if it runs in one."""
 _IN_PROCESS = MemoryBudgets()
 
 

@@ -12,6 +12,7 @@ from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.settings import load_settings, server_address
 from market_data_pipeline.sinks.base import Sink
+from market_data_pipeline.sinks.guarded import GuardedSink
 from market_data_pipeline.sources.base import Source
 from market_data_pipeline.store.client import Client, connect, explained
 from market_data_pipeline.store.control import JobInfo, find_job
@@ -33,6 +34,8 @@ def stateful(dag: Dag) -> set[str]:
 
 
 def _keeps(fn: object) -> bool:
+    if isinstance(fn, GuardedSink):
+        return _keeps(fn.sink)
     if isinstance(fn, Operator):
         return type(fn).snapshot is not Operator.snapshot
     return isinstance(fn, Source) or (isinstance(fn, Sink) and type(fn).prepare is not Sink.prepare)

@@ -10,6 +10,7 @@ import socket
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from market_data_pipeline.budget import HOST
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, TaskId
@@ -99,6 +100,7 @@ class Worker:
             asyncio.get_running_loop().add_signal_handler(name, self.leave)
         self._client: Client = connect(self._url)
         self._budgets = ServerBudgets(self._client, self._url, self._clock)
+        HOST.set(self._budgets)
         try:
             await check_server(self._client, self._url, self._settings.allow_volatile)
             await check_rights(self._client, self._url, WORKER, self._job_name)

@@ -86,9 +86,9 @@ def test_each_caller_takes_the_time_of_its_own_rule() -> None:
 def test_no_window_holds_more_than_the_rule_says(rate: float, burst: int, steps: list[tuple[int, int, int]]) -> None:
     bucket, rule, now = Bucket(), BudgetRule(rate, burst), 0
     made: list[int] = []
-    for pause, requests, longest in steps:
+    for pause, wanted, longest in steps:
         now += pause
-        requests = min(requests, burst)
+        requests = min(wanted, burst)
         wait = bucket.ask(now, rule, requests, longest)
         assert wait <= longest
         if wait >= 0:
