@@ -91,7 +91,9 @@ def arguments(venue: Venue, symbols: int, rate: float, folder: Path) -> list[str
 
 def circuits(running: Job, worker: str, circuit: str) -> list[float]:
     lines = running.http(worker, "/metrics").splitlines()
-    return [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f'mdp_circuit_state{{circuit="{circuit}')]
+    return [
+        float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f'mdp_circuit_state{{circuit="{circuit}')
+    ]
 
 
 def test_three_workers_together_stay_within_a_venues_rate_and_so_do_two(
@@ -133,7 +135,9 @@ def test_a_store_that_is_away_is_left_alone_and_shows_it(
         running.start("coordinator", "--partitions", "2", "--min-workers", "1")
         running.start("w0")
         wait_until(lambda: 2.0 in circuits(running, "w0", "sink"), "the circuit to be open")
-        wait_until(lambda: "circuit open for 2.5 s: store: connection refused" in running.log("w0"), "it to be told why")
+        wait_until(
+            lambda: "circuit open for 2.5 s: store: connection refused" in running.log("w0"), "it to be told why"
+        )
         (tmp_path / "there").touch()
         wait_until(lambda: running.counts().get("store", {}).get("in", 0) >= 8, "what was held back to be stored")
         wait_until(lambda: 2.0 not in circuits(running, "w0", "sink"), "the circuit to be closed")

@@ -7,6 +7,8 @@ import copy
 import logging
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -162,3 +164,14 @@ async def test_a_worker_s_memory_budgets_will_do_too() -> None:
         assert await budgets.ask("x", BudgetRule(SLOW), 1, 0) < 0
     finally:
         HOST.reset(token)
+
+
+def test_the_example_of_the_docs() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "connectors.md").read_text()
+    block = (
+        text[text.index("tests/unit/orchestration/test_rate_coordinator.py") :].split("```python\n")[1].split("```")[0]
+    )
+    made: dict[str, Any] = {}
+    exec(block, made)
+    assert isinstance(made["operator"], AsyncMap)
+    assert (made["venue"].name, made["venue"].per_second, made["venue"].burst) == ("kraken", 15, 5)
