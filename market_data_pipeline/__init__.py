@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.operators.window import TumblingWindow, WindowAggregate
     from market_data_pipeline.operators.windows import CountWindow, Hop, Session, Tumble
     from market_data_pipeline.orchestration.places import Distributed, InProcess
+    from market_data_pipeline.orchestration.rate_coordinator import RateCoordinator
     from market_data_pipeline.orchestration.run_status import RunStatus
     from market_data_pipeline.orchestration.running import Running
     from market_data_pipeline.orchestration.runtime import PipelineRuntime
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.sinks.collect import Collect
     from market_data_pipeline.sinks.discard import Discard
     from market_data_pipeline.sinks.file import CsvFiles, JsonLines
+    from market_data_pipeline.sinks.guarded import GuardedSink
     from market_data_pipeline.sinks.kafka import KafkaTopic
     from market_data_pipeline.sinks.parquet import ParquetFiles
     from market_data_pipeline.sinks.postgres import PostgresStore
@@ -230,6 +232,7 @@ _HOMES = {
         "Distributed",
         "InProcess",
     ),
+    "orchestration.rate_coordinator": ("RateCoordinator",),
     "orchestration.run_status": ("RunStatus",),
     "orchestration.running": ("Running",),
     "orchestration.runtime": ("PipelineRuntime",),
@@ -268,6 +271,7 @@ _HOMES = {
         "CsvFiles",
         "JsonLines",
     ),
+    "sinks.guarded": ("GuardedSink",),
     "sinks.kafka": ("KafkaTopic",),
     "sinks.parquet": ("ParquetFiles",),
     "sinks.postgres": ("PostgresStore",),
@@ -351,6 +355,7 @@ __all__ = [
     "Frame",
     "Gap",
     "GapDetector",
+    "GuardedSink",
     "Hop",
     "InProcess",
     "InteractiveBrokers",
@@ -388,6 +393,7 @@ __all__ = [
     "ProviderSource",
     "Quantile",
     "Quote",
+    "RateCoordinator",
     "Reconnect",
     "RecordError",
     "RedisLatest",

@@ -170,7 +170,7 @@ class _Observer(TaskObserver):
             self._seen[node] = Tally(tally)
         self._watermark = watermark
         if watermark in (NO_MARK, END):
-            self.stopped()
+            self.rests()
         elif not self._lagging:
             self._lagging = True
             self._m.lag.labels(*self._lag_labels).set_function(self._lag)
@@ -179,10 +179,13 @@ class _Observer(TaskObserver):
         """Asked for by each scrape: the lag of a task that commits nothing grows."""
         return (self._m.clock.time_ns() - self._watermark) / 1e9
 
-    def stopped(self) -> None:
+    def rests(self) -> None:
         if self._lagging:
             self._lagging = False
             self._m.lag.remove(*self._lag_labels)
+
+    def stopped(self) -> None:
+        self.rests()
         for name, node, of in self._measured:
             self._m.gauges[name].remove(node, str(self._task.partition), of)
         self._measured.clear()

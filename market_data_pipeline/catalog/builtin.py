@@ -41,6 +41,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "collect": "sinks.collect:Collect",
         "csv": "sinks.file:CsvFiles",
         "discard": "sinks.discard:Discard",
+        "guarded": "sinks.guarded:GuardedSink",
         "json_lines": "sinks.file:JsonLines",
         "kafka": "sinks.kafka:KafkaTopic",
         "parquet": "sinks.parquet:ParquetFiles",

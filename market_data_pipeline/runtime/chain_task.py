@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from market_data_pipeline.budget import Budget, BudgetRule
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.codec import decode
 from market_data_pipeline.dag.graph import Dag
@@ -40,9 +41,9 @@ times as much."""
 
 
 class ChainTask(Task):
-    """Runs one :class:`Chain`. ``epoch``, ``owner`` and ``job`` go to the sinks."""
+    """Runs one :class:`Chain`. ``sink_context`` goes to its sinks, ``budget`` to its source."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a task has, and what its sources and sinks are given
         self,
         plan: Plan,
         dag: Dag,
@@ -52,9 +53,11 @@ class ChainTask(Task):
         observer: TaskObserver,
         sink_context: SinkContext,
         clock: Clock = SYSTEM_CLOCK,
+        *,
+        budget: Callable[[str, BudgetRule], Budget] | None = None,
     ) -> None:
         super().__init__(plan, dag, task, store, limits, observer, clock)
-        self._sink_context = sink_context
+        self._sink_context, self._budget = sink_context, budget
         self._origins = {
             (edge.name, task.partition): frozenset(plan.origins(edge, task.partition)) for edge in self.inputs.values()
         }
@@ -125,7 +128,9 @@ class ChainTask(Task):
             self.source_waits_for = text
 
         gauge = partial(self.observer.gauge, name)
-        context = SourceContext(name, partition, partitions, self.clock, self._counter_of(name), trouble, gauge)
+        context = SourceContext(
+            name, partition, partitions, self.clock, self._counter_of(name), trouble, gauge, self._budget
+        )
         await self._intake.open(context, self._position)
 
     async def _close(self) -> None:

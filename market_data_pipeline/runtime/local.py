@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from market_data_pipeline.budget import in_process
 from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.channels.memory import Channel
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
@@ -82,6 +83,7 @@ class DagRuntime:
         self.dag = dag = dag.build() if isinstance(dag, Pipeline) else dag
         self.config = config or RunConfig()
         self.clock = clock
+        self.budgets = in_process(clock)
         self.plan = compile_dag(dag, 1, fuse=True)
         self.result = RunResult()
         self.counts: dict[str, Counter[str]] = {}
@@ -246,7 +248,8 @@ class _LocalTask:
     async def _pump_source(self, name: str, template: Source) -> None:
         watermark = SourceWatermark(template.max_delay, template.idle_after, template.live)
         clock = self.runtime.clock
-        context = SourceContext(name, clock=clock, counted=self._counter_of(name))
+        counted, budget = self._counter_of(name), self.runtime.budgets.of
+        context = SourceContext(name, clock=clock, counted=counted, budget=budget)
         source = LocalSource(self.runtime.dag.nodes[name], template, context)
         reading: asyncio.Task[Batch | None] | None = None
         try:

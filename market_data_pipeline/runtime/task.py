@@ -147,7 +147,7 @@ class Task:
         try:
             return await self._run()
         finally:
-            self.observer.stopped()
+            self.observer.rests()
 
     async def _run(self) -> bool:
         while True:
