@@ -108,6 +108,11 @@ class Dag:
         self._edges.append(edge)
         return edge
 
+    @property
+    def absorbing(self) -> frozenset[str]:
+        """The operators that keep what they cannot hand on to themselves, so that pressure ends at them."""
+        return frozenset(n.name for n in self._nodes if isinstance(n.fn, Operator) and n.fn.absorbs)
+
     def upstream(self, name: str) -> list[str]:
         return [edge.src for edge in self._edges if edge.dst == name]
 
@@ -147,6 +152,10 @@ class Dag:
                     f"node {node.name!r}: on_error={node.on_error!r}; allowed: {', '.join(ON_ERROR)}"
                 )
             self._check_fn(node)
+            if node.feedback is not None and not callable(getattr(node.feedback, "reading", None)):
+                raise DagValidationError(
+                    f"node {node.name!r}: feedback {node.feedback!r:.100} has no method reading, as a StoreFeedback has"
+                )
 
     def _check_fn(self, node: Node) -> None:
         fn = node.fn

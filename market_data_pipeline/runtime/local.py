@@ -27,11 +27,13 @@ from market_data_pipeline.operators.async_map import all_of
 from market_data_pipeline.operators.base import AsyncOperator, DeadLetter
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
 from market_data_pipeline.runtime.progress import SourceWatermark
+from market_data_pipeline.runtime.store_hold import StoreHold
 from market_data_pipeline.sinks.base import Sink, SinkContext
 from market_data_pipeline.sources.base import Batch, Source, SourceContext
 
 _MANY = 1024
 _LONGEST_WAIT = 1.0
+_HELD_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class DagRuntime:
         self._channels = {edge.name: self._channel() for edge in self.plan.channels}
         self._stop = asyncio.Event()
         self._errors: list[Exception] = []
+        self.stores = StoreHold(self.plan, dag, clock)
         self.run_id = secrets.token_hex(4)
         if len(self.plan.nodes) > self.config.max_concurrency:
             raise ConfigError(
@@ -103,6 +106,7 @@ class DagRuntime:
             for job in jobs:
                 job.cancel()
             await asyncio.gather(*jobs, return_exceptions=True)
+            await self.stores.close()
             self._close_channels()
             self.result = self._tally(jobs)
         if self._errors:
@@ -195,6 +199,7 @@ class _LocalTask:
                 if isinstance(fn, Sink):
                     self.sinks[name] = fn.fresh()
                     await self.sinks[name].open(self._sink_context(name), None)
+            self.runtime.stores.opened(self.sinks)
             source = nodes[self.subgraph.nodes[0]].fn
             if isinstance(source, Source):
                 await self._pump_source(self.subgraph.nodes[0], source.fresh())
@@ -207,6 +212,7 @@ class _LocalTask:
         finally:
             for edge in (*self.outputs.values(), *self.plan.inputs(self.subgraph)):
                 self.runtime.channel(edge).close()
+            self.runtime.stores.closed(self.sinks)
             for sink in self.sinks.values():
                 await sink.close()
 
@@ -218,7 +224,7 @@ class _LocalTask:
             await source.open(SourceContext(name, clock=clock, counted=self._counter_of(name)), None)
             watermark.heard(clock.monotonic())
             while not self.runtime.stopping:
-                reading = reading or asyncio.create_task(source.read())
+                reading = reading or asyncio.create_task(self._read(name, source, watermark))
                 if not reading.done():
                     await asyncio.wait({reading}, timeout=self._patience(watermark.patience(clock.monotonic())))
                 if not reading.done():
@@ -240,6 +246,14 @@ class _LocalTask:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
             await source.close()
+
+    async def _read(self, name: str, source: Source, watermark: SourceWatermark) -> Batch | None:
+        """The next batch, as soon as no store behind the source is too full; its silence is ours until then."""
+        clock = self.runtime.clock
+        while self.runtime.stores.holds(name) and not self.runtime.stopping:
+            watermark.heard(clock.monotonic())
+            await clock.sleep(_HELD_SECONDS)
+        return await source.read()
 
     def _patience(self, most: float) -> float:
         """Seconds to wait, so that an operator is woken in time."""
