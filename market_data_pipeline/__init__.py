@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from market_data_pipeline.adapters.http_feedback import HttpFeedback
     from market_data_pipeline.adapters.serialization import JsonDecoder, JsonEncoder, MsgpackDecoder, MsgpackEncoder
     from market_data_pipeline.channels.base import ChannelClosed, Watermark
     from market_data_pipeline.channels.memory import Channel
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.circuit import CircuitRule
     from market_data_pipeline.dag.graph import Dag, Edge, Node
     from market_data_pipeline.dag.pipeline import Pipeline
+    from market_data_pipeline.feedback import StoreFeedback, StoreReading
     from market_data_pipeline.frame import Columns, Frame
     from market_data_pipeline.operators.aggregations import Count, First, ItemList, Last, Max, Mean, Min, Std, Sum, Vwap
     from market_data_pipeline.operators.async_map import AsyncMap
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.sources.synthetic_time import Bursts
 
 _HOMES = {
+    "adapters.http_feedback": ("HttpFeedback",),
     "adapters.serialization": (
         "JsonDecoder",
         "JsonEncoder",
@@ -93,6 +96,10 @@ _HOMES = {
         "Node",
     ),
     "dag.pipeline": ("Pipeline",),
+    "feedback": (
+        "StoreFeedback",
+        "StoreReading",
+    ),
     "frame": (
         "Columns",
         "Frame",
@@ -262,6 +269,7 @@ __all__ = [
     "Gap",
     "GapDetector",
     "Hop",
+    "HttpFeedback",
     "InteractiveBrokers",
     "IntervalJoin",
     "ItemList",
@@ -309,6 +317,8 @@ __all__ = [
     "SqliteTable",
     "Std",
     "Stdout",
+    "StoreFeedback",
+    "StoreReading",
     "StreamChannel",
     "SubscriptionRefused",
     "Sum",
