@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from market_data_pipeline.adapters.http_feedback import HttpFeedback
     from market_data_pipeline.adapters.serialization import JsonDecoder, JsonEncoder, MsgpackDecoder, MsgpackEncoder
     from market_data_pipeline.budget import Budget, BudgetRule
     from market_data_pipeline.catalog.registry import Registry, registry
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.sources.synthetic_time import Bursts
 
 _HOMES = {
+    "adapters.http_feedback": ("HttpFeedback",),
     "adapters.serialization": (
         "JsonDecoder",
         "JsonEncoder",
@@ -357,6 +359,7 @@ __all__ = [
     "GapDetector",
     "GuardedSink",
     "Hop",
+    "HttpFeedback",
     "InProcess",
     "InteractiveBrokers",
     "IntervalJoin",

@@ -61,6 +61,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "count_window": "operators.windows:CountWindow",
         "first": "operators.aggregations:First",
         "fold": "operators.fold:Fold",
+        "http_feedback": "adapters.http_feedback:HttpFeedback",
         "hop": "operators.windows:Hop",
         "item_list": "operators.aggregations:ItemList",
         "last": "operators.aggregations:Last",

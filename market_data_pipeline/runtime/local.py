@@ -33,11 +33,13 @@ from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, 
 from market_data_pipeline.runtime.local_ends import LocalSink, LocalSource
 from market_data_pipeline.runtime.progress import SourceWatermark
 from market_data_pipeline.runtime.refusals import Refusals
+from market_data_pipeline.runtime.store_hold import StoreHold
 from market_data_pipeline.sinks.base import Sink, SinkContext
 from market_data_pipeline.sources.base import Batch, Source, SourceContext
 
 _MANY = 1024
 _LONGEST_WAIT = 1.0
+_HELD_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class DagRuntime:
         self.cut = False
         self._stop = asyncio.Event()
         self._errors: list[Exception] = []
+        self.stores = StoreHold(self.plan, dag, clock)
         self.run_id = secrets.token_hex(4)
         if len(self.plan.nodes) > self.config.max_concurrency:
             raise ConfigError(
@@ -121,6 +124,7 @@ class DagRuntime:
             for job in (*jobs, self.asked):
                 job.cancel()
             await asyncio.gather(*jobs, self.asked, return_exceptions=True)
+            await self.stores.close()
             self._close_channels()
             self.result = self._tally(jobs)
         if self._errors:
@@ -230,6 +234,7 @@ class _LocalTask:
                 if isinstance(fn, Sink):
                     self.sinks[name] = self._sink(name, fn)
                     await self.sinks[name].open()
+            self.runtime.stores.opened(self.sinks)
             source = nodes[self.subgraph.nodes[0]].fn
             if isinstance(source, Source):
                 await self._pump_source(self.subgraph.nodes[0], source)
@@ -242,6 +247,7 @@ class _LocalTask:
         finally:
             for edge in (*self.outputs.values(), *self.plan.inputs(self.subgraph)):
                 self.runtime.channel(edge).close()
+            self.runtime.stores.closed(self.sinks)
             for sink in self.sinks.values():
                 await sink.close()
 
@@ -255,7 +261,7 @@ class _LocalTask:
         try:
             watermark.heard(clock.monotonic())
             while not self.runtime.stopping:
-                reading = reading or asyncio.create_task(source.read())
+                reading = reading or asyncio.create_task(self._read(name, source, watermark))
                 if not reading.done():
                     patience = self._patience(watermark.patience(clock.monotonic()))
                     waited = {reading, self.runtime.asked}
@@ -283,6 +289,14 @@ class _LocalTask:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
             await source.close()
+
+    async def _read(self, name: str, source: LocalSource, watermark: SourceWatermark) -> Batch | None:
+        """The next batch, as soon as no store behind the source is too full; its silence is ours until then."""
+        clock = self.runtime.clock
+        while self.runtime.stores.holds(name) and not self.runtime.stopping:
+            watermark.heard(clock.monotonic())
+            await clock.sleep(_HELD_SECONDS)
+        return await source.read()
 
     def _patience(self, most: float) -> float:
         """Seconds to wait, so that an operator is woken in time."""

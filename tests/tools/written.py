@@ -31,6 +31,7 @@ from market_data_pipeline import (
     FlatMap,
     Fold,
     GapDetector,
+    GuardedSink,
     Hop,
     InteractiveBrokers,
     IntervalJoin,
@@ -185,6 +186,7 @@ SINKS = {
     "collect": Collect,
     "csv": lambda: CsvFiles("out", 1000, "5s", True),
     "discard": Discard,
+    "guarded": lambda: GuardedSink(PostgresStore("postgresql://me:s3cret-e@h/d", "mine"), CircuitRule(0.25, "5s")),
     "json_lines": lambda: JsonLines(Path("out") / "${x}", 1000, "5s", True),
     "kafka": lambda: KafkaTopic(
         "a:9092", "out.{table}", format="msgpack", key="venue", transactional=True, partitioner="murmur2", timeout="5s",

@@ -39,9 +39,10 @@ from market_data_pipeline.store.rights import WORKER, check_rights
 from market_data_pipeline.store.url import Address
 from mdp_worker.finding import JobFinder, nap
 from mdp_worker.pins import Pins
+from mdp_worker.report import Report
 from mdp_worker.state import HeldPartitions, Start, Stop
 from mdp_worker.tasks import TaskMaker
-from mdp_worker.waits import OUTSIDE, Failures, Waits, failure_of
+from mdp_worker.waits import OUTSIDE, Failures, failure_of
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +78,8 @@ class Worker:
         self._state = HeldPartitions(heartbeat.token)
         self._running: dict[int, _Partition] = {}
         self._ending: dict[int, asyncio.Task[None]] = {}
-        self._leaving = False
-        self._resting = False
-        self._waits = Waits(clock)
+        self._leaving = self._resting = False
+        self._report = Report(clock, self._metrics.waiting)
         self._heard, self._rates = HeardRates(), dict[str, float]()
         self._asked_to_leave = asyncio.Event()
         self._away = False
@@ -149,7 +149,7 @@ class Worker:
         version, run_id, phase = -1, heart.run_id, ""
         self._metrics.limits(self._plan, {})
         while not self._leaving:
-            heart.troubles = self._waits.look(self._tasks(), self._metrics.waiting)
+            self._report.write(heart, self._tasks())
             try:
                 now = await self._control.now()
                 self._away = False
@@ -273,7 +273,7 @@ class Worker:
                 log.warning("%s; task %s stops", error, task.id)
                 return
             except OUTSIDE as error:
-                failure = await self._waits.wait(task, error, failures)
+                failure = await self._report.waits.wait(task, error, failures)
                 if failure:
                     await self._fail(lease, failure)
                 if failure or task.stopping:
@@ -319,6 +319,7 @@ class Worker:
             await self._release(stopped.lease)
 
     async def _end_all(self, give_back: bool) -> None:
+        await self._report.close()
         for partition in list(self._running):
             self._end(partition, give_back)
         for ending in list(self._ending.values()):

@@ -123,7 +123,7 @@ def test_all_kinds_of_edges_and_options_come_back() -> None:
     dag.add_node(Node("told", forward))
     dag.add_node(Node("all", Map(written.item_of)))
     dag.add_node(Node("end", Discard(), retries=Retries()))
-    dag.add_edge("count", "late", output="late", channel=slow)
+    dag.add_edge("count", "late", output="late", boundary=True, channel=slow)
     dag.add_edge("left", "count", key="symbol", channel=ChannelOptions(bytes=4096))
     dag.add_edge("right", "join", input="right", output="quotes", boundary=True)
     dag.add_edge("left", "join")
