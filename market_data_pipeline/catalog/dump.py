@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from ruamel.yaml import YAML
 
-from market_data_pipeline.catalog.importable import MAIN, check_runs_once, folder_of, main_name
+from market_data_pipeline.catalog.importable import MAIN, check_runs_once, main_name, search_path
 from market_data_pipeline.catalog.load import dag_of
 from market_data_pipeline.catalog.writing import SECRET, Unwritable, Writing
 from market_data_pipeline.dag.graph import Dag, Edge, Node
@@ -142,40 +142,43 @@ def _given(options: Retries | ChannelOptions, default: Retries | ChannelOptions)
 def _path(modules: set[str]) -> dict[str, str]:
     """``PYTHONPATH`` with which other processes find ``modules``, where they need one."""
     there = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
-    folders = {str(folder) for folder in map(folder_of, modules) if folder is not None}
-    missing = sorted(folders.difference(there))
-    return {"PYTHONPATH": os.pathsep.join([*missing, *there])} if missing else {}
+    folders = [folder for folder in search_path(modules) if os.pathsep not in folder]
+    if not set(folders) - set(there):
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys([*folders, *there]))}
 
 
 def _prove(dag: Dag, dumped: Dumped, writing: Writing) -> None:
     """Raises ``ConfigError`` unless ``dumped`` loads to the plan of ``dag``, and that is written down the same again: the plan
     knows no secrets and no retries."""
+    difference: str | None
     try:
         loaded = dag_of(dumped.document, {}, environment={**os.environ, **dumped.environment})
     except ConfigError as error:
-        raise ConfigError(
-            _hidden(f"dag {dag.name!r} cannot be loaded from its document: {error}", writing.secrets)
-        ) from None
-    ours = _importable(compile_dag(dag, _PARTITIONS).to_dict())
-    difference = first_difference(ours, compile_dag(loaded, _PARTITIONS).to_dict())
-    if difference is None:
-        again = Writing(writing.readable)
-        difference = first_difference(dumped.document, _document(loaded, again), "document")
-        if difference is None and again.secrets != writing.secrets:
-            difference = "document: a secret"
+        difference = f"cannot be loaded from its document: {error}".replace("\n", "; ")
+    else:
+        difference = _difference(dag, loaded, dumped, writing)
     if difference is not None:
-        raise ConfigError(
-            _hidden(
-                f"dag {dag.name!r} is another one when it is loaded from its document: {difference}", writing.secrets
-            )
-        )
+        for secret in sorted(writing.secrets.values(), key=len, reverse=True):
+            difference = difference.replace(secret, "***") if secret else difference
+        raise ConfigError(f"dag {dag.name!r} {difference}")
 
 
-def _hidden(text: str, secrets: Mapping[str, str]) -> str:
-    """``text`` without the secrets."""
-    for secret in sorted(secrets.values(), key=len, reverse=True):
-        text = text.replace(secret, "***") if secret else text
-    return text
+def _difference(dag: Dag, loaded: Dag, dumped: Dumped, writing: Writing) -> str | None:
+    ours = _importable(compile_dag(dag, _PARTITIONS).to_dict())
+    found = first_difference(ours, compile_dag(loaded, _PARTITIONS).to_dict())
+    if found is None:
+        again = Writing(writing.readable)
+        written = _document(loaded, again)
+        found = first_difference(_by_name(dumped.document), _by_name(written), "document")
+        if found is None and again.secrets != writing.secrets:
+            found = "document: a secret"
+    return found and f"is another one when it is loaded from its document: {found}"
+
+
+def _by_name(document: dict[str, Any]) -> dict[str, Any]:
+    """``document`` with its nodes by name, so that a difference is one of a node."""
+    return {**document, "nodes": {node["name"]: node for node in document["nodes"]}}
 
 
 def _importable(plan: Any) -> Any:

@@ -12,6 +12,7 @@ import functools
 import importlib
 import sys
 import sysconfig
+from collections.abc import Iterable
 from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,7 @@ from market_data_pipeline.errors import ConfigError
 
 MAIN = "__main__"
 _LOCAL = "<locals>"
+_PACKAGE = __name__.partition(".")[0]
 _GUARD = 'let what it runs stand under `if __name__ == "__main__":`'
 _importing: ContextVar[bool] = ContextVar("_importing", default=False)
 
@@ -101,13 +103,28 @@ def _found(module: str, path: str) -> Any:
     return found
 
 
-def folder_of(module: str) -> Path | None:
-    """The folder that must be on ``sys.path`` for ``module``; ``None`` where every process has it: Python's own, and that of
-    installed packages."""
-    top = sys.modules.get(module.partition(".")[0])
+def search_path(modules: Iterable[str]) -> list[str]:
+    """The folders in which a process of its own must look besides the usual ones to find ``modules`` and what they import: none
+    where Python and its installed packages have them all, else those in which this process looks, too."""
+    needed = [folder for folder in map(_folder_of, modules) if folder is not None]
+    if not needed:
+        return []
+    here = [Path(entry).absolute() for entry in sys.path]
+    folders = [folder for folder in here if folder.is_dir() and not _is_usual(folder)]
+    return [str(folder) for folder in dict.fromkeys([*folders, *sorted(needed)])]
+
+
+def _folder_of(module: str) -> Path | None:
+    """Where ``module`` is found; ``None`` for Python's own, installed packages, and this one, which loads documents."""
+    name = module.partition(".")[0]
+    top = None if name == _PACKAGE else sys.modules.get(name)
     places = list(getattr(top, "__path__", ())) or [getattr(top, "__file__", None)]
-    if not places or not isinstance(places[0], str):
+    if not isinstance(places[0], str):
         return None
-    folder = Path(places[0]).resolve().parent
-    known = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return None if folder in known else folder
+    folder = Path(places[0]).absolute().parent
+    return None if _is_usual(folder) else folder
+
+
+def _is_usual(folder: Path) -> bool:
+    usual = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return any(folder.resolve().is_relative_to(one) for one in usual)

@@ -225,7 +225,7 @@ PROVIDERS = {"ccxt": ccxt, "interactive_brokers": brokers}
 
 
 def written() -> Mapping[tuple[str, str], Any]:
-    """For each kind and name a component that has such a thing in it."""
+    """For each kind and name a component that has such a thing in it, or a Dag whose node ``it`` has."""
     found: dict[tuple[str, str], Any] = {}
     for kind, table in (("source", SOURCES), ("operator", OPERATORS), ("sink", SINKS)):
         found |= {(kind, name): make() for name, make in table.items()}

@@ -121,6 +121,12 @@ def test_the_command() -> None:
     }
 
 
+def test_the_docs_show_what_the_command_prints() -> None:
+    shown = (Path(__file__).parents[3] / "docs" / "usage.md").read_text().partition("$ mdp components ")[2]
+    command, _, output = shown.partition("```")[0].partition("\n")
+    assert CliRunner().invoke(main, ["components", *command.split()]).output.startswith(output)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
