@@ -179,7 +179,7 @@ class _Schemas:
             part["properties"] = {
                 argument: {
                     "title": argument,
-                    **_meaning(argument, text),
+                    "description": _meaning(argument, text) or shape.words,
                     **_default(defaults[argument]),
                     **self.of(shape),
                 }
@@ -205,10 +205,13 @@ def _described(factory: Factory | None) -> Schema:
     return {"description": _unmarked(re.split(r"(?<=\.)\s", text)[0])} if text else {}
 
 
-def _meaning(argument: str, text: str) -> Schema:
-    """What a component's documentation says of an argument, where it says ````name``: ...``."""
-    found = re.search(rf"``{argument}``[^.;:`]{{0,40}}: (.+?)(?=[.;](\s|$)|$)", " ".join(text.split()))
-    return {"description": _unmarked(found[1])} if found else {}
+def _meaning(argument: str, text: str) -> str:
+    """What a component's documentation says of an argument: behind its name and a colon, else the sentence that names it."""
+    text = " ".join(text.split())
+    found = re.search(rf"``{argument}``[^.;:`]{{0,40}}: (.+?)(?=[.;](\s|$)|$)", text)
+    if found is None:
+        found = re.search(rf"(?:^|(?<=\. ))([^.]*``{argument}``.*?)(?=\.(\s|$)|$)", text)
+    return _unmarked(found[1]) if found else ""
 
 
 def _unmarked(text: str) -> str:
