@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from market_data_pipeline.adapters.serialization import JsonDecoder, JsonEncoder, MsgpackDecoder, MsgpackEncoder
+    from market_data_pipeline.catalog.load import dag_of, load_file
     from market_data_pipeline.channels.base import ChannelClosed, Watermark
     from market_data_pipeline.channels.memory import Channel
     from market_data_pipeline.channels.redis_stream import StreamChannel
     from market_data_pipeline.circuit import CircuitRule
     from market_data_pipeline.dag.graph import Dag, Edge, Node
     from market_data_pipeline.dag.pipeline import Pipeline
+    from market_data_pipeline.errors import DocumentError
     from market_data_pipeline.frame import Columns, Frame
     from market_data_pipeline.operators.aggregations import Count, First, ItemList, Last, Max, Mean, Min, Std, Sum, Vwap
     from market_data_pipeline.operators.async_map import AsyncMap
@@ -81,6 +83,10 @@ _HOMES = {
         "MsgpackDecoder",
         "MsgpackEncoder",
     ),
+    "catalog.load": (
+        "dag_of",
+        "load_file",
+    ),
     "channels.base": (
         "ChannelClosed",
         "Watermark",
@@ -93,6 +99,7 @@ _HOMES = {
         "Node",
     ),
     "dag.pipeline": ("Pipeline",),
+    "errors": ("DocumentError",),
     "frame": (
         "Columns",
         "Frame",
@@ -249,6 +256,7 @@ __all__ = [
     "DagRuntime",
     "Dedupe",
     "Discard",
+    "DocumentError",
     "DollarBars",
     "Edge",
     "FeedConnection",
@@ -328,7 +336,9 @@ __all__ = [
     "Window",
     "WindowAggregate",
     "buffer_async",
+    "dag_of",
     "filter_async",
+    "load_file",
     "map_async",
     "tumbling_window",
 ]

@@ -331,7 +331,7 @@ class _Loading:
         lines = [line for _, line in sorted(self._mistakes, key=lambda one: one[0])]
         if len(lines) > _MOST_MISTAKES:
             lines[_MOST_MISTAKES:] = [f"{self.text.name or 'document'}: more mistakes than these {_MOST_MISTAKES}"]
-        return DocumentError(lines)
+        return DocumentError(*lines)
 
 
 _KEYS = {field.alias or name for name, field in Step.model_fields.items()}
