@@ -53,7 +53,8 @@ class SinkError(MdpError):
 
 
 class OperatorFailed(MdpError):
-    """A user's function or operator raised and its policy is ``fail``; the original error is the cause."""
+    """A node met an item that it cannot use, and its policy is ``fail``: a user's function or operator raised (that error is
+    the cause), a source read a bad row, or a sink's store refuses the item."""
 
 
 class PlanMismatch(MdpError):

@@ -25,6 +25,7 @@ SERVER = ("redis_url", "redis_ca", "redis_cert", "redis_key")
 """Options that say where the server is."""
 
 _OPTIONS: dict[str, Any] = {
+    "config": click.option("--config", metavar="FILE", help="Settings from this file (MDP_CONFIG)."),
     "redis_url": click.option("--redis-url", metavar="URL", help="Server to use (MDP_REDIS_URL)."),
     "redis_ca": click.option("--redis-ca", metavar="FILE", help="Authority to trust for TLS (MDP_REDIS_CA)."),
     "redis_cert": click.option("--redis-cert", metavar="FILE", help="Client certificate (MDP_REDIS_CERT)."),

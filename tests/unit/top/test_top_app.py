@@ -221,7 +221,7 @@ def test_ctrl_c_is_one_line_and_130(name: str, said: str) -> None:
 
 def test_the_list_of_commands_is_not_cut() -> None:
     shown = CliRunner().invoke(main, ["--help"], terminal_width=80).output
-    assert re.search(r"^  run +Run APP", shown, re.M)
+    assert re.search(r"^  run +Run APP", shown, re.MULTILINE)
     assert "..." not in shown.partition("Commands:")[2]
 
 
