@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
-from market_data_pipeline.catalog.parameters import arguments_of
+from market_data_pipeline.catalog.parameters import accepted_by
 from market_data_pipeline.catalog.registry import registry
 from market_data_pipeline.catalog.schema import document_schema
 from market_data_pipeline.catalog.text import read_text
@@ -37,7 +37,7 @@ def test_it_is_a_schema_and_the_examples_keep_to_it() -> None:
 def test_every_component_has_its_arguments_with_defaults_and_words() -> None:
     for entry in registry().entries():
         part = SCHEMA["$defs"].get(f"with.{entry.kind}.{entry.name}")
-        arguments = arguments_of(registry().get(entry.kind, entry.name))
+        arguments = accepted_by(registry().get(entry.kind, entry.name))
         assert part is not None, entry
         assert list(part["properties"]) == list(arguments.shapes)
         assert part["description"]
