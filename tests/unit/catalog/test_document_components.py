@@ -31,7 +31,9 @@ from market_data_pipeline import (
     FlatMap,
     Fold,
     GapDetector,
+    GuardedSink,
     Hop,
+    HttpFeedback,
     InteractiveBrokers,
     IntervalJoin,
     ItemList,
@@ -77,7 +79,7 @@ from market_data_pipeline import (
     Vwap,
     WindowAggregate,
 )
-from market_data_pipeline.catalog.parameters import arguments_of, factory_of, made
+from market_data_pipeline.catalog.parameters import accepted_by, factory_of, made
 from market_data_pipeline.catalog.registry import ComponentKind, registry
 from market_data_pipeline.catalog.text import parse_text
 from market_data_pipeline.component import describe
@@ -184,6 +186,8 @@ SINKS: list[Row] = [
     ("sink", "collect", "", Collect()),
     ("sink", "csv", "{path: out, roll_bytes: 10, roll_interval: 1s, fsync: true}", CsvFiles("out", 10, "1s", True)),
     ("sink", "discard", "{}", Discard()),
+    ("sink", "guarded", "{sink: {sink: csv, with: {path: out}}, circuit: {open_for: 5s, trials: 2}}",
+     GuardedSink(CsvFiles("out"), CircuitRule(open_for="5s", trials=2))),
     ("sink", "json_lines", "{path: ./out/, roll_interval: 5m}", JsonLines(Path("out"), roll_interval="5m")),
     ("sink", "kafka", """
         {servers: "a:9092", topic: "x.{table}", format: msgpack, key: k, transactional: true, partitioner: murmur2,
@@ -223,6 +227,8 @@ OTHERS: list[Row] = [
     ("value", "fold", '{initial: {a: [1, 2]}, step: "operator:add", merge: "operator:or_"}',
      Fold({"a": [1, 2]}, operator.add, operator.or_)),
     ("value", "hop", "{size: 10s, slide: 5s, align_to: -1s}", Hop("10s", "5s", "-1s")),
+    ("value", "http_feedback", '{url: "http://h:1/q", depth: d, high: 10, low: low, write_seconds: s, token: t}',
+     HttpFeedback("http://h:1/q", "d", 10, "low", "s", "t")),
     ("value", "item_list", "", ItemList()),
     ("value", "last", "{field: p}", Last("p")),
     ("value", "max", "{field: p}", Max("p")),
@@ -245,7 +251,7 @@ def test_a_document_makes_what_a_program_makes(kind: ComponentKind, name: str, t
     component = made(factory_of(kind, name), given)
     assert type(component) is type(expected)
     assert describe(component) == describe(expected)
-    for argument in arguments_of(type(component)).shapes:
+    for argument in accepted_by(type(component)).shapes:
         if hasattr(expected, argument):  # nothing of the document's own types comes in
             value, wanted = getattr(component, argument), getattr(expected, argument)
             assert type(value) is type(wanted), argument
@@ -259,8 +265,8 @@ def test_every_component_that_has_a_name_has_a_row() -> None:
 
 
 def test_a_clock_is_no_argument_of_a_document() -> None:
-    assert "clock" not in arguments_of(CcxtProvider).shapes
-    assert "clock" not in arguments_of(InteractiveBrokers).shapes
+    assert "clock" not in accepted_by(CcxtProvider).shapes
+    assert "clock" not in accepted_by(InteractiveBrokers).shapes
 
 
 def test_a_date_becomes_what_its_argument_wants() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from market_data_pipeline import (
     Collect,
     Dag,
+    DagRuntime,
     Dedupe,
     JsonLines,
     KafkaTopic,
@@ -269,3 +271,29 @@ def test_secrets_come_from_the_environment_and_nothing_shows_them() -> None:
 def test_a_file_has_no_attributes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a file declares one Dag, so there is no 'x' to choose"):
         load_app(written(tmp_path, "name: x") + ":x", {})
+
+
+def test_the_file_in_the_docs_is_one(tmp_path: Path) -> None:
+    section = (EXAMPLES.parent / "docs" / "usage.md").read_text().partition("## Pipelines as files")[2]
+    text = section.partition("```yaml\n")[2].partition("```")[0]
+    dag = load_file(written(tmp_path, text), {"output": "x"})
+    assert list(dag.nodes) == ["source", "dedupe", "bars", "jsonlines", "windowaggregate", "csvfiles", "jsonlines-2"]
+    assert dag.upstream("windowaggregate") == ["bars"]
+    with pytest.raises(
+        DocumentError, match=r"p\.yaml:4:\d+: parameters\.output: it needs a value: --set output=\.\.\."
+    ):
+        load_file(tmp_path / "p.yaml")
+
+
+@pytest.mark.parametrize("example", ["bars", "asof"])
+def test_an_example_gives_what_its_twin_gives(tmp_path: Path, example: str) -> None:
+    found = []
+    for end in ("py", "yaml"):
+        values = {"output": str(tmp_path / end), "items": "300"}
+        asyncio.run(DagRuntime(load_app(str(EXAMPLES / f"{example}.{end}"), values)).start())
+        files = sorted((tmp_path / end).rglob("*.jsonl"))
+        found.append(
+            [(file.parent.name if example == "asof" else "", *sorted(file.read_text().splitlines())) for file in files]
+        )
+    assert sorted(found[0]) == sorted(found[1])
+    assert sum(map(len, found[0])) > 50
