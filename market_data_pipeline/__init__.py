@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from market_data_pipeline.sources.reconnect import Reconnect
     from market_data_pipeline.sources.redis_stream import RedisStreamSource
     from market_data_pipeline.sources.replay import Replay
+    from market_data_pipeline.sources.router import SourceRouter
+    from market_data_pipeline.sources.routes import BySymbol, Failover, Priority, RoundRobin
     from market_data_pipeline.sources.synthetic import Synthetic
     from market_data_pipeline.sources.synthetic_time import Bursts
 
@@ -220,6 +222,13 @@ _HOMES = {
     "sources.provider_source": ("ProviderSource",),
     "sources.reconnect": ("Reconnect",),
     "sources.replay": ("Replay",),
+    "sources.router": ("SourceRouter",),
+    "sources.routes": (
+        "BySymbol",
+        "Failover",
+        "Priority",
+        "RoundRobin",
+    ),
     "sources.synthetic": ("Synthetic",),
     "sources.synthetic_time": ("Bursts",),
 }
@@ -234,6 +243,7 @@ __all__ = [
     "Batch",
     "Batcher",
     "Bursts",
+    "BySymbol",
     "CcxtProvider",
     "Channel",
     "ChannelClosed",
@@ -251,6 +261,7 @@ __all__ = [
     "Discard",
     "DollarBars",
     "Edge",
+    "Failover",
     "FeedConnection",
     "FeedDown",
     "FeedEvent",
@@ -285,6 +296,7 @@ __all__ = [
     "ParquetFiles",
     "Pipeline",
     "PostgresStore",
+    "Priority",
     "ProviderSource",
     "Quantile",
     "Quote",
@@ -296,6 +308,7 @@ __all__ = [
     "Refused",
     "Replay",
     "Resample",
+    "RoundRobin",
     "Router",
     "RunConfig",
     "RunResult",
@@ -305,6 +318,7 @@ __all__ = [
     "SinkContext",
     "Source",
     "SourceContext",
+    "SourceRouter",
     "SqliteStore",
     "SqliteTable",
     "Std",

@@ -10,6 +10,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "provider": "sources.provider_source:ProviderSource",
         "redis_stream": "sources.redis_stream:RedisStreamSource",
         "replay": "sources.replay:Replay",
+        "router": "sources.router:SourceRouter",
         "synthetic": "sources.synthetic:Synthetic",
     },
     "operator": {
@@ -56,8 +57,10 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "interactive_brokers": "sources.ib:InteractiveBrokers",
     },
     "value": {
+        "by_symbol": "sources.routes:BySymbol",
         "count": "operators.aggregations:Count",
         "count_window": "operators.windows:CountWindow",
+        "failover": "sources.routes:Failover",
         "first": "operators.aggregations:First",
         "fold": "operators.fold:Fold",
         "hop": "operators.windows:Hop",
@@ -66,7 +69,9 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "max": "operators.aggregations:Max",
         "mean": "operators.aggregations:Mean",
         "min": "operators.aggregations:Min",
+        "priority": "sources.routes:Priority",
         "quantile": "operators.quantile:Quantile",
+        "round_robin": "sources.routes:RoundRobin",
         "session": "operators.windows:Session",
         "session_buckets": "operators.calendars:SessionBuckets",
         "std": "operators.aggregations:Std",

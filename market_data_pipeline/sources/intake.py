@@ -62,25 +62,33 @@ class Intake:
                 if wrong := _wrong(record):
                     self._reject(health.feed, record, wrong)
                     continue
-                gaps, known = self._gaps.see(record, health.feed)
-                self._count_gaps(gaps)
-                if known.phase != record.phase:
-                    self.counted("recovered", 1)
-                passed += gaps
-                passed.append(known)
+                passed += self._admitted(health.feed, record)
             elif isinstance(record, Gap) and type(record.missing) is int:
-                self._count_gaps([record])
-                passed.append(record)
+                passed += self._admitted(health.feed, record)
             elif isinstance(record, Refused):
                 self.refused(health, record.kind, record.symbol, record.reason)
             else:
                 self._reject(
                     health.feed, record, f"a feed hands out Trade, Quote, Gap and Refused, not {type(record).__name__}"
                 )
-        await self.inbox.put(passed)
+        await self._put(passed)
         while len(self._rejected) >= _MOST_REJECTED:  # garbage is read no faster than it is taken either
             self._taken.clear()
             await self._taken.wait()
+
+    def _admitted(self, feed: str, record: Trade | Quote | Gap) -> list[Any]:
+        """What goes on of a record of ``feed``: with the gaps in front of it."""
+        if isinstance(record, Gap):
+            self._count_gaps([record])
+            return [record]
+        gaps, known = self._gaps.see(record, feed)
+        self._count_gaps(gaps)
+        if known.phase != record.phase:
+            self.counted("recovered", 1)
+        return [*gaps, known]
+
+    async def _put(self, records: Sequence[Any]) -> None:
+        await self.inbox.put(records)
 
     def _count_gaps(self, gaps: Sequence[Gap]) -> None:
         if gaps:
@@ -112,6 +120,11 @@ class Intake:
         self._down[feed] = why
         self._tell_trouble()
 
+    def rests(self, feed: str) -> None:
+        """``feed`` is not connected, and need not be."""
+        self._down.pop(feed, None)
+        self._tell_trouble()
+
     def _tell_trouble(self) -> None:
         self._trouble("; ".join(f"feed {feed}: {why}" for feed, why in self._down.items()))
 
@@ -134,7 +147,7 @@ class Intake:
         gaps = self._gaps.away(before)
         if gaps:
             self._count_gaps(gaps)
-            await self.inbox.put(gaps)
+            await self._put(gaps)
 
     def tell(self, events: Sequence[FeedEvent]) -> None:
         """Events for the output ``events``, the counters and the log."""

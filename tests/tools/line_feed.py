@@ -38,7 +38,8 @@ class Client:
 class LineFeed:
     """The server. ``refused``: symbols that a call names as refused; ``unknown``: those that make a whole call fail; ``late``:
     those that are taken, and refused by a line behind that. ``history``: what a subscription to trades is sent first.
-    ``unwelcome``: how many connections are dropped as soon as they are made."""
+    ``unwelcome``: how many connections are dropped as soon as they are made. ``left``: symbols that are not subscribed to any
+    more, in order."""
 
     def __init__(self) -> None:
         self.refused: set[str] = set()
@@ -49,6 +50,7 @@ class LineFeed:
         self.calls: list[tuple[str, list[str]]] = []
         self.clients: list[Client] = []
         self.subscriptions: Counter[str] = Counter()
+        self.left: list[str] = []
         self.made = 0
         self._changed = asyncio.Condition()
         self._serving: set[asyncio.Task[Any]] = set()
@@ -85,6 +87,7 @@ class LineFeed:
             self._serving.discard(task)
             if client in self.clients:
                 self.clients.remove(client)
+            self.left += sorted(symbol for _, symbol in client.symbols)
             writer.close()
             await self._change()
 
