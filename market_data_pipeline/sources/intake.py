@@ -62,9 +62,9 @@ class Intake:
                 if wrong := _wrong(record):
                     self._reject(health.feed, record, wrong)
                     continue
-                passed += self._admitted(health.feed, record)
+                self._admit(health.feed, record, passed)
             elif isinstance(record, Gap) and type(record.missing) is int:
-                passed += self._admitted(health.feed, record)
+                self._admit(health.feed, record, passed)
             elif isinstance(record, Refused):
                 self.refused(health, record.kind, record.symbol, record.reason)
             else:
@@ -76,16 +76,19 @@ class Intake:
             self._taken.clear()
             await self._taken.wait()
 
-    def _admitted(self, feed: str, record: Trade | Quote | Gap) -> list[Any]:
-        """What goes on of a record of ``feed``: with the gaps in front of it."""
+    def _admit(self, feed: str, record: Trade | Quote | Gap, passed: list[Any]) -> None:
+        """Add to ``passed`` what goes on of a record of ``feed``: it, and the gaps in front of it."""
         if isinstance(record, Gap):
             self._count_gaps([record])
-            return [record]
+            passed.append(record)
+            return
         gaps, known = self._gaps.see(record, feed)
-        self._count_gaps(gaps)
+        if gaps:
+            self._count_gaps(gaps)
+            passed += gaps
         if known.phase != record.phase:
             self.counted("recovered", 1)
-        return [*gaps, known]
+        passed.append(known)
 
     async def _put(self, records: Sequence[Any]) -> None:
         await self.inbox.put(records)

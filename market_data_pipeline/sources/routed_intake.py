@@ -63,6 +63,8 @@ class RoutedIntake(Intake):
     ) -> None:
         super().__init__(inbox, gaps, clock, counted, node, gap_after, trouble)
         self._routes, self._routing, self._standby = routes, routes.routing, routes.standby
+        self._provider_of = {feed.name: feed.provider for feed in routes.feeds.values()}
+        self._now = 0.0
         self._order = asyncio.Lock()
 
     async def records(self, health: FeedHealth, venue: str, records: Sequence[Any]) -> None:
@@ -73,6 +75,7 @@ class RoutedIntake(Intake):
         if self._standby.is_touched:
             await self._settle()
         self._routing.delivering(feed, True)
+        self._now = self.clock.monotonic()
         try:
             await super().records(health, venue, records)
         finally:
@@ -80,11 +83,9 @@ class RoutedIntake(Intake):
             if is_live:
                 self._routing.brought(feed, self.clock.monotonic())
 
-    def _admitted(self, feed: str, record: Trade | Quote | Gap) -> list[Any]:
-        provider = self._routes.feeds[feed].provider
-        if not self._standby.take(provider, feed, record, self.clock.monotonic()):
-            return []
-        return super()._admitted(feed, record)
+    def _admit(self, feed: str, record: Trade | Quote | Gap, passed: list[Any]) -> None:
+        if self._standby.take(self._provider_of[feed], feed, record, self._now):
+            super()._admit(feed, record, passed)
 
     async def _put(self, records: Sequence[Any]) -> None:
         if records:
@@ -144,7 +145,7 @@ class RoutedIntake(Intake):
             self._gaps.renumbered(symbol)
         passed: list[Any] = []
         for waiting in settled.passed:
-            passed += super()._admitted(waiting.feed, waiting.record)
+            super()._admit(waiting.feed, waiting.record, passed)
         for symbol in settled.left:
             self._gaps.missed(symbol, now)
         await self._put(passed)

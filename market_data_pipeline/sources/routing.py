@@ -114,6 +114,10 @@ class Routing:
 
     # What is asked
 
+    @property
+    def symbols(self) -> Iterable[str]:
+        return self._assigned.keys()
+
     def assignment(self, symbol: str) -> str:
         """The provider whose symbol it is now."""
         return self._assigned[symbol]

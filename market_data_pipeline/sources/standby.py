@@ -94,35 +94,31 @@ class Standby:
         self._routing, self._leading, self._venues = routing, leading, dict(venues)
         self._overlap, self._keep, self._most = overlap, keep, most
         self._strangers = {(a, b) for a in venues for b in venues if venues[a] != venues[b]}
-        self._voices: dict[str, _Voice] = {}
+        self._voices = {symbol: _Voice(routing.assignment(symbol)) for symbol in routing.symbols}
         self._open: dict[str, None] = {}
         self._count = 0
 
     def speaker(self, symbol: str) -> str:
         """The provider whose records of ``symbol`` pass."""
-        return self._voice(symbol).speaker
+        return self._voices[symbol].speaker
 
     def speaks(self, feed: Feed) -> bool:
         """Whether records of one of the symbols of ``feed`` pass."""
         return any(self.speaker(symbol) == feed.provider for symbol in feed.symbols)
 
-    def _voice(self, symbol: str) -> _Voice:
-        voice = self._voices.get(symbol)
-        if voice is None:
-            voice = self._voices[symbol] = _Voice(self._routing.assignment(symbol))
-        return voice
-
     def take(self, provider: str, feed: str, record: Any, now: float) -> bool:
         """Whether ``record`` passes; else it waits, or is not needed."""
-        if not self._routing.has(record.symbol, provider):
+        voice = self._voices.get(record.symbol)
+        if voice is None:
             return True  # nobody asked for it, so nobody else brings it
-        voice = self._voice(record.symbol)
-        if self._strangers:
+        if self._strangers and (voice.probe is None or voice.probe[0] != provider):
             self._compare(voice, provider, record)
         if provider != voice.speaker:
+            if not self._routing.has(record.symbol, provider):
+                return True
             self._remember(voice, provider, feed, record, now)
             return False
-        kind = self._kind(record)
+        kind = self._leading if type(record) is Gap else type(record)
         if voice.behind and kind in voice.behind:
             last, is_waited_for = voice.last[kind], now < voice.until
             if not is_waited_for or record.ts_event >= last.ts_event:
@@ -190,7 +186,7 @@ class Standby:
         self._routing.touched.clear()
         routing, settled = self._routing, Settled([], [], [], [])
         for symbol in list(self._open):
-            voice = self._voice(symbol)
+            voice = self._voices[symbol]
             to = self._due(symbol, voice.speaker, now)
             if to is None:
                 voice.held = routing.since(symbol, routing.assignment(symbol))
