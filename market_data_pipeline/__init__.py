@@ -10,19 +10,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from market_data_pipeline.adapters.http_feedback import HttpFeedback
     from market_data_pipeline.adapters.serialization import JsonDecoder, JsonEncoder, MsgpackDecoder, MsgpackEncoder
+    from market_data_pipeline.budget import Budget, BudgetRule
+    from market_data_pipeline.catalog.registry import Registry, registry
     from market_data_pipeline.channels.base import ChannelClosed, Watermark
     from market_data_pipeline.channels.memory import Channel
     from market_data_pipeline.channels.redis_stream import StreamChannel
-    from market_data_pipeline.circuit import CircuitRule
+    from market_data_pipeline.circuit import CircuitBreaker, CircuitRule
     from market_data_pipeline.dag.graph import Dag, Edge, Node
-    from market_data_pipeline.dag.pipeline import Pipeline
+    from market_data_pipeline.dag.options import ChannelOptions, NodeOptions, Retries
+    from market_data_pipeline.dag.pipeline import Pipeline, PipelineBuilder
+    from market_data_pipeline.errors import (
+        CodecError,
+        ConfigError,
+        CorruptState,
+        DagValidationError,
+        DocumentError,
+        JobFailed,
+        MdpError,
+        OperatorFailed,
+        PlanMismatch,
+        RecordError,
+        SinkError,
+        SourceError,
+        StoreUnavailable,
+    )
+    from market_data_pipeline.feedback import StoreFeedback, StoreReading
     from market_data_pipeline.frame import Columns, Frame
     from market_data_pipeline.operators.aggregations import Count, First, ItemList, Last, Max, Mean, Min, Std, Sum, Vwap
     from market_data_pipeline.operators.async_map import AsyncMap
     from market_data_pipeline.operators.bar_choices import BarConvention
     from market_data_pipeline.operators.bars import TradeRules, TumblingBars
-    from market_data_pipeline.operators.base import AsyncOperator, Operator
+    from market_data_pipeline.operators.base import AsyncOperator, DeadLetter, Operator, OperatorContext
     from market_data_pipeline.operators.batch import Batcher
     from market_data_pipeline.operators.calendars import SessionBuckets
     from market_data_pipeline.operators.conflate import Conflate
@@ -40,13 +60,22 @@ if TYPE_CHECKING:
     from market_data_pipeline.operators.throttle import Throttle
     from market_data_pipeline.operators.window import TumblingWindow, WindowAggregate
     from market_data_pipeline.operators.windows import CountWindow, Hop, Session, Tumble
+    from market_data_pipeline.orchestration.places import Distributed, InProcess
+    from market_data_pipeline.orchestration.rate_coordinator import RateCoordinator
+    from market_data_pipeline.orchestration.run_status import RunStatus
+    from market_data_pipeline.orchestration.running import Running
+    from market_data_pipeline.orchestration.runtime import PipelineRuntime
+    from market_data_pipeline.orchestration.runtime_orchestrator import RuntimeOrchestrator
     from market_data_pipeline.records import Bar, FeedEvent, Gap, Quote, Trade, Window
     from market_data_pipeline.runtime.coroutines import buffer_async, filter_async, map_async, tumbling_window
     from market_data_pipeline.runtime.local import DagRuntime, RunConfig, RunResult
+    from market_data_pipeline.runtime_settings import OrchestratorSettings
+    from market_data_pipeline.settings import Settings, load_settings
     from market_data_pipeline.sinks.base import Sink, SinkContext
     from market_data_pipeline.sinks.collect import Collect
     from market_data_pipeline.sinks.discard import Discard
     from market_data_pipeline.sinks.file import CsvFiles, JsonLines
+    from market_data_pipeline.sinks.guarded import GuardedSink
     from market_data_pipeline.sinks.kafka import KafkaTopic
     from market_data_pipeline.sinks.parquet import ParquetFiles
     from market_data_pipeline.sinks.postgres import PostgresStore
@@ -77,11 +106,20 @@ if TYPE_CHECKING:
     from market_data_pipeline.sources.synthetic_time import Bursts
 
 _HOMES = {
+    "adapters.http_feedback": ("HttpFeedback",),
     "adapters.serialization": (
         "JsonDecoder",
         "JsonEncoder",
         "MsgpackDecoder",
         "MsgpackEncoder",
+    ),
+    "budget": (
+        "Budget",
+        "BudgetRule",
+    ),
+    "catalog.registry": (
+        "Registry",
+        "registry",
     ),
     "channels.base": (
         "ChannelClosed",
@@ -89,12 +127,43 @@ _HOMES = {
     ),
     "channels.memory": ("Channel",),
     "channels.redis_stream": ("StreamChannel",),
+    "circuit": (
+        "CircuitBreaker",
+        "CircuitRule",
+    ),
     "dag.graph": (
         "Dag",
         "Edge",
         "Node",
     ),
-    "dag.pipeline": ("Pipeline",),
+    "dag.options": (
+        "ChannelOptions",
+        "NodeOptions",
+        "Retries",
+    ),
+    "dag.pipeline": (
+        "Pipeline",
+        "PipelineBuilder",
+    ),
+    "errors": (
+        "CodecError",
+        "ConfigError",
+        "CorruptState",
+        "DagValidationError",
+        "DocumentError",
+        "JobFailed",
+        "MdpError",
+        "OperatorFailed",
+        "PlanMismatch",
+        "RecordError",
+        "SinkError",
+        "SourceError",
+        "StoreUnavailable",
+    ),
+    "feedback": (
+        "StoreFeedback",
+        "StoreReading",
+    ),
     "frame": (
         "Columns",
         "Frame",
@@ -119,7 +188,9 @@ _HOMES = {
     ),
     "operators.base": (
         "AsyncOperator",
+        "DeadLetter",
         "Operator",
+        "OperatorContext",
     ),
     "operators.batch": ("Batcher",),
     "operators.calendars": ("SessionBuckets",),
@@ -161,6 +232,15 @@ _HOMES = {
         "Session",
         "Tumble",
     ),
+    "orchestration.places": (
+        "Distributed",
+        "InProcess",
+    ),
+    "orchestration.rate_coordinator": ("RateCoordinator",),
+    "orchestration.run_status": ("RunStatus",),
+    "orchestration.running": ("Running",),
+    "orchestration.runtime": ("PipelineRuntime",),
+    "orchestration.runtime_orchestrator": ("RuntimeOrchestrator",),
     "records": (
         "Bar",
         "FeedEvent",
@@ -180,6 +260,11 @@ _HOMES = {
         "RunConfig",
         "RunResult",
     ),
+    "runtime_settings": ("OrchestratorSettings",),
+    "settings": (
+        "Settings",
+        "load_settings",
+    ),
     "sinks.base": (
         "Sink",
         "SinkContext",
@@ -190,9 +275,10 @@ _HOMES = {
         "CsvFiles",
         "JsonLines",
     ),
+    "sinks.guarded": ("GuardedSink",),
     "sinks.kafka": ("KafkaTopic",),
-    "sinks.postgres": ("PostgresStore",),
     "sinks.parquet": ("ParquetFiles",),
+    "sinks.postgres": ("PostgresStore",),
     "sinks.redis": (
         "RedisLatest",
         "RedisOutput",
@@ -205,11 +291,9 @@ _HOMES = {
         "Source",
         "SourceContext",
     ),
-    "sources.kafka": ("KafkaSource",),
-    "sources.redis_stream": ("RedisStreamSource",),
     "sources.ccxt": ("CcxtProvider",),
-    "circuit": ("CircuitRule",),
     "sources.ib": ("InteractiveBrokers",),
+    "sources.kafka": ("KafkaSource",),
     "sources.provider": (
         "ConnectionHealth",
         "FeedConnection",
@@ -221,6 +305,7 @@ _HOMES = {
     ),
     "sources.provider_source": ("ProviderSource",),
     "sources.reconnect": ("Reconnect",),
+    "sources.redis_stream": ("RedisStreamSource",),
     "sources.replay": ("Replay",),
     "sources.router": ("SourceRouter",),
     "sources.routes": (
@@ -242,23 +327,34 @@ __all__ = [
     "BarConvention",
     "Batch",
     "Batcher",
+    "Budget",
+    "BudgetRule",
     "Bursts",
     "BySymbol",
     "CcxtProvider",
     "Channel",
     "ChannelClosed",
+    "ChannelOptions",
+    "CircuitBreaker",
     "CircuitRule",
+    "CodecError",
     "Collect",
     "Columns",
+    "ConfigError",
     "Conflate",
     "ConnectionHealth",
+    "CorruptState",
     "Count",
     "CountWindow",
     "CsvFiles",
     "Dag",
     "DagRuntime",
+    "DagValidationError",
+    "DeadLetter",
     "Dedupe",
     "Discard",
+    "Distributed",
+    "DocumentError",
     "DollarBars",
     "Edge",
     "Failover",
@@ -272,10 +368,14 @@ __all__ = [
     "Frame",
     "Gap",
     "GapDetector",
+    "GuardedSink",
     "Hop",
+    "HttpFeedback",
+    "InProcess",
     "InteractiveBrokers",
     "IntervalJoin",
     "ItemList",
+    "JobFailed",
     "JsonDecoder",
     "JsonEncoder",
     "JsonLines",
@@ -287,42 +387,63 @@ __all__ = [
     "MapColumns",
     "MarketDataProvider",
     "Max",
+    "MdpError",
     "Mean",
     "Min",
     "MsgpackDecoder",
     "MsgpackEncoder",
     "Node",
+    "NodeOptions",
     "Operator",
+    "OperatorContext",
+    "OperatorFailed",
+    "OrchestratorSettings",
     "ParquetFiles",
     "Pipeline",
+    "PipelineBuilder",
+    "PipelineRuntime",
+    "PlanMismatch",
     "PostgresStore",
     "Priority",
     "ProviderSource",
     "Quantile",
     "Quote",
+    "RateCoordinator",
     "Reconnect",
+    "RecordError",
     "RedisLatest",
     "RedisOutput",
     "RedisStreamSource",
     "ReferenceJoin",
     "Refused",
+    "Registry",
     "Replay",
     "Resample",
+    "Retries",
     "RoundRobin",
     "Router",
     "RunConfig",
     "RunResult",
+    "RunStatus",
+    "Running",
+    "RuntimeOrchestrator",
     "Session",
     "SessionBuckets",
+    "Settings",
     "Sink",
     "SinkContext",
+    "SinkError",
     "Source",
     "SourceContext",
+    "SourceError",
     "SourceRouter",
     "SqliteStore",
     "SqliteTable",
     "Std",
     "Stdout",
+    "StoreFeedback",
+    "StoreReading",
+    "StoreUnavailable",
     "StreamChannel",
     "SubscriptionRefused",
     "Sum",
@@ -343,7 +464,9 @@ __all__ = [
     "WindowAggregate",
     "buffer_async",
     "filter_async",
+    "load_settings",
     "map_async",
+    "registry",
     "tumbling_window",
 ]
 

@@ -1,4 +1,5 @@
-"""Finding the user's program: ``path.py[:attr]`` or ``module[:attr]``; attr is a Dag, a Pipeline, or a function of one.
+"""Finding the user's program: ``path.py[:attr]`` or ``module[:attr]``; attr is a Dag, a Pipeline, or a function of one. Or a
+file that declares one: ``path.yaml``, ``path.yml``, ``path.json``.
 
 Every process of a job imports the program by that name and compiles it again: code never travels.
 """
@@ -18,6 +19,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from market_data_pipeline.catalog.load import SUFFIXES, load_file
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.errors import ConfigError, MdpError
@@ -26,7 +28,9 @@ DEFAULT_ATTRIBUTES = ("pipeline", "dag", "app")
 
 
 def load_app(app: str, values: Mapping[str, str]) -> Dag:
-    """The validated Dag of ``app``; ``values`` fill the function's parameters. Raises ``ConfigError``."""
+    """The validated Dag of ``app``; ``values`` fill the function's or the file's parameters. Raises ``ConfigError``."""
+    if app.endswith(SUFFIXES):
+        return load_file(app, values)
     target = _find(app)
     if callable(target) and not isinstance(target, Dag | Pipeline):
         arguments = _arguments(app, target, values)
@@ -45,6 +49,8 @@ def load_app(app: str, values: Mapping[str, str]) -> Dag:
 
 def _find(app: str) -> Any:
     name, colon, attribute = app.rpartition(":") if ":" in app else (app, "", "")
+    if name.endswith(SUFFIXES):
+        raise ConfigError(f"app {app!r}: a file declares one Dag, so there is no {attribute!r} to choose: write {name}")
     module = _load_file(name) if name.endswith(".py") else _load_module(name)
     if colon:
         if not hasattr(module, attribute):

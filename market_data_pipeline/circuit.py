@@ -12,6 +12,7 @@ half-open  ``trials`` are allowed at a time                 to closed when that 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -19,6 +20,8 @@ from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import ConfigError
 
 State = Literal["closed", "open", "half_open"]
+LEVELS: Mapping[State, float] = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
+"""The states as the gauge ``circuit_state`` shows them."""
 _SLICES = 10
 """Calls are counted in so many slices of the window: memory does not grow with how many there are."""
 
@@ -64,6 +67,7 @@ class CircuitBreaker:
         self._under_way = self._succeeded = 0  # trials
 
     def state(self, now: float) -> State:
+        """What it is at ``now``."""
         if self._opened_at is None:
             return "closed"
         return "open" if now < self._opened_at + self._open_for else "half_open"
@@ -87,6 +91,7 @@ class CircuitBreaker:
         return self._slice if full else 0.0
 
     def succeeded(self, ticket: Ticket, now: float) -> None:
+        """The call ended well."""
         if ticket.era != self._era:
             return
         if self._opened_at is None:
@@ -97,6 +102,7 @@ class CircuitBreaker:
             self._change(None)
 
     def failed(self, ticket: Ticket, now: float) -> None:
+        """The call ended with a failure."""
         if ticket.era != self._era:
             return
         if self._opened_at is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ def main() -> None:
 @click.option("--reset", multiple=True, metavar="NODE", help="With --deploy: forget the state of this node.")
 @click.option("--plain", is_flag=True, help="Lines instead of a table.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as one JSON document on standard output.")
-@options("partitions", "sets", *SERVER, "job", "allow_volatile", "http_host", "lease_ttl_ms", "log_level", "debug")
+@options(
+    "partitions", "sets", *SERVER, "job", "allow_volatile", "http_host", "lease_ttl_ms", "log_level", "config", "debug"
+)
 @one_line_errors
 def run(
     app: str,
@@ -49,11 +52,12 @@ def run(
     debug: bool,
     **flags: Any,
 ) -> None:
-    """Run APP (path.py[:attr] or module[:attr]): coordinator, workers and an embedded server, until it ends."""
+    """Run APP (path.py[:attr], module[:attr], pipeline.yaml): coordinator, workers and an embedded server, until it ends."""
     from market_data_pipeline.app import load_app, parse_sets
     from market_data_pipeline.dag.planner import compile_dag
     from market_data_pipeline.launcher.deploy import chosen as chosen_nodes
-    from market_data_pipeline.launcher.run import Launcher, RunOptions, preflight
+    from market_data_pipeline.launcher.job_run import JobOptions, preflight
+    from market_data_pipeline.launcher.run import Launcher
     from market_data_pipeline.settings import load_settings
     from market_data_pipeline.store.keys import check_name
 
@@ -65,8 +69,8 @@ def run(
     if (keep or reset) and not deploy:
         raise ConfigError("--keep and --reset say what --deploy does with changed nodes: give --deploy too")
     choice = chosen_nodes(keep, reset) if deploy else None
-    chosen = RunOptions(app, sets, workers, data_dir, server, fresh, plain, as_json, choice)
-    sys.exit(Launcher(chosen, dag, plan, job, settings).run())
+    chosen = JobOptions(app, sets, workers, data_dir, server, fresh, choice)
+    sys.exit(Launcher(chosen, dag, plan, job, settings, plain=plain, as_json=as_json).run())
 
 
 @main.command(short_help="Print the plan that APP compiles to.")
@@ -74,7 +78,7 @@ def run(
 @click.option(
     "--format", "form", type=click.Choice(["tree", "json", "mermaid", "dot"]), default="tree", show_default=True
 )
-@options("partitions", "sets", "debug")
+@options("partitions", "sets", "config", "debug")
 @one_line_errors
 def plan(app: str, form: str, sets: tuple[str, ...], debug: bool, **flags: Any) -> None:
     """Print the plan that APP compiles to."""
@@ -87,13 +91,63 @@ def plan(app: str, form: str, sets: tuple[str, ...], debug: bool, **flags: Any) 
     click.echo(render(compile_dag(load_app(app, parse_sets(sets)), settings.partitions), form))
 
 
+@main.command(short_help="Print APP as a file that names components.")
+@click.argument("app")
+@click.option("--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
+@options("sets", "debug")
+@one_line_errors
+def dump(app: str, form: Any, sets: tuple[str, ...], debug: bool) -> None:
+    """Print APP as a document, which mdp run takes, too. Secrets become variables of the environment, which are named on
+    standard error."""
+    from market_data_pipeline.app import load_app, parse_sets
+    from market_data_pipeline.catalog.dump import dump_for_people
+
+    text, notes = dump_for_people(load_app(app, parse_sets(sets)), form)
+    click.echo(text, nl=False)
+    for note in notes:
+        click.echo(visible(note), err=True)
+
+
+@main.command(short_help="Check files, and say all that is wrong with them.")
+@click.argument("apps", metavar="FILE...", nargs=-1, required=True)
+@options("config", "partitions", "sets", "debug")
+@one_line_errors
+def validate(apps: tuple[str, ...], sets: tuple[str, ...], debug: bool, **flags: Any) -> None:
+    """Load each FILE (pipeline.yaml, or a program) and compile it: a line with its plan, or all its mistakes (exit code 2)."""
+    from market_data_pipeline.launcher.validation import validated
+
+    good = True
+    for line, right in validated(apps, sets, **flags):
+        click.echo(visible(line), err=not right)
+        good = good and right
+    sys.exit(0 if good else ConfigError.exit_code)
+
+
+@main.command(short_help="Print the JSON schema of pipelines as files.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it there.")
+@options("debug")
+@one_line_errors
+def schema(output: Path | None, debug: bool) -> None:
+    """Print the JSON schema (2020-12) of pipelines as files, with all components that are installed, for editors."""
+    from market_data_pipeline.catalog.schema import document_schema
+
+    text = json.dumps(document_schema(), indent=2)
+    if output is None:
+        click.echo(text)
+        return
+    try:
+        output.write_text(text + "\n")
+    except OSError as error:
+        raise ConfigError(f"--output {output}: {error.strerror or error}") from error
+
+
 @main.command(short_help="Print the names of APP's streams, for a scaler.")
 @click.argument("app")
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "helm"]), default="text", show_default=True,
     help="A stream a line, or the chart's values as JSON or YAML.",
 )  # fmt: skip
-@options("job", "partitions", "sets", "debug")
+@options("job", "partitions", "sets", "config", "debug")
 @one_line_errors
 def keys(app: str, form: Any, sets: tuple[str, ...], debug: bool, **flags: Any) -> None:
     """Print the names of the streams that APP will have on the server, which a scaler must be told. No server is needed."""
@@ -110,7 +164,7 @@ def keys(app: str, form: Any, sets: tuple[str, ...], debug: bool, **flags: Any) 
 
 
 @main.command(short_help="Print the least rights of the server's users.")
-@options("job", "debug")
+@options("job", "config", "debug")
 @click.option(
     "--role",
     "roles",
@@ -128,7 +182,7 @@ def acl(roles: tuple[str, ...], debug: bool, **flags: Any) -> None:
 
 
 @main.command(short_help="Show a job: backlog, counts, owners, latency.")
-@options(*SERVER, "job", "debug")
+@options(*SERVER, "job", "config", "debug")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.option("--check", is_flag=True, help="Exit with 1 unless it works: one line per problem.")
 @one_line_errors
@@ -149,7 +203,7 @@ def status(as_json: bool, check: bool, debug: bool, **flags: Any) -> None:
 
 
 @main.command(short_help="Show dead letters, one JSON object per line.")
-@options(*SERVER, "job", "debug")
+@options(*SERVER, "job", "config", "debug")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many to show, oldest first.")
 @click.option("--clear", is_flag=True, help="Delete those that are shown.")
 @one_line_errors
@@ -167,7 +221,7 @@ def dlq(limit: int, clear: bool, debug: bool, **flags: Any) -> None:
 @click.option("--keep", multiple=True, metavar="NODE", help="Keep the state of this changed node: it means the same.")
 @click.option("--reset", multiple=True, metavar="NODE", help="Forget the state of this changed or removed node.")
 @click.option("--timeout", default="60s", show_default=True, metavar="DURATION", help="To be done in, else undone.")
-@options("sets", *SERVER, "job", "lease_ttl_ms", "debug")
+@options("sets", *SERVER, "job", "lease_ttl_ms", "config", "debug")
 @one_line_errors
 def deploy(
     app: str,
@@ -191,7 +245,7 @@ def deploy(
 
 @main.command(short_help="Delete all that the server holds of a job.")
 @click.argument("name")
-@options(*SERVER, "debug")
+@options(*SERVER, "config", "debug")
 @one_line_errors
 def remove(name: str, debug: bool, **flags: Any) -> None:
     """Delete everything the server holds of job NAME: plan, state, streams, dead letters. Output files stay."""
@@ -230,6 +284,48 @@ def compact(
 
     limits = compaction.limits_of(target_bytes, min_age, before)
     compaction.compact(folder, limits, table, day, dry_run=dry_run, plain=plain, say=click.echo)
+
+
+@main.command(short_help="Show all settings, and where each comes from.")
+@options(
+    "config", "partitions", *SERVER, "job", "await_plan", "allow_volatile", "http_host", "http_port", "lease_ttl_ms",
+    "log_level", "debug",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@one_line_errors
+def settings(as_json: bool, debug: bool, **flags: Any) -> None:
+    """Show all settings: value, origin, meaning. A flag is stronger than the file of --config, the file than the environment,
+    and that than the default. Secrets are not shown."""
+    from market_data_pipeline.launcher import settings_table
+    from market_data_pipeline.settings import load_settings
+
+    for warning in settings_table.warnings(os.environ):
+        click.echo(visible(f"warning: {warning}"), err=True)
+    rows = settings_table.rows(load_settings(**flags))
+    if as_json:
+        click.echo(visible(json.dumps(settings_table.document(rows), indent=2), lines=True))
+    else:
+        settings_table.show(rows)
+
+
+@main.command(short_help="List the components that files can name.")
+@click.argument("kind", required=False)
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@options("debug")
+@one_line_errors
+def components(kind: str | None, name: str | None, as_json: bool, debug: bool) -> None:
+    """List the sources, operators, sinks, providers and values that there are by name, those of installed packages too.
+    With KIND (source, operator, sink, provider or value) only these, with NAME what that one takes."""
+    from market_data_pipeline.launcher import components as catalog
+
+    found = catalog.components(kind, name)
+    if as_json:
+        click.echo(json.dumps([one.to_dict(whole=name is not None) for one in found], indent=2))
+    elif name is not None:
+        catalog.print_one(found[0], click.echo)
+    else:
+        catalog.print_list(found, click.echo)
 
 
 if __name__ == "__main__":

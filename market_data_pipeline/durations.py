@@ -49,3 +49,9 @@ def positive_duration(value: Duration, name: str) -> int:
     if nanos <= 0:
         raise ConfigError(f"{name}: {value!r} must be greater than zero")
     return nanos
+
+
+def duration_text(nanos: int) -> str:
+    """``nanos`` (not negative) as one would write it: ``"90s"``, ``"250ms"``; :func:`parse_duration` gives the same again."""
+    unit = max((unit for unit, scale in _UNITS.items() if nanos % scale == 0), key=_UNITS.__getitem__) if nanos else "s"
+    return f"{nanos // _UNITS[unit]}{unit}"

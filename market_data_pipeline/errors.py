@@ -4,6 +4,10 @@ The graph, the input, the caller, the peer, the outside, the configuration. A me
 is allowed. The command line prints the message alone (``--debug`` adds the traceback) and exits with ``exit_code``.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class MdpError(Exception):
     """Base of all errors that a person is meant to read. ``exit_code`` is what a command exits with."""
@@ -15,6 +19,15 @@ class ConfigError(MdpError):
     """A setting, flag or argument is wrong: says which, its value, and what is allowed. Nothing was started."""
 
     exit_code = 2
+
+
+class DocumentError(ConfigError):
+    """A document (a pipeline as a file) is wrong. ``mistakes``: all that were found, one line each: where, what, and what is
+    allowed."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = tuple(mistakes)
 
 
 class DagValidationError(MdpError, ValueError):
@@ -44,7 +57,8 @@ class SinkError(MdpError):
 
 
 class OperatorFailed(MdpError):
-    """A user's function or operator raised and its policy is ``fail``; the original error is the cause."""
+    """A node met an item that it cannot use, and its policy is ``fail``: a user's function or operator raised (that error is
+    the cause), a source read a bad row, or a sink's store refuses the item."""
 
 
 class PlanMismatch(MdpError):

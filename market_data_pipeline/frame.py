@@ -130,6 +130,7 @@ class Columns:
         return Columns(self.kind, {name: data[name] for name in record._fields})
 
     def take(self, index: Array | slice) -> Columns:
+        """The rows ``index``, in that order."""
         return Columns(self.kind, {name: _take(column, index) for name, column in self.data.items()})
 
     def rows(self) -> list[Any]:

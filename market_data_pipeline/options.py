@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from market_data_pipeline.errors import MdpError
+from market_data_pipeline.errors import DocumentError, MdpError
 from market_data_pipeline.terminal import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -25,6 +25,7 @@ SERVER = ("redis_url", "redis_ca", "redis_cert", "redis_key")
 """Options that say where the server is."""
 
 _OPTIONS: dict[str, Any] = {
+    "config": click.option("--config", metavar="FILE", help="Settings from this file (MDP_CONFIG)."),
     "redis_url": click.option("--redis-url", metavar="URL", help="Server to use (MDP_REDIS_URL)."),
     "redis_ca": click.option("--redis-ca", metavar="FILE", help="Authority to trust for TLS (MDP_REDIS_CA)."),
     "redis_cert": click.option("--redis-cert", metavar="FILE", help="Client certificate (MDP_REDIS_CERT)."),
@@ -69,6 +70,13 @@ class _ToldAlready(logging.Filter):
 _TOLD_ALREADY = _ToldAlready()
 
 
+def _told(error: MdpError) -> str:
+    """The message; several mistakes of a document are a line each."""
+    if isinstance(error, DocumentError) and len(error.mistakes) > 1:
+        return "\n".join([f"{len(error.mistakes)} mistakes", *map(visible, error.mistakes)])
+    return visible(str(error))
+
+
 def one_line_errors(fn: F) -> F:
     """Errors meant for people become one line and an exit code; with ``--debug`` the traceback comes first."""
 
@@ -86,7 +94,7 @@ def one_line_errors(fn: F) -> F:
         except MdpError as error:
             if debug:
                 click.echo(visible(traceback.format_exc(), lines=True), err=True)
-            click.echo(f"{click.get_current_context().command_path}: error: {visible(str(error))}", err=True)
+            click.echo(f"{click.get_current_context().command_path}: error: {_told(error)}", err=True)
             sys.exit(error.exit_code)
 
     return guarded  # type: ignore[return-value]

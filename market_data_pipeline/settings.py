@@ -1,23 +1,50 @@
-"""Settings: environment ``MDP_*``, overridden by flags. One tree for worker, coordinator and ``mdp``."""
+"""Settings, one tree for worker, coordinator and ``mdp``. Each of these is stronger than the one before it: the defaults
+below, the environment (``MDP_*``), the file of ``--config`` or ``MDP_CONFIG``, flags."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.runtime.contract import Limits
+from market_data_pipeline.runtime_settings import OrchestratorSettings
+from market_data_pipeline.settings_file import SettingsFile, read_settings_file
+from market_data_pipeline.settings_tree import DELIMITER, PREFIX, leaves, unknown, value_at
 from market_data_pipeline.store.url import Address, Tls, parse_address, with_credentials
+
+_LONGEST_SHOWN = 80
+"""Characters of a wrong value that are repeated."""
+
+
+class FileSource(InitSettingsSource):
+    """What the file of settings says."""
 
 
 class Settings(BaseSettings):
-    """Every setting, its default and its bounds. Environment names are the upper-case field names behind ``MDP_``."""
+    """Every setting, its default and its bounds; :func:`load_settings` makes it. Environment names are the upper-case field
+    names behind ``MDP_``, those of a group's settings ``MDP_GROUP__NAME``; an empty variable says nothing."""
 
-    model_config = SettingsConfigDict(env_prefix="MDP_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter=DELIMITER, env_ignore_empty=True, extra="ignore", frozen=True
+    )
+    _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    config: Path | None = Field(None, description="file of settings: YAML, JSON or TOML, with the names of this table")
 
     redis_url: SecretStr | None = Field(
         None, description="address of the server: redis://, rediss:// (TLS), unix://, redis+sentinel://"
@@ -70,6 +97,35 @@ class Settings(BaseSettings):
     allow_volatile: bool = Field(False, description="accept a server without an append-only file")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="how much is logged")
 
+    orchestrator: OrchestratorSettings = OrchestratorSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, the file, the environment: the strongest first."""
+        file = init_settings().get("config")
+        if isinstance(env_settings, EnvSettingsSource):  # other programs may have names of their own behind the prefix
+            known = {leaf.variable.lower() for leaf in leaves(settings_cls)}
+            env_settings.env_vars = {name: text for name, text in env_settings.env_vars.items() if name in known}
+        if not isinstance(file, SettingsFile):
+            return init_settings, env_settings
+        return init_settings, FileSource(settings_cls, dict(file.values)), env_settings
+
+    def origin(self, name: str) -> str:
+        """Where the value of ``name`` (``"orchestrator.mode"``) comes from: ``default``, ``MDP_X``, ``file:line``, ``--x``."""
+        return self._origins.get(name, "default")
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _name_of_the_file(cls, value: Any) -> Any:
+        return value.name if isinstance(value, SettingsFile) else value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.low_watermark_pct >= self.high_watermark_pct:
@@ -90,19 +146,94 @@ class Settings(BaseSettings):
 
 
 def load_settings(**flags: Any) -> Settings:
-    """Settings from the environment and from the flags that are not ``None``. Raises ``ConfigError`` in one sentence."""
+    """Settings from the environment, the file (``config``, else ``MDP_CONFIG``) and the flags that are not ``None``. Raises
+    ``ConfigError``: which setting, its value (never a secret one), where that comes from, and what is allowed."""
     given = {name: value for name, value in flags.items() if value is not None}
+    flagged = dict(given)
+    environment = {name.upper(): text for name, text in os.environ.items() if text}
+    path = given.get("config") or environment.get("MDP_CONFIG")
+    file = None
+    if path is not None:
+        file = read_settings_file(str(path), "--config" if "config" in flagged else "MDP_CONFIG")
+        _check(file)
+        given["config"] = file
+    origins = _origins(flagged, file, environment)
     try:
-        return Settings(**given)
+        settings = Settings(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        if not name:
-            raise ConfigError(message) from None
-        origin = f"--{name.replace('_', '-')}" if name in given else f"MDP_{name.upper()}"
-        secret = Settings.model_fields[name].annotation == SecretStr | None
-        raise ConfigError(f"{origin}: {'***' if secret else repr(first['input'])}: {message}") from None
+        raise ConfigError("; ".join(_problem(each, origins) for each in error.errors())) from None
+    settings._origins = origins
+    return settings
+
+
+def _check(file: SettingsFile) -> None:
+    """Raises ``ConfigError`` for names that are no settings, and for ``true`` where a number is meant, which would be 1."""
+    problems = list(unknown(Settings, file.values))
+    if "config" in file.values:
+        problems.append((("config",), "a file of settings names no other"))
+    numbers = [leaf for leaf in leaves(Settings) if leaf.field.annotation in (int, float)]
+    problems += [(leaf.path, "Input should be a number") for leaf in numbers if isinstance(file.at(leaf.path), bool)]
+    if problems:
+        raise ConfigError("; ".join(f"{file.where(path)}: {'.'.join(path)}: {why}" for path, why in problems))
+
+
+def _origins(flags: Mapping[str, Any], file: SettingsFile | None, environment: Mapping[str, str]) -> dict[str, str]:
+    """Where each setting comes from that has not its default."""
+    origins = {}
+    for leaf in leaves(Settings):
+        line = file.where(leaf.path) if file else None
+        if _is_given(flags, leaf.path):
+            origins[leaf.name] = f"--{leaf.path[0].replace('_', '-')}"
+        elif line is not None:
+            origins[leaf.name] = line
+        elif leaf.variable in environment:
+            origins[leaf.name] = leaf.variable
+    return origins
+
+
+def _is_given(flags: Mapping[str, Any], path: Sequence[str]) -> bool:
+    """Whether ``flags`` have a value for the leaf; a group is given as a mapping, or whole."""
+    if path[0] not in flags:
+        return False
+    value = flags[path[0]]
+    return len(path) == 1 or not isinstance(value, Mapping) or _is_given(value, path[1:])
+
+
+def _problem(error: ErrorDetails, origins: Mapping[str, str]) -> str:
+    """A mistake that pydantic found, in one sentence."""
+    message = error["msg"].removeprefix("Value error, ")
+    leaf = next((leaf for leaf in leaves(Settings) if error["loc"][: len(leaf.path)] == leaf.path), None)
+    if leaf is None:  # settings that do not fit together
+        return message + _named(message, ".".join(map(str, error["loc"])), origins)
+    origin = origins.get(leaf.name, leaf.variable)
+    if error["type"] == "string_type" and isinstance(error["input"], int | float):
+        message += "; write it in quotes"
+    setting = f"{leaf.name}: " if ":" in origin else ""
+    shown = "***" if leaf.secret else repr(error["input"])
+    if len(shown) > _LONGEST_SHOWN:
+        shown = f"{shown[:_LONGEST_SHOWN]}..."
+    return f"{origin}: {setting}{shown}: {message}"
+
+
+def _named(message: str, group: str, origins: Mapping[str, str]) -> str:
+    """Where the settings that ``message`` names come from, in brackets; nothing where all are the defaults."""
+    names = [f"{group}.{name}" if group else name for name in re.findall(r"\b[a-z_]+\b", message)]
+    found = [f"{name}: {origins[name]}" for name in dict.fromkeys(names) if name in origins]
+    return f" ({', '.join(found)})" if found else ""
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The effective values as variables, for a child process that inherits this one's environment and is given no file: what
+    stands in the environment otherwise, and is not meant, is made empty."""
+    effective = {leaf.variable: value_at(settings, leaf.path) for leaf in leaves(Settings) if leaf.path != ("config",)}
+    variables = {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for name, value in effective.items()
+        if value is not None
+    }
+    ours = {"MDP_CONFIG", *effective}
+    inherited = {name: variables.get(name.upper(), "") for name in os.environ if name.upper() in ours}
+    return variables | inherited
 
 
 def server_address(settings: Settings) -> Address:
@@ -136,4 +267,6 @@ def limits_of(settings: Settings) -> Limits:
         linger=settings.linger_ms / 1000,
         mark_interval=settings.mark_interval_ms / 1000,
         dead_letter_capacity=settings.dead_letter_capacity,
+        high_watermark_pct=settings.high_watermark_pct,
+        low_watermark_pct=settings.low_watermark_pct,
     )

@@ -6,8 +6,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
+from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.clock import Clock
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.http import NotAnswered
@@ -21,10 +23,17 @@ _SHOWN = 60
 
 
 class Scaling:
-    """Feeds an :class:`~mdp_coordinator.autoscale.Autoscaler`. ``low``: the low level of a stream, in frames."""
+    """Feeds an :class:`~mdp_coordinator.autoscale.Autoscaler`, whose ``low`` and ``levels`` it is given."""
 
-    def __init__(self, plan: Plan, low: int, metrics: CoordinatorMetrics, clock: Clock) -> None:
-        self._autoscaler = Autoscaler(plan, low)
+    def __init__(
+        self,
+        plan: Plan,
+        low: int,
+        metrics: CoordinatorMetrics,
+        clock: Clock,
+        levels: Mapping[str, Watermark] = MappingProxyType({}),
+    ) -> None:
+        self._autoscaler = Autoscaler(plan, low, levels)
         self._metrics, self._clock = metrics, clock
 
     def observe(self, status: JobStatus) -> Observation:
@@ -37,6 +46,7 @@ class Scaling:
             {channel.name: channel.items for channel in status.channels},
             status.flows,
             status.brought,
+            status.stores,
         )
         self._autoscaler.observe(seen)
         for stage in self._autoscaler.stages:

@@ -32,7 +32,8 @@ class Channel(BaseChannel[T]):
     """Bounded in-memory channel.
 
     ``capacity`` in items (default 2048); ``watermark`` defaults to 75 % and 25 % of it. ``on_high`` and ``on_low``, sync or
-    async, fire once per crossing, after the item was put or taken. All calls from one event loop.
+    async, fire once per crossing, after the item was put or taken. ``puts`` counts the items ever put. All calls from one
+    event loop.
 
     A ``put`` or ``get`` that is cancelled while it waits has done nothing. When an async ``on_high`` raises or is cancelled
     the item is in the channel already. When ``on_low`` does, the items taken go back to the front, and stand over the
@@ -51,6 +52,7 @@ class Channel(BaseChannel[T]):
         self._getters: Waiters = deque()
         self._putters: Waiters = deque()
         self._closed = False
+        self.puts = 0
         # the hysteresis is spelled out here rather than called: this is the hot path of coroutine nodes
         self._above = False
         self._high = self.watermark.high
@@ -77,6 +79,7 @@ class Channel(BaseChannel[T]):
         if self._closed:
             raise ChannelClosed("put on a closed channel")
         items.append(item)
+        self.puts += 1
         if self._getters:
             wake_one(self._getters)
         if len(items) >= self._high and not self._above:

@@ -2,7 +2,8 @@
 
 A node is *the same* when its name, its kind, its type and its arguments are: then its state goes on. Frames that wait in a
 stream stay good when the edge is the same, is read in the same partitions, and is written by the same tasks (readers merge
-marks by the task that wrote them); other streams have to be empty before the plans can be exchanged.
+marks by the task that wrote them); other streams have to be empty before the plans can be exchanged. Another capacity, or
+other levels, of a channel concern no frame: a stream that holds more than it now may is worked off before it gets more.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class PlanChange:
-    """``changed``: node -> what differs. ``drained``: channels whose streams must be empty before the exchange."""
+    """``changed``: node -> what differs. ``drained``: channels whose streams must be empty before the exchange. ``resized``:
+    channel -> its options before and after, where they differ."""
 
     same: tuple[str, ...]
     changed: dict[str, str]
@@ -33,6 +35,7 @@ class PlanChange:
     removed: tuple[str, ...]
     drained: tuple[str, ...]
     choice: Choice = field(default_factory=Choice)
+    resized: dict[str, str] = field(default_factory=dict)
 
     def carried(self, name: str) -> bool:
         """Whether the state of ``name`` goes on. Of a changed node that has none this is as good."""
@@ -63,6 +66,7 @@ def compare(old: Plan, new: Plan, choice: Choice = Choice()) -> PlanChange:
         removed=tuple(name for name in old.node if name not in new.node),
         drained=drained,
         choice=choice,
+        resized=_resized(old, new),
     )
 
 
@@ -173,8 +177,18 @@ def _spread_by(plan: Plan, name: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def _resized(old: Plan, new: Plan) -> dict[str, str]:
+    before = {edge.name: edge.channel for edge in old.channels}
+    after = {edge.name: edge.channel for edge in new.channels}
+    return {
+        name: f"{before[name] or 'as the settings say'} -> {after[name] or 'as the settings say'}"
+        for name in before
+        if name in after and before[name] != after[name]
+    }
+
+
 def _survives(old: Plan, new: Plan, edge: PlanEdge) -> bool:
-    if edge not in new.channels:
+    if edge.path not in {other.path for other in new.channels}:
         return False
     return old.readers(edge) == new.readers(edge) and all(
         old.origins(edge, partition) == new.origins(edge, partition) for partition in old.readers(edge)
@@ -188,6 +202,6 @@ def _untouched(old: Plan, new: Plan, change: PlanChange, name: str) -> bool:
     return (
         before == after
         and all(node in change.same for node in before.nodes)
-        and set(old.outputs(before)) == set(new.outputs(after))  # a stored plan has them in another order
+        and {edge.path for edge in old.outputs(before)} == {edge.path for edge in new.outputs(after)}
         and not any(edge.name in change.drained for edge in old.outputs(before))
     )

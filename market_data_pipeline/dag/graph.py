@@ -30,8 +30,10 @@ class Node:
 
     ``singleton``: run once in the whole job instead of once per partition; ``None`` lets the planner decide (a source
     that cannot be split is a singleton, and so is what follows it by forward edges). ``on_error``: what happens to an
-    item that the node cannot use: ``dead_letter`` (default), ``skip`` or ``fail``. ``retries``: of a source's or a sink's
-    outside; ``None``: as the runtime does it. ``feedback``: whom to ask how a sink's store is, beside the sink itself.
+    item that the node cannot use (a row that a source cannot read, an item on which an operator raises, one that a sink's
+    store refuses): ``dead_letter`` (default), ``skip`` (counted, ``skipped``) or ``fail`` (the job fails). ``retries``: of a
+    source's or a sink's outside; ``None``: as the runtime does it. ``feedback``: whom to ask how a sink's store is, beside the
+    sink itself.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Node:
 
     @property
     def kind(self) -> NodeKind:
+        """By what ``fn`` is."""
         if isinstance(self.fn, Source):
             return "source"
         if isinstance(self.fn, Operator):
@@ -83,6 +86,7 @@ class Dag:
 
     @property
     def edges(self) -> tuple[Edge, ...]:
+        """Edges, in order of declaration."""
         return tuple(self._edges)
 
     def add_node(self, node: Node) -> Node:
@@ -108,10 +112,17 @@ class Dag:
         self._edges.append(edge)
         return edge
 
+    @property
+    def absorbing(self) -> frozenset[str]:
+        """The operators that keep what they cannot hand on to themselves, so that pressure ends at them."""
+        return frozenset(n.name for n in self._nodes if isinstance(n.fn, Operator) and n.fn.absorbs)
+
     def upstream(self, name: str) -> list[str]:
+        """The nodes that feed ``name``."""
         return [edge.src for edge in self._edges if edge.dst == name]
 
     def downstream(self, name: str) -> list[str]:
+        """The nodes that ``name`` feeds."""
         return [edge.dst for edge in self._edges if edge.src == name]
 
     def validate(self) -> tuple[str, ...]:
@@ -147,6 +158,14 @@ class Dag:
                     f"node {node.name!r}: on_error={node.on_error!r}; allowed: {', '.join(ON_ERROR)}"
                 )
             self._check_fn(node)
+            if node.retries is not None and node.kind not in ("source", "sink"):
+                raise DagValidationError(
+                    f"{node.kind} {node.name!r}: retries are for sources and sinks; AsyncMap has an argument of that name"
+                )
+            if node.feedback is not None and not callable(getattr(node.feedback, "reading", None)):
+                raise DagValidationError(
+                    f"node {node.name!r}: feedback {node.feedback!r:.100} has no method reading, as a StoreFeedback has"
+                )
 
     def _check_fn(self, node: Node) -> None:
         fn = node.fn

@@ -29,6 +29,12 @@ class ChannelOptions:
         if self.levels is not None and self.capacity is not None and self.levels.high > self.capacity:
             raise ConfigError(f"levels: high={self.levels.high} is above the capacity of {self.capacity}")
 
+    def __str__(self) -> str:
+        """For people: ``capacity 32, levels 24/8``; empty where nothing is given."""
+        levels = None if self.levels is None else f"{self.levels.high}/{self.levels.low}"
+        given = {"capacity": self.capacity, "bytes": self.bytes, "levels": levels}
+        return ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+
 
 @dataclass(frozen=True)
 class Retries:

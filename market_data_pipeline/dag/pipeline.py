@@ -1,14 +1,21 @@
 """Pipeline: the linear way to declare a Dag.
 
 >>> Pipeline("bars").source(Synthetic()).key_by("symbol").bars("1s").sink(JsonLines("out")).build()
+
+What one step has of its own follows it, as a typed value:
+
+>>> made = Pipeline("bars").source(Synthetic()).key_by("symbol").bars("1s").options(NodeOptions(ChannelOptions(capacity=256)))
+>>> made.sink(SqliteStore("bars.db")).options(NodeOptions(on_error="fail", retries=Retries(attempts=5)))
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Self
 
-from market_data_pipeline.dag.graph import Dag, Node
+from market_data_pipeline.dag.graph import Dag, Edge, Node
+from market_data_pipeline.dag.options import NodeOptions
 from market_data_pipeline.durations import Duration
 from market_data_pipeline.errors import DagValidationError
 from market_data_pipeline.frame import Columns
@@ -32,11 +39,13 @@ from market_data_pipeline.sources.base import Source
 
 
 class Pipeline:
-    """A chain of steps. Every method adds one and returns the pipeline; several sinks may follow the same step."""
+    """A chain of steps. Every method adds one and returns the pipeline; several sinks may follow the same step. A mistake is a
+    ``DagValidationError``, at once where one step shows it, else from :meth:`build`."""
 
     def __init__(self, name: str = "pipeline") -> None:
         self.name = name
-        self._dag = Dag(name)
+        self._nodes: list[Node] = []
+        self._edges: list[Edge] = []
         self._tail: str | None = None
         self._key: str | None = None
         self._boundary = False
@@ -45,8 +54,36 @@ class Pipeline:
         """Start with ``source``."""
         if self._tail is not None:
             raise DagValidationError(f"pipeline {self.name!r} has a source already; build a Dag for several")
-        self._dag.add_node(Node(name, source))
+        self._nodes.append(Node(name, source))
         self._tail = name
+        return self
+
+    def options(self, options: NodeOptions) -> Self:
+        """Set ``options`` of the step just added: source, operator or sink. What is ``None`` in them stays as it is;
+        ``channel`` is that of the edge that leads to the step."""
+        if not self._nodes:
+            raise DagValidationError(
+                f"pipeline {self.name!r}: .options(...) belongs behind a step, and there is none yet"
+            )
+        node = self._nodes[-1]
+        if self._key is not None or self._boundary:
+            raise DagValidationError(
+                f"pipeline {self.name!r}: .options(...) behind {'key_by' if self._key is not None else 'boundary'} would be"
+                f" those of {node.name!r}; give them behind the step that follows"
+            )
+        if options.channel is not None:
+            if not self._edges:
+                raise DagValidationError(
+                    f"source {node.name!r}: no edge leads to it, so there is no channel to give options"
+                )
+            self._edges[-1] = replace(self._edges[-1], channel=options.channel)
+        self._nodes[-1] = replace(
+            node,
+            singleton=node.singleton if options.singleton is None else options.singleton,
+            on_error=options.on_error or node.on_error,
+            retries=options.retries or node.retries,
+            feedback=node.feedback if options.feedback is None else options.feedback,
+        )
         return self
 
     def key_by(self, key: str = "symbol") -> Self:
@@ -162,17 +199,27 @@ class Pipeline:
         return self
 
     def build(self) -> Dag:
-        """The validated Dag."""
-        self._dag.validate()
-        return self._dag
+        """A validated Dag of the steps so far; a new one each time, so that the pipeline may grow and be built again."""
+        dag = Dag(self.name)
+        for node in self._nodes:
+            dag.add_node(node)
+        for edge in self._edges:
+            dag.add_edge(edge.src, edge.dst, key=edge.key, boundary=edge.boundary, channel=edge.channel)
+        dag.validate()
+        return dag
 
     def _add(self, fn: Operator | Sink, name: str | None, on_error: OnError) -> str:
         if self._tail is None:
             raise DagValidationError(f"pipeline {self.name!r}: begin with .source(...)")
         base = name or type(fn).__name__.lower()
-        taken = self._dag.nodes
+        taken = {node.name for node in self._nodes}
         name = name or next(n for n in (base, *(f"{base}-{i}" for i in range(2, 1000))) if n not in taken)
-        self._dag.add_node(Node(name, fn, on_error=on_error))
-        self._dag.add_edge(self._tail, name, key=self._key, boundary=self._boundary and self._key is None)
+        self._nodes.append(Node(name, fn, on_error=on_error))
+        self._edges.append(Edge(self._tail, name, key=self._key, boundary=self._boundary and self._key is None))
         self._key, self._boundary = None, False
         return name
+
+
+PipelineBuilder = Pipeline
+"""One class under two names: a pipeline is nothing but what builds a Dag, so a builder apart from it would hold the same steps
+twice. Write whichever reads better."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from market_data_pipeline.component import Component, describe, type_name
 from market_data_pipeline.dag.graph import Dag, Edge, Node
+from market_data_pipeline.dag.options import ChannelOptions
 from market_data_pipeline.dag.plan import EdgeKind, Plan, PlanEdge, PlanNode, Subgraph
 from market_data_pipeline.errors import ConfigError, DagValidationError
 from market_data_pipeline.operators.base import AsyncOperator
@@ -14,7 +15,7 @@ MAX_PARTITIONS = 4096
 
 def compile_dag(dag: Dag, partitions: int, fuse: bool = False) -> Plan:
     """Compile ``dag`` for ``partitions`` hash partitions. ``fuse`` (with one partition, in one process): keyed and
-    broadcast edges between operators need no channel either.
+    broadcast edges between operators need no channel either, and options of such a channel have no effect.
 
     Raises ``DagValidationError`` for a graph that cannot be placed and ``ConfigError`` for P outside 1..4096.
     """
@@ -35,7 +36,7 @@ def compile_dag(dag: Dag, partitions: int, fuse: bool = False) -> Plan:
             home, homes = homes % partitions, homes + 1
         subgraphs.append(Subgraph(names[0], names, home))
     nodes = tuple(_plan_node(dag.nodes[name]) for name in order)
-    edges = tuple(PlanEdge(edge.src, edge.dst, kinds[edge], edge.key, edge.output, edge.input) for edge in dag.edges)
+    edges = tuple(_plan_edge(edge, kinds[edge], fuse) for edge in dag.edges)
     return Plan(dag.name, partitions, nodes, edges, tuple(subgraphs))
 
 
@@ -147,6 +148,18 @@ def _check_acyclic(dag: Dag, kinds: dict[Edge, EdgeKind], group: dict[str, str])
         quotient.topological_order()
     except DagValidationError as error:
         raise DagValidationError(f"{error}; add boundary=True to a parallel forward edge") from None
+
+
+def _plan_edge(edge: Edge, kind: EdgeKind, fuse: bool) -> PlanEdge:
+    channel = None if edge.channel == ChannelOptions() else edge.channel
+    if channel is not None and kind == "forward":
+        if not fuse:
+            raise DagValidationError(
+                f"edge {edge.src} -> {edge.dst} has options for its channel ({channel}), but there is none, its nodes are"
+                " fused: give the edge a key or boundary=True"
+            )
+        channel = None
+    return PlanEdge(edge.src, edge.dst, kind, edge.key, edge.output, edge.input, channel)
 
 
 async def _nothing(in_ch: dict[str, object], out_ch: dict[str, object]) -> None:

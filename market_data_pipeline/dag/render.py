@@ -25,7 +25,8 @@ def _placement(plan: Plan, subgraph: Subgraph) -> str:
 
 
 def _label(edge: PlanEdge) -> str:
-    return f"{edge.kind} by {edge.key}" if edge.key else edge.kind
+    how = f"{edge.kind} by {edge.key}" if edge.key else edge.kind
+    return f"{how}, {edge.channel}" if edge.channel is not None else how
 
 
 def _tree(plan: Plan) -> str:

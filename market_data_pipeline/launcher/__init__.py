@@ -1,1 +1,1 @@
-"""``mdp run``: coordinator, workers and (unless an address is given) a server as child processes, watched until the end."""
+"""Jobs over processes (coordinator, workers and, unless an address is given, a server) and what ``mdp`` does besides."""

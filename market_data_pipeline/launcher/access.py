@@ -10,7 +10,7 @@ from market_data_pipeline.store.keys import check_name
 from market_data_pipeline.store.rights import ROLES
 
 
-def rules(names: Sequence[str], job: str | None) -> list[str]:
+def rules(names: Sequence[str], job: str | None, config: str | None = None) -> list[str]:
     """One ``ACL SETUSER`` line per role named, all of them where none is. The job is ``job`` or the setting. Raises
     ``ConfigError`` without a job (there is nothing to guess it from), for one that is no name, and for a role there is not.
     """
@@ -18,7 +18,7 @@ def rules(names: Sequence[str], job: str | None) -> list[str]:
     for name in names:
         if name not in roles:
             raise ConfigError(f"--role {name!r}: there is no such role; there are: {', '.join(roles)}")
-    chosen = load_settings(job=job).job
+    chosen = load_settings(job=job, config=config).job
     if chosen is None:
         raise ConfigError("which job? give --job NAME or set MDP_JOB: the rules open the keys of one job")
     check_name("--job", chosen)

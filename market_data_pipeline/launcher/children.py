@@ -1,4 +1,4 @@
-"""Child processes of ``mdp run``: started with the app, watched, started again when they die, ended politely."""
+"""Child processes of a run: started with the app, watched, started again when they die, ended politely."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from market_data_pipeline.processes import die_with_parent
+from market_data_pipeline.processes import with_parent
 
 _MAX_RESTARTS = 10
 _WITHIN_SECONDS = 60.0
@@ -39,13 +39,12 @@ class Child:
         self.start_at = None
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
-                self.command,
+                with_parent(self.command),
                 env={**os.environ, **self.env},
                 stdin=subprocess.DEVNULL,
                 stdout=None if self._prints else out,
                 stderr=out,
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - the launcher has no threads
             )
 
     @property

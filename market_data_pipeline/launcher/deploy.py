@@ -10,8 +10,10 @@ from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.operators.base import Operator
-from market_data_pipeline.settings import load_settings, server_address
+from market_data_pipeline.runtime.channel_limits import check_channels
+from market_data_pipeline.settings import limits_of, load_settings, server_address
 from market_data_pipeline.sinks.base import Sink
+from market_data_pipeline.sinks.guarded import GuardedSink
 from market_data_pipeline.sources.base import Source
 from market_data_pipeline.store.client import Client, connect, explained
 from market_data_pipeline.store.control import JobInfo, find_job
@@ -33,6 +35,8 @@ def stateful(dag: Dag) -> set[str]:
 
 
 def _keeps(fn: object) -> bool:
+    if isinstance(fn, GuardedSink):
+        return _keeps(fn.sink)
     if isinstance(fn, Operator):
         return type(fn).snapshot is not Operator.snapshot
     return isinstance(fn, Source) or (isinstance(fn, Sink) and type(fn).prepare is not Sink.prepare)
@@ -89,10 +93,11 @@ async def deploy(
                 return
             if "partitions" in settings.model_fields_set and settings.partitions != job.partitions:
                 raise ConfigError(
-                    f"MDP_PARTITIONS={settings.partitions}: job {name!r} has {job.partitions} partitions, and P is fixed for"
-                    " a job; another P is a job under another name"
+                    f"partitions={settings.partitions} ({settings.origin('partitions')}): job {name!r} has {job.partitions}"
+                    " partitions, and P is fixed for a job; another P is a job under another name"
                 )
             plan = compile_dag(dag, job.partitions)
+            check_channels(plan, limits_of(settings))
             await exchange(
                 client, address, job, dag, plan, choice,
                 lease_ttl_ms=settings.lease_ttl_ms, timeout=timeout, say=say, check=check,
@@ -115,5 +120,7 @@ def _described(change: PlanChange, old: str, new: Plan) -> Iterator[str]:
     for name in (*change.same, *change.changed):
         if new.node[name].kind == "coroutine" and not new.inputs(new.subgraph_of[name]):
             yield f"  {name} is a coroutine without inputs: it starts from its beginning, as after every takeover"
+    for name, text in change.resized.items():
+        yield f"  channel  {name}: {text}"
     if change.drained:
         yield f"  to be drained first: {', '.join(change.drained)}"

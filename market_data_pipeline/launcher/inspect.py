@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from market_data_pipeline.codec import unpack
 from market_data_pipeline.dag.plan import Plan, plan_from_dict
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.launcher.live_table import render
-from market_data_pipeline.settings import load_settings, server_address
+from market_data_pipeline.settings import Settings, load_settings, server_address
 from market_data_pipeline.sinks.encoding import json_line, plain
 from market_data_pipeline.store.client import Client, connect, explained, text_of
 from market_data_pipeline.store.control import Control, JobInfo, find_job, list_jobs, remove_job
@@ -23,8 +23,7 @@ from market_data_pipeline.terminal import visible
 
 
 @asynccontextmanager
-async def _server(server: Mapping[str, str | None]) -> AsyncIterator[Client]:
-    settings = load_settings(**server)
+async def _server(settings: Settings) -> AsyncIterator[Client]:
     if settings.redis_url is None:
         raise ConfigError("no server: give --redis-url or set MDP_REDIS_URL ('mdp run' prints the address it uses)")
     address = server_address(settings)
@@ -37,8 +36,7 @@ async def _server(server: Mapping[str, str | None]) -> AsyncIterator[Client]:
 
 
 async def _job(client: Client, name: str | None) -> JobInfo:
-    """The job named by flag or setting, else the only one. Whoever names it needs no right to look for others."""
-    name = name or load_settings().job
+    """The job of this name, else the only one. Whoever names it needs no right to look for others."""
     if name is not None:
         job = await find_job(client, name)
         if job is None:
@@ -58,24 +56,25 @@ async def _no_job(client: Client, name: str) -> str:
     return f"no job {name!r} on this server" + ("" if names is None else f"; there are: {', '.join(names) or 'none'}")
 
 
-async def _status(client: Client, job: JobInfo) -> JobStatus:
+async def _status(client: Client, job: JobInfo, settings: Settings) -> JobStatus:
     plan: Plan = plan_from_dict(json.loads(job.plan))
-    return await read_status(client, Control(client, job), job, plan, load_settings().channel_capacity)
+    return await read_status(client, Control(client, job), job, plan, settings.channel_capacity)
 
 
-async def status(job: str | None, **server: str | None) -> JobStatus:
-    """The job's state; the only job where none is named."""
-    async with _server(server) as client:
-        return await _status(client, await _job(client, job))
+async def status(**flags: str | None) -> JobStatus:
+    """The job's state; the only job where neither flag nor setting names one."""
+    settings = load_settings(**flags)
+    async with _server(settings) as client:
+        return await _status(client, await _job(client, settings.job), settings)
 
 
-async def check(job: str | None, **server: str | None) -> list[str]:
+async def check(**flags: str | None) -> list[str]:
     """Why the job does not work, one sentence each; a job that is not there is such a reason."""
-    async with _server(server) as client:
-        name = job or load_settings().job
-        if name is not None and await find_job(client, name) is None:
-            return [await _no_job(client, name)]
-        return (await _status(client, await _job(client, job))).problems()
+    settings = load_settings(**flags)
+    async with _server(settings) as client:
+        if settings.job is not None and await find_job(client, settings.job) is None:
+            return [await _no_job(client, settings.job)]
+        return (await _status(client, await _job(client, settings.job), settings)).problems()
 
 
 def print_status(document: JobStatus) -> None:
@@ -85,10 +84,11 @@ def print_status(document: JobStatus) -> None:
         Console().print(f"error: {visible(document.error)}", markup=False, highlight=False)
 
 
-async def dead_letters(limit: int, clear: bool, job: str | None, **server: str | None) -> list[str]:
+async def dead_letters(limit: int, clear: bool, **flags: str | None) -> list[str]:
     """The oldest dead letters as JSON lines; deleted when ``clear``."""
-    async with _server(server) as client:
-        found = await _job(client, job)
+    settings = load_settings(**flags)
+    async with _server(settings) as client:
+        found = await _job(client, settings.job)
         stream = found.keys.dead_letters
         entries: list[tuple[bytes, dict[bytes, bytes]]] = cast("Any", await client.xrange(stream, count=limit))
         lines = [
@@ -106,11 +106,12 @@ def _letter(entry_id: str, fields: dict[Any, Any]) -> dict[str, Any]:
 
 async def remove(name: str, **server: str | None) -> str:
     """Remove a job nobody works on."""
-    async with _server(server) as client:
+    settings = load_settings(**server)
+    async with _server(settings) as client:
         job = await _job(client, name)
         living = await Control(client, job).workers()
         if living:
             raise ConfigError(f"job {name!r} is running, with workers {', '.join(living)}; stop them first")
-        await check_rights(client, server_address(load_settings(**server)), OPERATOR, name)
+        await check_rights(client, server_address(settings), OPERATOR, name)
         await remove_job(client, name)
         return f"job {name}: removed"

@@ -32,7 +32,8 @@ class AsyncMap(AsyncOperator):
     frame, so a watermark overtakes nothing. An attempt may take ``timeout``; one that takes longer or raises is repeated up to
     ``retries`` times (counted, ``retried``) after a random pause of at most ``backoff``, twice as long each time, up to
     ``backoff_max`` (full jitter: Brooker, "Exponential Backoff And Jitter", AWS 2015). An item that fails at last goes the way
-    of the error policy; its neighbours are not harmed.
+    of the error policy; its neighbours are not harmed. These retries are of one item; :class:`Retries`, which are of a whole
+    step, are for sources and sinks and not for this node.
 
     No state: what was not committed is asked again after a crash or a change of owner, so ``fn`` must be safe to repeat. When
     the task is to stop, what is under way is cancelled.

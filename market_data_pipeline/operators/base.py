@@ -51,15 +51,17 @@ class OperatorContext:
         if n:
             self.counts[name] += n
 
-    def reject(self, item: Any, reason: str, trace: str = "") -> None:
-        """Hand ``item`` to the dead letters (or skip it, or fail), as the node's policy says."""
+    def reject(self, item: Any, reason: str, trace: str = "", where: str = "") -> None:
+        """Hand ``item`` to the dead letters (or skip it, or fail), as the node's policy says. ``where``: where it came from.
+        The one place that decides, for sources, operators and sinks. Raises ``OperatorFailed``."""
         if self.on_error == "fail":
-            raise OperatorFailed(f"node {self.node!r}: {reason}; item: {item!r:.300}")
+            at = f" at {where}" if where else ""
+            raise OperatorFailed(f"node {self.node!r}{at}: {reason}; item: {item!r:.300}")
         if self.on_error == "skip":
             self.count("skipped")
             return
         self.count("dead_letter")
-        self.dead_letters.append(DeadLetter(self.node, reason, item, traceback=trace))
+        self.dead_letters.append(DeadLetter(self.node, reason, item, where, trace))
 
     def failed(self, item: Any, error: Exception) -> None:
         """``item`` made a user's function raise ``error``: reject it with the traceback."""

@@ -83,12 +83,14 @@ class SessionBuckets:
         return numbers
 
     def starts(self, index: Array) -> Array:
+        """Where each bucket begins, ns."""
         blocks, step = self._tables.blocks, self._tables.step
         at = _block_of(blocks, index)
         starts: Array = blocks.start[at] + (index - blocks.first[at]) * step
         return starts
 
     def ends(self, index: Array) -> Array:
+        """Where each bucket ends, ns, with ``after_close``; the end does not belong to it."""
         blocks, step = self._tables.blocks, self._tables.step
         at = _block_of(blocks, index)
         place = index - blocks.first[at]

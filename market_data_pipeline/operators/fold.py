@@ -49,6 +49,10 @@ class Fold(Aggregation):
         object.__setattr__(self, "step", step)
         object.__setattr__(self, "merge_states", merge)
 
+    def made_with(self) -> dict[str, Any]:
+        """The argument that is kept under another name, as its own is a method here."""
+        return {"merge": self.merge_states}
+
     def fresh(self) -> Any:
         return self.initial() if callable(self.initial) else copy.deepcopy(self.initial)
 

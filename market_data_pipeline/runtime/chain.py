@@ -145,10 +145,30 @@ class Chain:
     def take(self) -> StepOutput:
         """Everything produced since the last call."""
         output, self._output = self._output, StepOutput()
-        for stage in self._stages.values():
-            output.dead_letters += stage.ctx.dead_letters
-            stage.ctx.dead_letters.clear()
+        output.dead_letters = self.take_letters()
         return output
+
+    def reject(self, node: str, letter: DeadLetter) -> None:
+        """What ``node`` could not use, as its source or sink says, goes where the node's policy wants it. Raises
+        ``OperatorFailed``."""
+        self._stages[node].ctx.reject(letter.item, letter.reason, letter.traceback, letter.where)
+
+    def take_letters(self) -> list[DeadLetter]:
+        """The dead letters since the last call, or the last :meth:`take`."""
+        letters: list[DeadLetter] = []
+        for stage in self._stages.values():
+            if stage.ctx.dead_letters:
+                letters += stage.ctx.dead_letters
+                stage.ctx.dead_letters.clear()
+        return letters
+
+    def undo(self, node: str, counts: Mapping[str, int]) -> None:
+        """Forget what ``node`` rejected and counted since its counters were ``counts``, which was behind the last
+        :meth:`take`."""
+        ctx = self._stages[node].ctx
+        ctx.dead_letters.clear()
+        ctx.counts.clear()
+        ctx.counts.update(counts)
 
     def counts(self) -> dict[str, Counter[str]]:
         """Counters of every node since the task began: ``in``, ``out``, and what operators count. The live objects."""

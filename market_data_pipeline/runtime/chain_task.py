@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from market_data_pipeline.budget import Budget, BudgetRule
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.codec import decode
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import CodecError
 from market_data_pipeline.faults import fault_point
+from market_data_pipeline.feedback import StoreFeedback
 from market_data_pipeline.frame import NO_MARK, Frame, join_items, slice_items, to_rows
 from market_data_pipeline.operators.async_map import all_of
 from market_data_pipeline.operators.base import DeadLetter
@@ -25,9 +28,10 @@ from market_data_pipeline.runtime.observe import TaskObserver
 from market_data_pipeline.runtime.outputs import OUTBOX
 from market_data_pipeline.runtime.pace import Pace
 from market_data_pipeline.runtime.progress import SourceWatermark
+from market_data_pipeline.runtime.refusals import Refusals
 from market_data_pipeline.runtime.suspicion import POISON, place_of
 from market_data_pipeline.runtime.task import GivenUp, Task, consumed_of, counts_of
-from market_data_pipeline.sinks.base import Sink, SinkContext
+from market_data_pipeline.sinks.base import Sink, SinkContext, asked_of
 from market_data_pipeline.sources.base import Batch, Source, SourceContext
 
 log = logging.getLogger(__name__)
@@ -38,9 +42,9 @@ times as much."""
 
 
 class ChainTask(Task):
-    """Runs one :class:`Chain`. ``epoch``, ``owner`` and ``job`` go to the sinks."""
+    """Runs one :class:`Chain`. ``sink_context`` goes to its sinks, ``budget`` to its source."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a task has, and what its sources and sinks are given
         self,
         plan: Plan,
         dag: Dag,
@@ -50,13 +54,20 @@ class ChainTask(Task):
         observer: TaskObserver,
         sink_context: SinkContext,
         clock: Clock = SYSTEM_CLOCK,
+        *,
+        budget: Callable[[str, BudgetRule], Budget] | None = None,
     ) -> None:
         super().__init__(plan, dag, task, store, limits, observer, clock)
-        self._sink_context = sink_context
+        self._sink_context, self._budget = sink_context, budget
         self._origins = {
             (edge.name, task.partition): frozenset(plan.origins(edge, task.partition)) for edge in self.inputs.values()
         }
         self._pace = Pace()
+        self._sinks: dict[str, Sink] = {}
+        self._stores: dict[str, StoreFeedback] = {}
+
+    def stores(self) -> Mapping[str, StoreFeedback]:
+        return self._stores
 
     def obey(self, rates: Mapping[str, float]) -> None:
         """A source's tasks share its rate evenly."""
@@ -66,10 +77,10 @@ class ChainTask(Task):
                 self._pace.set(None if rate is None else rate / tasks, self.clock.monotonic())
 
     async def _open(self, meta: Meta) -> None:
-        self._sinks: dict[str, Sink] = {}
-        self._refused: list[DeadLetter] = []
+        self._sinks = {}
         self._intake: Intake | None = None
         self._chain = Chain(self.plan, self.subgraph, self.dag, self.id.partition)
+        self._refusals = Refusals(self._chain)
         outbox = {name: blob for name, blob in self._state.items() if name.startswith(OUTBOX)}
         state = {name: blob for name, blob in self._state.items() if name not in outbox}
         self.absorbs = self._chain.absorbs and bool(self.outputs.streams)
@@ -90,16 +101,16 @@ class ChainTask(Task):
             fn = self.dag.nodes[name].fn
             if isinstance(fn, Sink):
                 self._sinks[name] = sink = fn.fresh()
+                self.calling = name
                 await sink.open(self._context_of(name), self._sink_states.get(name))
+                self.calling = ""
+                if (asked := asked_of(sink)) is not None:
+                    self._stores[name] = asked
             elif isinstance(fn, Source):
                 await self._open_source(name, fn, meta)
 
     def _context_of(self, name: str) -> SinkContext:
-        def reject(item: Any, reason: str) -> None:
-            self._refused.append(DeadLetter(name, reason, item))
-            self._chain.counts()[name]["dead_letter"] += 1
-
-        counted = self._counter_of(name)
+        reject, counted = self._refusals.of(name), self._counter_of(name)
         job = self._lives.get(name) or self._sink_context.job
         return self._sink_context._replace(
             node=name, job=job, generation=self.generation, reject=reject, counted=counted,
@@ -125,13 +136,16 @@ class ChainTask(Task):
             self.source_waits_for = text
 
         gauge = partial(self.observer.gauge, name)
-        context = SourceContext(name, partition, partitions, self.clock, self._counter_of(name), trouble, gauge)
+        context = SourceContext(
+            name, partition, partitions, self.clock, self._counter_of(name), trouble, gauge, self._budget
+        )
         await self._intake.open(context, self._position)
 
     async def _close(self) -> None:
         if self._intake is not None:
             await self._intake.close()
         self.source_waits_for = ""
+        self._stores = {}
         for sink in self._sinks.values():
             await sink.close()
 
@@ -258,9 +272,10 @@ class ChainTask(Task):
 
     async def _bring_in(self, intake: Intake, batches: list[Batch], born: int, ended: bool) -> None:
         name, watermark = intake.node, intake.watermark
-        letters = [letter for batch in batches for letter in batch.rejected]
-        if letters:
-            self._chain.counts()[name]["dead_letter"] += len(letters)
+        letters: list[DeadLetter] = []
+        for batch in batches:
+            for letter in batch.rejected:
+                self._chain.reject(name, letter)
         await self._set_now()
         for batch in batches:  # before the mark that the items bring, which is for all outputs
             for port, items in batch.outputs.items():
@@ -296,15 +311,15 @@ class ChainTask(Task):
         for letter in unsent:
             self._chain.counts()[letter.node]["dead_letter"] += 1
         spent = await self._write_sinks(output, seal or self._chain.ended)
-        refused, self._refused = self._refused, []
         state = self._chain.snapshot()
+        refused = self._chain.take_letters()
         await self.commit(self._meta_now(), state, consumed or [], letters + unsent + refused)
         done = self.clock.time_ns()
         for name, seconds in spent.items():
             fault_point("before-publish")
             self.check_lease()
             began = self.clock.monotonic()
-            with self.flow.outside():
+            with self._outside_of(name):
                 await self._sinks[name].committed()
             self.observer.stored(name, seconds + self.clock.monotonic() - began)
             fault_point("after-publish")
@@ -322,13 +337,13 @@ class ChainTask(Task):
             if frames:
                 fault_point("before-sink-write")
                 self.check_lease()
-                with self.flow.outside():
+                with self._outside_of(name):
                     await sink.write(frames)
                 fault_point("after-sink-write")
             if frames or seal or sink.due():
                 fault_point("before-sink-prepare")
                 self.check_lease()
-                with self.flow.outside():
+                with self._outside_of(name):
                     self._sink_states[name] = await sink.prepare(seal)
                 self._unsealed.add(name)
                 if seal or self._sink_states[name] is None:
@@ -336,6 +351,15 @@ class ChainTask(Task):
                 fault_point("after-sink-prepare")
                 spent[name] = self.clock.monotonic() - began
         return spent
+
+    @contextmanager
+    def _outside_of(self, sink: str) -> Iterator[None]:
+        """``sink`` is called: whose error it is, if one comes out, is known; what it refused counts when it is back."""
+        self.calling = sink
+        with self.flow.outside():
+            yield
+        self.calling = ""
+        self._refusals.check()
 
     def _meta_now(self) -> Meta:
         meta: Meta = {

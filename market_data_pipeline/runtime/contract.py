@@ -145,7 +145,8 @@ def new_commit_id() -> str:
 
 
 class Limits(NamedTuple):
-    """Sizes of frames, commits and streams; see ``settings.py`` for what each means."""
+    """Sizes of frames, commits and streams; see ``settings.py`` for what each means. ``high`` and ``low``: levels of a stream
+    of ``channel_capacity`` frames; the two shares are for channels with a capacity of their own."""
 
     frame_items: int = 8192
     frame_bytes: int = 256 * 1024
@@ -158,6 +159,8 @@ class Limits(NamedTuple):
     linger: float = 0.002
     mark_interval: float = 0.02
     dead_letter_capacity: int = 100_000
+    high_watermark_pct: float = 0.75
+    low_watermark_pct: float = 0.25
 
     @property
     def commit_bytes(self) -> int:

@@ -38,7 +38,7 @@ class _Input(BaseChannel[Any]):
     """
 
     def __init__(self, task: CoroutineTask, stream: Stream, skip: int) -> None:
-        super().__init__(task.limits.channel_capacity, None, None, None)
+        super().__init__(task.channels[stream[0]].capacity, None, None, None)
         self._task = task
         self.stream = stream
         self.items: deque[Any] = deque()
@@ -111,7 +111,7 @@ class _Output(BaseChannel[Any]):
     """What the function writes: items for one edge."""
 
     def __init__(self, task: CoroutineTask, edge: str) -> None:
-        super().__init__(task.limits.channel_capacity, None, None, None)
+        super().__init__(task.channels[edge].capacity, None, None, None)
         self._task = task
         self.edge = edge
         self.items: list[Any] = []

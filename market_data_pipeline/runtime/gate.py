@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from market_data_pipeline.channels.base import Hysteresis, Watermark
+from market_data_pipeline.channels.base import Hysteresis
 from market_data_pipeline.clock import Clock
-from market_data_pipeline.runtime.contract import Limits, Stream, TaskStore
+from market_data_pipeline.runtime.channel_limits import ChannelLimits
+from market_data_pipeline.runtime.contract import Stream, TaskStore
 from market_data_pipeline.runtime.observe import TaskObserver
 
 log = logging.getLogger(__name__)
@@ -16,24 +17,24 @@ _FIRST_DELAY, _LAST_DELAY = 0.002, 0.05
 
 
 class Gate:
-    """The levels of one task's output streams."""
+    """The levels of one task's output streams. ``streams``: what holds for each; ``commit_frames``: the most that a commit
+    appends to one, for which there must be room."""
 
     def __init__(
         self,
-        streams: Sequence[Stream],
-        limits: Limits,
+        streams: Mapping[Stream, ChannelLimits],
+        commit_frames: int,
         store: TaskStore,
         observer: TaskObserver,
         clock: Clock,
         stopping: Callable[[], bool],
     ) -> None:
-        levels = Watermark(limits.high, limits.low)
-        self._levels = {stream: Hysteresis(levels) for stream in streams}
+        self._levels = {stream: Hysteresis(of.levels) for stream, of in streams.items()}
+        self._room = {stream: max(0, min(of.levels.low, of.capacity - commit_frames)) for stream, of in streams.items()}
         self._store = store
         self._observer = observer
         self._clock = clock
         self._stopping = stopping
-        self._low = limits.low
 
     @property
     def pressed(self) -> bool:
@@ -74,7 +75,7 @@ class Gate:
             now = self._clock.monotonic()
             self._observer.paused(now - started)
             started = now
-            if all(length <= self._low for length in lengths.values()):
+            if all(length <= self._room[stream] for stream, length in lengths.items()):
                 return
 
     def _note(self, lengths: Mapping[Stream, int]) -> None:

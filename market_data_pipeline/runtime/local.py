@@ -2,7 +2,8 @@
 
 The Dag is compiled for one partition. Operators joined by edges are fused and call each other directly; coroutine nodes
 (and edges with ``boundary=True``) are joined by in-memory channels. Everything runs concurrently until it ends; a node
-that fails cancels the rest and its error comes out as it was raised.
+that fails cancels the rest and its error comes out as it was raised. A source or sink with ``Retries`` is begun anew first
+(``local_ends.py``).
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
+from market_data_pipeline.budget import in_process
 from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.channels.memory import Channel
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.graph import Dag
+from market_data_pipeline.dag.options import ChannelOptions
 from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.dag.plan import PlanEdge, Subgraph
 from market_data_pipeline.dag.planner import compile_dag
@@ -26,17 +30,22 @@ from market_data_pipeline.frame import END, IDLE, NO_MARK, Frame, Items, to_rows
 from market_data_pipeline.operators.async_map import all_of
 from market_data_pipeline.operators.base import AsyncOperator, DeadLetter
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
+from market_data_pipeline.runtime.local_ends import LocalSink, LocalSource
 from market_data_pipeline.runtime.progress import SourceWatermark
+from market_data_pipeline.runtime.refusals import Refusals
+from market_data_pipeline.runtime.store_hold import StoreHold
 from market_data_pipeline.sinks.base import Sink, SinkContext
 from market_data_pipeline.sources.base import Batch, Source, SourceContext
 
 _MANY = 1024
 _LONGEST_WAIT = 1.0
+_HELD_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How a Dag runs in one process. Capacities and levels are those of the channels between coroutine nodes, in items.
+    """How a Dag runs in one process. Capacities and levels are those of the channels between coroutine nodes, in items; an edge
+    with ``ChannelOptions`` has its own.
 
     ``max_concurrency`` bounds how many nodes run at once; a Dag with more is refused, because nodes wait for each other.
     """
@@ -54,6 +63,7 @@ class RunConfig:
         self.levels()
 
     def levels(self) -> Watermark:
+        """The levels in items. Raises ``ConfigError``."""
         return Watermark.of(self.channel_capacity, self.high_watermark_pct, self.low_watermark_pct)
 
 
@@ -67,20 +77,24 @@ class RunResult(NamedTuple):
 
 
 class DagRuntime:
-    """Runs ``dag`` (or a pipeline) once. ``result`` holds the counts also after a failure; ``counts`` the operators'
-    counters by node; ``dead_letters`` the items that could not be used."""
+    """Runs ``dag`` (or a pipeline) once. ``result`` holds the counts also after a failure; ``counts`` the counters of sources,
+    operators and sinks by node, as they grow; ``dead_letters`` the items that could not be used; ``cut`` whether :meth:`stop`
+    ended a node before its own end."""
 
     def __init__(self, dag: Dag | Pipeline, config: RunConfig | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         self.dag = dag = dag.build() if isinstance(dag, Pipeline) else dag
         self.config = config or RunConfig()
         self.clock = clock
+        self.budgets = in_process(clock)
         self.plan = compile_dag(dag, 1, fuse=True)
         self.result = RunResult()
         self.counts: dict[str, Counter[str]] = {}
         self.dead_letters: list[DeadLetter] = []
-        self._channels = {edge.name: self._channel() for edge in self.plan.channels}
+        self._channels = {edge.name: self._channel(edge) for edge in self.plan.channels}
+        self.cut = False
         self._stop = asyncio.Event()
         self._errors: list[Exception] = []
+        self.stores = StoreHold(self.plan, dag, clock)
         self.run_id = secrets.token_hex(4)
         if len(self.plan.nodes) > self.config.max_concurrency:
             raise ConfigError(
@@ -88,11 +102,18 @@ class DagRuntime:
                 " nodes wait for each other, so all must run at once: raise it"
             )
 
-    def _channel(self) -> Channel[Any]:
-        return Channel(self.config.channel_capacity, self.config.levels())
+    def _channel(self, edge: PlanEdge) -> Channel[Any]:
+        own, config = edge.channel or ChannelOptions(), self.config
+        capacity = own.capacity or config.channel_capacity
+        levels = own.levels or Watermark.of(capacity, config.high_watermark_pct, config.low_watermark_pct)
+        try:
+            return Channel(capacity, levels)
+        except ConfigError as error:
+            raise ConfigError(f"edge {edge.src} -> {edge.dst}: {error}") from None
 
     async def start(self) -> RunResult:
         """Run all nodes until they end. Returns the counts; raises the first error a node raised."""
+        self.asked = asyncio.create_task(self._stop.wait())
         jobs = {
             asyncio.create_task(self._run(subgraph), name=subgraph.name): subgraph for subgraph in self.plan.subgraphs
         }
@@ -100,9 +121,10 @@ class DagRuntime:
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            for job in jobs:
+            for job in (*jobs, self.asked):
                 job.cancel()
-            await asyncio.gather(*jobs, return_exceptions=True)
+            await asyncio.gather(*jobs, self.asked, return_exceptions=True)
+            await self.stores.close()
             self._close_channels()
             self.result = self._tally(jobs)
         if self._errors:
@@ -110,7 +132,9 @@ class DagRuntime:
         return self.result
 
     def stop(self) -> None:
-        """Ask the sources to end; what they have read is processed to the end."""
+        """Ask the sources to end; what they have read is processed to the end. A coroutine node without inputs, which nobody
+        else would end, is cancelled at once, as a source would be, and its outputs are closed; those with inputs end when these
+        do. One that goes on all the same is not ended by this: cancel :meth:`start`."""
         self._stop.set()
 
     def _tally(self, jobs: dict[asyncio.Task[None], Subgraph]) -> RunResult:
@@ -147,7 +171,7 @@ class DagRuntime:
         in_ch = {edge.src: self._channels[edge.name] for edge in self.plan.edges if edge.dst == name}
         out_ch = {edge.dst: self._channels[edge.name] for edge in self.plan.edges if edge.src == name}
         try:
-            await fn(in_ch, out_ch)
+            await (fn(in_ch, out_ch) if in_ch else self._until_stopped(fn(in_ch, out_ch)))
             for channel in out_ch.values():
                 channel.close()
             for channel in in_ch.values():  # what it did not want must not block its producers
@@ -157,12 +181,25 @@ class DagRuntime:
             for channel in (*out_ch.values(), *in_ch.values()):
                 channel.close()
 
+    async def _until_stopped(self, work: Awaitable[None]) -> None:
+        """A coroutine node without inputs: ended by :meth:`stop`."""
+        job = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({job, self.asked}, return_when=asyncio.FIRST_COMPLETED)
+            self.cut |= not job.done()
+        finally:
+            job.cancel()
+            await asyncio.gather(job, return_exceptions=True)
+        if not (job.cancelled() and self.stopping):
+            job.result()
+
     def channel(self, edge: PlanEdge) -> Channel[Any]:
         """The in-memory channel of ``edge``."""
         return self._channels[edge.name]
 
     @property
     def stopping(self) -> bool:
+        """Whether :meth:`stop` was called."""
         return self._stop.is_set()
 
 
@@ -176,16 +213,18 @@ class _LocalTask:
         self.chain = Chain(self.plan, subgraph, runtime.dag, 0)
         self.outputs = {edge.name: edge for edge in self.plan.outputs(subgraph)}
         self.lock = asyncio.Lock()
-        self.sinks: dict[str, Sink] = {}
+        self.refusals = Refusals(self.chain)
+        self.sinks: dict[str, LocalSink] = {}
+        self._generation = 0
 
     def _sink_context(self, name: str) -> SinkContext:
-        def reject(item: Any, reason: str) -> None:
-            self.runtime.dead_letters.append(DeadLetter(name, reason, item))
-            self.chain.counts()[name]["dead_letter"] += 1
+        self._generation = max(self._generation + 1, self.runtime.clock.time_ns() // 1000)
+        reject, counted = self.refusals.of(name), self._counter_of(name)
+        return SinkContext(name, self.runtime.run_id, generation=self._generation, reject=reject, counted=counted)
 
-        now = self.runtime.clock.time_ns() // 1000
-        counted = self._counter_of(name)
-        return SinkContext(name, self.runtime.run_id, generation=now, reject=reject, counted=counted)
+    def _sink(self, name: str, template: Sink) -> LocalSink:
+        node, clock = self.runtime.dag.nodes[name], self.runtime.clock
+        return LocalSink(node, template, self.chain, self.refusals, clock, partial(self._sink_context, name))
 
     async def run(self) -> None:
         nodes = self.runtime.dag.nodes
@@ -193,11 +232,12 @@ class _LocalTask:
             for name in self.subgraph.nodes:
                 fn = nodes[name].fn
                 if isinstance(fn, Sink):
-                    self.sinks[name] = fn.fresh()
-                    await self.sinks[name].open(self._sink_context(name), None)
+                    self.sinks[name] = self._sink(name, fn)
+                    await self.sinks[name].open()
+            self.runtime.stores.opened(self.sinks)
             source = nodes[self.subgraph.nodes[0]].fn
             if isinstance(source, Source):
-                await self._pump_source(self.subgraph.nodes[0], source.fresh())
+                await self._pump_source(self.subgraph.nodes[0], source)
             else:
                 async with asyncio.TaskGroup() as group:
                     for edge in self.plan.inputs(self.subgraph):
@@ -207,21 +247,28 @@ class _LocalTask:
         finally:
             for edge in (*self.outputs.values(), *self.plan.inputs(self.subgraph)):
                 self.runtime.channel(edge).close()
+            self.runtime.stores.closed(self.sinks)
             for sink in self.sinks.values():
                 await sink.close()
 
-    async def _pump_source(self, name: str, source: Source) -> None:
-        watermark = SourceWatermark(source.max_delay, source.idle_after, source.live)
+    async def _pump_source(self, name: str, template: Source) -> None:
+        watermark = SourceWatermark(template.max_delay, template.idle_after, template.live)
         clock = self.runtime.clock
+        counted, budget = self._counter_of(name), self.runtime.budgets.of
+        context = SourceContext(name, clock=clock, counted=counted, budget=budget)
+        source = LocalSource(self.runtime.dag.nodes[name], template, context)
         reading: asyncio.Task[Batch | None] | None = None
         try:
-            await source.open(SourceContext(name, clock=clock, counted=self._counter_of(name)), None)
             watermark.heard(clock.monotonic())
             while not self.runtime.stopping:
-                reading = reading or asyncio.create_task(source.read())
+                reading = reading or asyncio.create_task(self._read(name, source, watermark))
                 if not reading.done():
-                    await asyncio.wait({reading}, timeout=self._patience(watermark.patience(clock.monotonic())))
+                    patience = self._patience(watermark.patience(clock.monotonic()))
+                    waited = {reading, self.runtime.asked}
+                    await asyncio.wait(waited, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 if not reading.done():
+                    if not source.opened:
+                        watermark.heard(clock.monotonic())
                     mark = watermark.silence(clock.monotonic(), clock.time_ns())
                     await self._step(name, SOURCE_INPUT, Frame([], NO_MARK if mark is None else mark))
                     continue
@@ -230,16 +277,26 @@ class _LocalTask:
                     break
                 watermark.heard(clock.monotonic())
                 frame = Frame(batch.items, watermark.observe(batch.items), clock.time_ns())
-                self.runtime.dead_letters += batch.rejected
-                self.chain.counts()[name]["dead_letter"] += len(batch.rejected)
+                for letter in batch.rejected:
+                    self.chain.reject(name, letter)
                 await self._step(name, SOURCE_INPUT, frame, batch.outputs)
                 await asyncio.sleep(0)
+            else:
+                self.runtime.cut = True
             await self._step(name, SOURCE_INPUT, Frame([], watermark.end()))
         finally:
             if reading is not None:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
             await source.close()
+
+    async def _read(self, name: str, source: LocalSource, watermark: SourceWatermark) -> Batch | None:
+        """The next batch, as soon as no store behind the source is too full; its silence is ours until then."""
+        clock = self.runtime.clock
+        while self.runtime.stores.holds(name) and not self.runtime.stopping:
+            watermark.heard(clock.monotonic())
+            await clock.sleep(_HELD_SECONDS)
+        return await source.read()
 
     def _patience(self, most: float) -> float:
         """Seconds to wait, so that an operator is woken in time."""
@@ -297,11 +354,9 @@ class _LocalTask:
         ended = self.chain.ended
         for name, sink in self.sinks.items():
             frames = output.sinks.get(name, [])
-            if frames:
-                await sink.write(frames)
             if frames or ended:
-                await sink.prepare(ended)
-                await sink.committed()
+                await sink.store(frames, ended)
+        self.runtime.dead_letters += self.chain.take_letters()
 
     async def _send(self, edge: PlanEdge, batches: list[Items], mark: int) -> None:
         channel = self.runtime.channel(edge)

@@ -17,9 +17,11 @@ from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, Subgraph, TaskId
-from market_data_pipeline.errors import StaleTask
+from market_data_pipeline.errors import SourceError, StaleTask
 from market_data_pipeline.faults import fault_point, note_commit
+from market_data_pipeline.feedback import StoreFeedback
 from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.runtime.channel_limits import channel_limits
 from market_data_pipeline.runtime.contract import (
     MAX_ENTRIES,
     CommitRequest,
@@ -66,6 +68,8 @@ class Task:
         self.limits, self.observer, self.clock = limits, observer, clock
         self.subgraph: Subgraph = next(s for s in plan.subgraphs if s.name == task.subgraph)
         self.inputs = {(edge.name, task.partition): edge for edge in plan.inputs(self.subgraph)}
+        mine = (*plan.inputs(self.subgraph), *plan.outputs(self.subgraph))
+        self.channels = {edge.name: channel_limits(edge, limits) for edge in mine}
         self.absorbs = False
         """Whether it reads on while its outputs are above their high level: an operator keeps what comes to itself."""
         self.suspicion = Suspicion(MAX_ENTRIES * max(1, len(self.inputs)))
@@ -75,6 +79,10 @@ class Task:
         """The error after which the task is to be run again; over with its next commit, or when nothing is there to be done."""
         self.source_waits_for = ""
         """What its source says that it waits for."""
+        self.calling = ""
+        """The sink whose outside is called now, or whose call raised what ended :meth:`run`; empty otherwise."""
+        self.progress = 0
+        """How many commits have used input; who counts failures in a row begins anew when it grows."""
         self._stopping = False
         self._reload = False
         self._scopes: set[asyncio.Timeout] = set()
@@ -92,6 +100,10 @@ class Task:
 
     def obey(self, rates: Mapping[str, float]) -> None:
         """From now on these sources bring in so many items a second at most, in all their tasks; the others, all they have."""
+
+    def stores(self) -> Mapping[str, StoreFeedback]:
+        """Who can be asked now how the store of a sink is, by node."""
+        return {}
 
     def interrupt(self) -> None:
         """Cut short whatever the task waits for in :meth:`interruptible`."""
@@ -125,6 +137,13 @@ class Task:
     def stopping(self) -> bool:
         return self._stopping
 
+    def blamed(self, error: Exception) -> str:
+        """The node whose outside raised ``error``, with which :meth:`run` ended; empty where it was none of them (but the job's
+        own server, say)."""
+        if isinstance(error, SourceError):
+            return next((name for name in self.subgraph.nodes if self.plan.node[name].kind == "source"), "")
+        return self.calling
+
     async def run(self) -> bool:
         """Work until the end of input (True) or until stopped (False).
 
@@ -133,7 +152,7 @@ class Task:
         try:
             return await self._run()
         finally:
-            self.observer.stopped()
+            self.observer.rests()
 
     async def _run(self) -> bool:
         while True:
@@ -164,14 +183,15 @@ class Task:
         # the server's clock may go back when another machine takes over: what was committed then says more
         self.generation = max(record.loaded_at, self._meta.get("generation", 0) + 1)
         self.ended = record.ended
+        self.calling = ""
         self.cursors: dict[Stream, str] = dict.fromkeys(self.inputs, "0-0")
         self.outputs = Outputs(self.plan, self.subgraph, self.id.partition, str(self.id), self.limits)
         committed = TaskFlow.of(self._meta)
         self.flow = Flow(self.clock, committed)
         self.outputs.sent.update(committed.sent)
-        self.gate = Gate(
-            self.outputs.streams, self.limits, self.store, self.observer, self.clock, lambda: self.stopping
-        )
+        streams = {stream: self.channels[stream[0]] for stream in self.outputs.streams}
+        frames = self.limits.commit_frames
+        self.gate = Gate(streams, frames, self.store, self.observer, self.clock, lambda: self.stopping)
 
     @abstractmethod
     async def _open(self, meta: Meta) -> None:
@@ -253,6 +273,7 @@ class Task:
         self._commit_id, self.ended, self.waits_for = request.id, last, ""
         self._committed_position = meta.get("position")
         if not request.idle:
+            self.progress += 1
             self.suspicion.committed()
         self.observer.committed(request, lengths, self.clock.monotonic() - started)
         if self.absorbs:

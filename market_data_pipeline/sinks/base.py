@@ -4,16 +4,22 @@ For one step of a task the runtime calls ``write`` (any number of times), then `
 returned together with the inputs consumed, then calls ``committed``. After a crash a new owner calls ``open`` with the last
 committed value; from it the sink must undo or repeat whatever the dead owner left half done. A zombie may still be writing
 while the new owner works: nothing a sink writes before its commit may be visible under a name that another owner uses.
+
+A sink whose store has a queue of its own (of what is durable, and not yet stored) may have a method ``async def
+reading(self) -> StoreReading`` (see ``feedback.py``). While it is open, it is asked once a second, also in the midst of a
+``write``.
 """
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from market_data_pipeline.component import Component
 from market_data_pipeline.errors import SinkError
+from market_data_pipeline.feedback import StoreFeedback
 from market_data_pipeline.frame import Frame
 from market_data_pipeline.gauges import GaugeName
 
@@ -38,8 +44,9 @@ class SinkContext(NamedTuple):
     ``generation`` is the server's time (microseconds) at which the task's state was loaded for this opening, and more than
     that of the last commit where the server's clock went back. Of two openings
     of one task the later has the larger one, whoever owns it and even when the server was rolled back in between: what an
-    upsert compares, so that a zombie never overwrites its successor's rows. ``reject(item, reason)`` sends an item that the
-    sink cannot write to the dead letters, in the same commit; ``counted(name, n)`` adds to the node's counter ``name``;
+    upsert compares, so that a zombie never overwrites its successor's rows. ``reject(item, reason)`` takes an item that the
+    sink cannot write: to the dead letters, in the same commit, or as the node's ``on_error`` says. In a job it raises nothing;
+    what ``fail`` wants comes when the sink's call is over. ``counted(name, n)`` adds to the node's counter ``name``;
     ``gauge(name, of, value)`` is a value of now, as a metric.
     """
 
@@ -93,3 +100,8 @@ class Sink(Component):
 
     async def close(self) -> None:
         """Release resources. What was not committed is as if it was never written."""
+
+
+def asked_of(sink: object) -> StoreFeedback | None:
+    """``sink`` itself, where it has an async method ``reading``."""
+    return sink if inspect.iscoroutinefunction(getattr(sink, "reading", None)) else None  # type: ignore[return-value]

@@ -66,11 +66,12 @@ class RedisSink(Sink):
         cert_key: Path | str | None = None,
     ) -> None:
         self.ca, self.cert, self.cert_key = (None if path is None else Path(path) for path in (ca, cert, cert_key))
+        self.url = url if isinstance(url, SecretStr) else SecretStr(url)
         self._address = address_of_argument(url, Tls(self.ca, self.cert, self.cert_key))
         self._client: Client | None = None
 
     def config(self) -> dict[str, Any]:
-        return {"url": str(self._address), **super().config()}
+        return {**super().config(), "url": str(self._address)}
 
     def check(self) -> None:
         with self._explained():

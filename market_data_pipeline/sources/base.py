@@ -51,8 +51,8 @@ class SourceContext(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Items in arrival order, the position behind them (plain data), and rows that could not be used. ``outputs``: items for
-    the source's further outputs, by name."""
+    """Items in arrival order, the position behind them (plain data), and rows that could not be used, which go where the node's
+    ``on_error`` says. ``outputs``: items for the source's further outputs, by name."""
 
     items: Items
     position: Any

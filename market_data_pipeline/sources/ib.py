@@ -41,12 +41,12 @@ _MOST_WAITING = 10_000
 class InteractiveBrokers(Component):
     """Trades (``AllLast``) and quotes (``BidAsk``) tick by tick from a TWS or IB Gateway at ``host``:``port`` (extra ``ib``).
 
-    ``contracts``: for each symbol the ``ib_async`` contract; a symbol that is not among them is a US stock
-    (``Stock(symbol, "SMART", "USD")``). Each is looked up once; one that does not exist, or is ambiguous, is refused.
-    ``client_id``: one that no other client of that gateway uses; so the source is not split by partition. ``subscriptions``:
-    how many tick-by-tick subscriptions the account has, symbols times kinds (3 with the usual 100 market data lines, and more
-    with more of them); the gateway refuses more (error 10190). ``again_after``: IB allows one request for the same instrument
-    and kind in so long, also over a reconnect.
+    ``contracts``: for each symbol the ``ib_async`` contract, or a mapping of its fields (``{"secType": "FUT", "symbol": "ES",
+    ...}``); a symbol that is not among them is a US stock (``Stock(symbol, "SMART", "USD")``). Each is looked up once; one that
+    does not exist, or is ambiguous, is refused. ``client_id``: one that no other client of that gateway uses; so the source is
+    not split by partition. ``subscriptions``: how many tick-by-tick subscriptions the account has, symbols times kinds (3 with
+    the usual 100 market data lines, and more with more of them); the gateway refuses more (error 10190). ``again_after``: IB
+    allows one request for the same instrument and kind in so long, also over a reconnect.
 
     Units: prices in the contract's currency, sizes in its units. ``ts_event`` is IB's time of the tick, which has whole
     seconds; ``ts_recv`` has nanoseconds. IB sends neither trade ids nor the aggressor's side; ``venue`` of a trade is the
@@ -71,7 +71,6 @@ class InteractiveBrokers(Component):
         again_after: Duration = "15s",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.contracts = dict(contracts or {})
         self.host, self.port, self.client_id, self.name = host, port, client_id, name
         self.subscriptions = subscriptions
         self.again_after = parse_duration(again_after, "again_after")
@@ -79,9 +78,22 @@ class InteractiveBrokers(Component):
         self._library = extra("ib_async", "ib", "InteractiveBrokers")
         self._known: dict[str, Any] = {}
         self._asked: dict[tuple[str, str], float] = {}
-        for symbol, contract in self.contracts.items():
-            if not isinstance(contract, self._library.Contract):
-                raise ConfigError(f"contracts: {symbol!r}: {type(contract).__name__} is not an ib_async contract")
+        self.contracts = {symbol: self._checked(symbol, one) for symbol, one in (contracts or {}).items()}
+
+    def _checked(self, symbol: str, contract: Any) -> Any:
+        if isinstance(contract, Mapping):
+            try:
+                return self._library.Contract.create(**contract)
+            except (TypeError, AssertionError) as error:
+                raise ConfigError(f"contracts: {symbol!r}: {error}") from error
+        if not isinstance(contract, self._library.Contract):
+            raise ConfigError(f"contracts: {symbol!r}: {type(contract).__name__} is not an ib_async contract")
+        return contract
+
+    def made_with(self) -> dict[str, Any]:
+        """Contracts as mappings, which a document can hold."""
+        fields = self._library.util.dataclassNonDefaults
+        return {"contracts": {symbol: fields(contract) for symbol, contract in self.contracts.items()}}
 
     def config(self) -> dict[str, Any]:
         described = super().config()
@@ -92,6 +104,7 @@ class InteractiveBrokers(Component):
         }
 
     def check(self, symbols: Sequence[str], kinds: Sequence[str]) -> None:
+        """Raises ``ConfigError`` for more symbols than there are subscriptions."""
         needed = len(symbols) * len(kinds)
         if needed > self.subscriptions:
             raise ConfigError(
@@ -100,6 +113,7 @@ class InteractiveBrokers(Component):
             )
 
     async def connect(self) -> IbConnection:
+        """A session with the gateway. Raises ``FeedDown``."""
         connection = IbConnection(self, self._library, self._clock)
         try:
             await connection.begin()
@@ -114,6 +128,7 @@ class InteractiveBrokers(Component):
         return self._library.Stock(symbol, "SMART", "USD") if known is None else known
 
     def is_known(self, symbol: str) -> bool:
+        """Whether a contract is known by this name."""
         return symbol in self._known
 
     def learn(self, symbol: str, contract: Any) -> None:

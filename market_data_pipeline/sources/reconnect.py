@@ -38,6 +38,7 @@ class Reconnect:
 
     @property
     def stable_seconds(self) -> float:
+        """``stable_after`` in seconds."""
         return positive_duration(self.stable_after, "stable_after") / 1e9
 
 

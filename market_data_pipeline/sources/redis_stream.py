@@ -95,6 +95,7 @@ class RedisStreamSource(Source):
         cert_key: Path | str | None = None,
     ) -> None:
         self.ca, self.cert, self.cert_key = (None if path is None else Path(path) for path in (ca, cert, cert_key))
+        self.url = url if isinstance(url, SecretStr) else SecretStr(url)
         self._address = address_of_argument(url, Tls(self.ca, self.cert, self.cert_key))
         self.streams = (streams,) if isinstance(streams, str) else tuple(streams)
         self.kind, self.field, self.format, self.columns = kind, field, format, columns
@@ -124,7 +125,7 @@ class RedisStreamSource(Source):
                 raise ConfigError(f"start: {self.start!r} is not allowed; earliest, latest, or an entry's id") from None
 
     def config(self) -> dict[str, Any]:
-        return {"url": str(self._address), **super().config()}
+        return {**super().config(), "url": str(self._address)}
 
     def check(self) -> None:
         address = self._address

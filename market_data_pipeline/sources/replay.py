@@ -75,6 +75,7 @@ class Replay(Source):
         live: bool = False,
     ) -> None:
         given = [path] if isinstance(path, Path | str) else list(path)
+        self._given = str(path) if isinstance(path, Path | str) else [str(one) for one in given]
         self._paths = [Path(one) for one in given]
         self.path = self._paths[0] if isinstance(path, Path | str) else self._paths
         self.kind, self.columns, self.time_unit, self.symbol = kind, columns, time_unit, symbol
@@ -92,6 +93,10 @@ class Replay(Source):
             check_name(one, text)
             if is_one_file(one):
                 formats.of(one)  # a missing extra is told before anything starts
+
+    def made_with(self) -> dict[str, Any]:
+        """Paths as they were given: a ``/`` at the end of one says that it is a folder, also one that is not there yet."""
+        return {"path": self._given}
 
     def _check_numbers(self) -> None:
         if not self._paths:

@@ -109,8 +109,8 @@ class Synthetic(Source):
             raise ConfigError(
                 f"synthetic: bursts={self.bursts!r} is not allowed; write for example Bursts('1m', '2s', 10)"
             )
-        if self.symbols < 1:
-            raise ConfigError(f"synthetic: symbols={self.symbols} must be at least 1")
+        if not 1 <= self.symbols <= 1 << _TABLE_BITS:  # of more some would never come
+            raise ConfigError(f"synthetic: symbols={self.symbols} must be from 1 to {1 << _TABLE_BITS}")
         if self.items is not None and self.items < 0:
             raise ConfigError(f"synthetic: items={self.items} must not be negative")
         for name in ("rate", "event_rate"):

@@ -9,6 +9,7 @@ from market_data_pipeline.codec import pack, seal
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import CodecError
 from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.runtime.channel_limits import channel_limits
 from market_data_pipeline.runtime.contract import CommitRequest, Limits, Stream
 from market_data_pipeline.store.keys import Keys, job_key
 
@@ -42,9 +43,12 @@ class CommitArguments:
         self.keys = Keys(job.name)
         subgraph = next(s for s in plan.subgraphs if s.name == task.subgraph)
         self.key_of: dict[Stream, str] = {}
+        self._room: dict[str, list[int]] = {}
         for edge in plan.inputs(subgraph):
             self.key_of[edge.name, task.partition] = self.keys.stream(edge, task.partition)
         for edge in plan.outputs(subgraph):
+            own = channel_limits(edge, limits)
+            self._room[edge.name] = [own.capacity, limits.commit_frames, own.bytes, limits.commit_bytes]
             for partition in plan.targets(edge, task.partition):
                 self.key_of[edge.name, partition] = self.keys.stream(edge, partition)
         self.stream_of = {key: stream for stream, key in self.key_of.items()}
@@ -66,9 +70,8 @@ class CommitArguments:
         for consumed in request.consumed:
             trim = consumed.last if consumed.partial else _behind(consumed.last)
             args += [consumed.first, consumed.last, trim, consumed.entries, consumed.bytes]
-        for frames in request.outputs.values():
-            args += [len(frames), sum(map(len, frames)), limits.channel_capacity, limits.commit_frames]
-            args += [limits.channel_bytes, limits.commit_bytes]
+        for stream, frames in request.outputs.items():
+            args += [len(frames), sum(map(len, frames)), *self._room[stream[0]]]
         for frames in request.outputs.values():
             args += frames
         args += [pack_dead_letter(letter) for letter in request.dead_letters]

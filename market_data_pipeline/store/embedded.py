@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import logging
 import shutil
@@ -15,12 +16,12 @@ from typing import TextIO
 import redis.exceptions
 
 from market_data_pipeline.errors import ConfigError, StoreUnavailable
-from market_data_pipeline.processes import die_with_parent
-from market_data_pipeline.store.client import connect_blocking
+from market_data_pipeline.processes import with_parent
+from market_data_pipeline.store.client import connect, connect_blocking, is_transient
 
 log = logging.getLogger(__name__)
 
-_READY_SECONDS = 30.0
+_READY_SECONDS, _STOP_SECONDS = 30.0, 20.0
 _ON_PATH = ("valkey-server", "redis-server")
 
 
@@ -88,6 +89,20 @@ class EmbeddedServer:
 
     def start(self) -> None:
         """Start and wait until it answers. Raises ``StoreUnavailable`` with the server's last words."""
+        self.launch()
+        with connect_blocking(self.url) as client:
+            while True:
+                self._check_start()
+                try:
+                    client.ping()
+                    return
+                except redis.exceptions.AuthenticationError:
+                    return  # it asks for a password, so it answers
+                except redis.exceptions.RedisError:
+                    time.sleep(0.02)
+
+    def launch(self) -> None:
+        """Start it and do not wait; :meth:`answers` says when it is there."""
         if self._data_dir is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="mdp-server-")
             folder = Path(self._temporary.name)
@@ -106,11 +121,10 @@ class EmbeddedServer:
             "--maxmemory-policy", "noeviction", "--daemonize", "no", "--logfile", str(self._log_file), *self._extra,
         ]  # fmt: skip
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - started before any thread
+            with_parent(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
-        self._wait_until_ready()
+        self._deadline = time.monotonic() + _READY_SECONDS
 
     def _lock_folder(self, folder: Path) -> None:
         """Two servers on one append-only file would destroy it."""
@@ -123,23 +137,27 @@ class EmbeddedServer:
                 self._lock = None
                 raise ConfigError(f"--data-dir {folder}: in use by another run") from None
 
-    def _wait_until_ready(self) -> None:
+    async def answers(self) -> bool:
+        """Whether it answers now, for an event loop that waits. Raises ``StoreUnavailable`` with the server's last words where
+        it has ended, or has taken too long."""
+        self._check_start()
+        async with connect(self.url) as client:
+            try:
+                await client.ping()
+            except redis.exceptions.AuthenticationError:
+                return True
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                return False
+        return True
+
+    def _check_start(self) -> None:
         assert self._process is not None
-        deadline = time.monotonic() + _READY_SECONDS
-        with connect_blocking(self.url) as client:
-            while time.monotonic() < deadline:
-                if self._process.poll() is not None:
-                    break
-                try:
-                    client.ping()
-                    return
-                except redis.exceptions.AuthenticationError:
-                    return  # it asks for a password, so it answers
-                except redis.exceptions.RedisError:
-                    time.sleep(0.02)
-        words = self.last_words()
-        self.stop()
-        raise StoreUnavailable(f"the server {self._binary} did not start: {words}")
+        if self._process.poll() is not None or time.monotonic() >= self._deadline:
+            words = self.last_words()
+            self.stop()
+            raise StoreUnavailable(f"the server {self._binary} did not start: {words}")
 
     def exit_code(self) -> int | None:
         """``None`` while it runs."""
@@ -156,12 +174,23 @@ class EmbeddedServer:
             self._process.kill()
             self._process.wait()
 
+    async def leave(self) -> None:
+        """As :meth:`stop`, without holding up the event loop."""
+        try:
+            if self._process is not None:
+                self._process.terminate()
+                deadline = time.monotonic() + _STOP_SECONDS
+                while self._process.poll() is None and time.monotonic() < deadline:  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(0.01)
+        finally:
+            self.stop()
+
     def stop(self) -> None:
         """End it in order (what is in the append-only file is synced)."""
         if self._process is not None:
             self._process.terminate()
             try:
-                self._process.wait(timeout=20)
+                self._process.wait(timeout=_STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

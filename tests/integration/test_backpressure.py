@@ -50,6 +50,34 @@ def test_capacity_is_never_exceeded_and_levels_fire_with_hysteresis(
     assert lines == 60_000
 
 
+def test_an_edges_own_capacity_holds_and_is_what_everybody_shows(
+    server: EmbeddedServer, tmp_path: Path, logs: Path
+) -> None:
+    """The settings would allow four times as much."""
+    given = ["output", tmp_path / "out"], ["items", 15_000], ["delay", 0.03], ["capacity", CAPACITY]
+    flags = [text for name, value in given for text in ("--set", f"{name}={value}")]
+    settings = SETTINGS | {"MDP_CHANNEL_CAPACITY": str(4 * CAPACITY)}
+    with job(server.url, APPS / "slow_sink.py", logs, *flags, env=settings) as running:
+        running.start("coordinator", "--partitions", "1", "--min-workers", "1")
+        running.start("w0")
+        seen: list[int] = []
+        shown: dict[str, str] = {}
+
+        def watch() -> bool:
+            seen.extend(running.streams().values())
+            if running.state() == "running" and max(seen, default=0) >= CAPACITY // 2:
+                for process in ("coordinator", "w0"):
+                    shown[process] = running.http(process, "/metrics")
+            return running.state() == "finished"
+
+        wait_until(watch, "the job to finish", 90)
+    assert CAPACITY * 3 // 4 <= max(seen) <= CAPACITY
+    for metrics in (shown["coordinator"], shown["w0"]):
+        assert f'mdp_channel_capacity{{channel="source.files"}} {CAPACITY:.1f}' in metrics
+    lines = sum(len(path.read_text().splitlines()) for path in (tmp_path / "out").glob("*.jsonl"))
+    assert lines == 15_000
+
+
 def test_a_capacity_that_a_commit_could_not_fit_in_is_refused(tmp_path: Path) -> None:
     refused = run_mdp(
         "run", str(APPS / "slow_sink.py"), "--set", f"output={tmp_path}", "--set", "items=1", "--set", "delay=0",

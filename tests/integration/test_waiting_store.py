@@ -41,3 +41,11 @@ def test_a_job_says_what_it_waits_for_and_goes_on(tmp_path: Path) -> None:
     assert "items out           2,000" in err.read_text()
     logged = (data / "logs" / "w1.log").read_text()
     assert logged.count("nothing is lost, trying again") == 1
+
+
+def test_a_job_whose_store_stays_dead_fails_when_it_was_tried_as_often_as_it_says(tmp_path: Path) -> None:
+    values = {"output": tmp_path / "out", "there": tmp_path / "never", "attempts": 4}
+    given = [text for name, value in values.items() for text in ("--set", f"{name}={value}")]
+    ended = run_mdp("run", str(APPS / "waiting_job.py"), "--workers", "1", "--partitions", "1", *given)
+    assert ended.returncode == 1
+    assert "task store/0: store: connection refused; node 'store' was tried 4 times in a row" in ended.stderr

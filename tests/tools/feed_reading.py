@@ -37,7 +37,8 @@ class Reading:
         self.events: list[FeedEvent] = []
         self.letters: list[DeadLetter] = []
         self.counts: Counter[str] = Counter()
-        self.gauges: dict[str, float] = {}
+        self.routes: dict[str, float] = {}
+        """Symbols by provider, as the gauge says."""
         self.position: Any = None
         self.batches = 0
         self.ended = False
@@ -49,7 +50,8 @@ class Reading:
             self.overloaded.set()
 
     def gauge(self, name: GaugeName, of: str, value: float) -> None:
-        self.gauges[f"{name} {of}"] = value
+        if name == "route_symbols":
+            self.routes[of] = value
 
     @property
     def records(self) -> list[Any]:

@@ -12,6 +12,7 @@ from enum import Enum
 
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import CorruptState, Fenced, JobChanged, LostTask, StaleTask
+from market_data_pipeline.runtime.channel_limits import channel_limits
 from market_data_pipeline.runtime.contract import (
     Attempts,
     CommitRequest,
@@ -45,7 +46,8 @@ class MemoryServer:
     def __init__(self, plan: Plan, limits: Limits) -> None:
         self.plan = plan
         self.limits = limits
-        self.model = Model(plan.tasks(), limits, Job("job-1", ""))
+        channels = {edge.name: channel_limits(edge, limits) for edge in plan.channels}
+        self.model = Model(plan.tasks(), limits, Job("job-1", ""), channels=channels)
         self.choose_fault: Chooser = lambda task, request: None
         self.longest: dict[Stream, int] = {}
         self.heaviest: dict[Stream, int] = {}

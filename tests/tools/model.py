@@ -8,12 +8,13 @@ rollback, somebody's deletion by hand) are methods, so that a schedule is a list
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from market_data_pipeline.dag.plan import TaskId
 from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.runtime.channel_limits import ChannelLimits
 from market_data_pipeline.runtime.contract import CommitRequest, Consumed, Entry, Limits, Stream
 
 
@@ -105,10 +106,18 @@ class Point(NamedTuple):
 
 class Model:
     """One job. ``history``: the commits in their order; ``run_id`` changes when the server starts anew; ``memory_full``:
-    whether it refuses commands that need memory."""
+    whether it refuses commands that need memory. ``channels``: what holds for channels with limits of their own."""
 
-    def __init__(self, tasks: Iterable[TaskId], limits: Limits, job: Job, beginning: str = "") -> None:
+    def __init__(
+        self,
+        tasks: Iterable[TaskId],
+        limits: Limits,
+        job: Job,
+        beginning: str = "",
+        channels: Mapping[str, ChannelLimits] | None = None,
+    ) -> None:
         self.limits = limits
+        self.channels = channels or {}
         self.job: Job | None = job
         self.leases: dict[int, Lease] = {}
         self.contents = Contents(tasks={task: Record(beginning) for task in tasks})
@@ -236,7 +245,9 @@ class Model:
         for stream, blobs in request.outputs.items():
             entries = len(self.contents.stream(stream)) + max(len(blobs), limits.commit_frames)
             used = self.contents.used.get(stream, 0) + max(sum(map(len, blobs)), limits.commit_bytes)
-            if entries > limits.channel_capacity or used > limits.channel_bytes:
+            own = self.channels.get(stream[0])
+            capacity, size = (own.capacity, own.bytes) if own else (limits.channel_capacity, limits.channel_bytes)
+            if entries > capacity or used > size:
                 full.append(stream)
         letters = len(request.dead_letters)
         if letters and len(self.contents.dead_letters) + letters > limits.dead_letter_capacity:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from market_data_pipeline.durations import Duration, parse_duration, positive_duration, signed_duration
+from market_data_pipeline.durations import Duration, duration_text, parse_duration, positive_duration, signed_duration
 from market_data_pipeline.errors import ConfigError
 
 SECONDS: dict[str, Fraction | int] = {
@@ -93,3 +93,16 @@ def test_signed_duration_refuses_what_is_none(value: str) -> None:
 def test_positive_duration_refuses_a_minus() -> None:
     with pytest.raises(ConfigError, match=r"^interval: '-1s' is not a duration"):
         positive_duration("-1s", "interval")
+
+
+@pytest.mark.parametrize(
+    ("nanos", "text"),
+    [(0, "0s"), (90 * 10**9, "90s"), (3600 * 10**9, "1h"), (250_000_000, "250ms"), (1_000_001, "1000001ns")],
+)
+def test_as_one_would_write_it(nanos: int, text: str) -> None:
+    assert duration_text(nanos) == text
+
+
+@given(st.integers(0, 10**20))
+def test_what_is_written_is_read_again(nanos: int) -> None:
+    assert parse_duration(duration_text(nanos)) == nanos

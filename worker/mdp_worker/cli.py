@@ -46,18 +46,19 @@ def default_name() -> str:
     "http_port",
     "lease_ttl_ms",
     "log_level",
+    "config",
     "debug",
 )
 @one_line_errors
 def main(
     app: str, partition: tuple[str, ...], name: str | None, sets: tuple[str, ...], debug: bool, **flags: Any
 ) -> None:
-    """Run partitions of APP (path.py[:attr] or module[:attr]) until its job ends."""
+    """Run partitions of APP (path.py[:attr], module[:attr] or a file) until its job ends."""
     settings = load_settings(worker_name=name, **flags)
     set_up_logging(settings.log_level)
     address = server_address(settings)
     pins = parse_pins(partition)
-    worker = legal_name("--name" if name else "MDP_WORKER_NAME", settings.worker_name or default_name())
+    worker = legal_name("--name" if name else settings.origin("worker_name"), settings.worker_name or default_name())
     from market_data_pipeline.store.control import Heartbeat  # noqa: PLC0415 - after the flags were found good
     from mdp_worker.service import Worker  # noqa: PLC0415
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from market_data_pipeline import Frame, JsonLines, Pipeline, Synthetic
+from market_data_pipeline import ChannelOptions, Frame, JsonLines, NodeOptions, Pipeline, Synthetic
 
 
 class SlowFiles(JsonLines):
@@ -19,6 +19,7 @@ class SlowFiles(JsonLines):
         await super().write(frames)
 
 
-def pipeline(output: Path, items: int, delay: float) -> Pipeline:
-    source = Synthetic(symbols=20, items=items, rate=20_000)
-    return Pipeline("slow").source(source).key_by("symbol").sink(SlowFiles(output, delay), name="files")
+def pipeline(output: Path, items: int, delay: float, capacity: int | None = None) -> Pipeline:
+    source, sink = Synthetic(symbols=20, items=items, rate=20_000), SlowFiles(output, delay)
+    options = NodeOptions(channel=ChannelOptions(capacity=capacity))
+    return Pipeline("slow").source(source).key_by("symbol").sink(sink, name="files").options(options)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from market_data_pipeline import Frame, JsonLines, Pipeline, Synthetic
+from market_data_pipeline import Frame, JsonLines, NodeOptions, Pipeline, Retries, Synthetic
 from market_data_pipeline.errors import SinkError
 
 
@@ -20,6 +20,7 @@ class Store(JsonLines):
         await super().write(frames)
 
 
-def pipeline(output: Path, there: Path) -> Pipeline:
-    source = Synthetic(symbols=50, items=2000)
-    return Pipeline("waiting").source(source).key_by("symbol").sink(Store(output, there), name="store")
+def pipeline(output: Path, there: Path, attempts: int | None = None) -> Pipeline:
+    source, store = Synthetic(symbols=50, items=2000), Store(output, there)
+    options = NodeOptions(retries=Retries(attempts, "20ms") if attempts is not None else None)
+    return Pipeline("waiting").source(source).key_by("symbol").sink(store, name="store").options(options)

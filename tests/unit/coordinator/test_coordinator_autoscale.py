@@ -10,7 +10,7 @@ import pytest
 from mdp_coordinator.autoscale import Autoscaler, Observation, Signal
 from tools.memory_job import CommittedRows, ListSource
 
-from market_data_pipeline import Dag, Map, Node
+from market_data_pipeline import Dag, Map, Node, Watermark
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.runtime.flow import TaskFlow
@@ -408,3 +408,16 @@ def test_growth_ends_where_the_sink_becomes_the_bottleneck() -> None:
         seen.append(world.workers)
         world.workers = min(world.workers + 1, world.signal().desired_replicas)
     assert seen == [1, 2, 3, 4, 5, 6, 6, 6, 6, 6]
+
+
+def test_a_stream_is_full_above_the_low_level_of_its_own_edge() -> None:
+    """Of two equal branches with equal backlogs, the one whose edge says so holds its producer."""
+    plan = forked()
+    own = {"source.a": Watermark(4, 1)}
+    for levels, bound in (({}, False), (own, True)):
+        world = World(plan)
+        world.autoscaler = Autoscaler(plan, 2 * LOW, levels)
+        world.fill("a", 2)
+        world.run(3, a=WAITS, b=COMPUTES)
+        assert world.signal("a").sink_bound is bound
+        assert world.autoscaler.waiting() == ({"a"} if bound else set())

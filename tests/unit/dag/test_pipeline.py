@@ -147,9 +147,12 @@ def test_a_name_given_twice_is_found() -> None:
         start().map(str, name="x").map(str, name="x").build()
 
 
-def test_a_built_pipeline_cannot_grow() -> None:
+def test_a_built_pipeline_may_grow_and_what_was_built_stays_as_it_is() -> None:
     pipeline = start().map(str)
-    pipeline.build()
+    built = pipeline.build()
+    grown = pipeline.map(str).build()
+    assert list(grown.nodes) == ["source", "map", "map-2"]
+    assert list(built.nodes) == ["source", "map"]
+    assert grown is not pipeline.build()
     with pytest.raises(DagValidationError, match="cannot be changed"):
-        pipeline.map(str)
-    assert list(pipeline.build().nodes) == ["source", "map"]
+        built.add_node(grown.nodes["map-2"])

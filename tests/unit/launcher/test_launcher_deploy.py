@@ -64,7 +64,9 @@ async def test_who_lacks_a_right_is_told_before_anything_is_exchanged(server: Em
 async def test_another_number_of_partitions_is_refused(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan would be compiled with the job's own, found to be the same, and coordinators would then wait for ever."""
     monkeypatch.setenv("MDP_PARTITIONS", "4")
-    with pytest.raises(ConfigError, match="MDP_PARTITIONS=4: job 'rights' has 2 partitions, and P is fixed for a job"):
+    with pytest.raises(
+        ConfigError, match=r"partitions=4 \(MDP_PARTITIONS\): job 'rights' has 2 partitions, and P is fixed for a job"
+    ):
         await deployed(server)
     monkeypatch.setenv("MDP_PARTITIONS", "2")
     await deployed(server)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from market_data_pipeline.launcher.run import Meter
+from market_data_pipeline.launcher.meter import Meter
 
 
 def test_waiting_for_the_first_item_does_not_count() -> None:

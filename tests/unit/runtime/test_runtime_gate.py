@@ -9,9 +9,11 @@ from tools.fake_clock import FakeClock
 from tools.memory_job import CommittedRows, ListSource
 from tools.memory_store import MemoryServer
 
+from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.dag.plan import TaskId
 from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.runtime.channel_limits import ChannelLimits
 from market_data_pipeline.runtime.contract import Limits, Stream
 from market_data_pipeline.runtime.gate import Gate
 from market_data_pipeline.runtime.observe import TaskObserver
@@ -46,7 +48,7 @@ class Draining(FakeClock):
 
 
 def make(
-    lengths: Mapping[Stream, int], stopping: Sequence[bool] = (False,)
+    lengths: Mapping[Stream, int], stopping: Sequence[bool] = (False,), own: ChannelLimits | None = None
 ) -> tuple[Gate, MemoryServer, Draining, Notes]:
     plan = compile_dag(Pipeline("g").source(ListSource([])).key_by().sink(CommittedRows(), "out").build(), 2)
     server = MemoryServer(plan, LIMITS)
@@ -54,7 +56,9 @@ def make(
         server.append(stream, [b"x"] * length)
     clock, notes = Draining(server), Notes()
     store = server.store(TaskId("source", 0), server.lease(0))
-    return Gate([A, B], LIMITS, store, notes, clock, lambda: stopping[0]), server, clock, notes
+    each = own or ChannelLimits(LIMITS.channel_capacity, LIMITS.channel_bytes, Watermark(LIMITS.high, LIMITS.low))
+    streams = {A: each, B: each}
+    return Gate(streams, LIMITS.commit_frames, store, notes, clock, lambda: stopping[0]), server, clock, notes
 
 
 async def test_below_the_high_level_nothing_waits() -> None:

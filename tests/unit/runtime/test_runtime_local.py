@@ -222,6 +222,61 @@ async def test_stop_ends_an_endless_source_and_what_was_read_is_finished(tmp_pat
     assert found == list(range(100))
 
 
+async def test_stop_ends_a_coroutine_without_inputs_and_what_it_put_is_finished() -> None:
+    got: list[int] = []
+    told: list[str] = []
+
+    async def endless(in_ch: Channels, out_ch: Channels) -> None:
+        n = 0
+        try:
+            while True:
+                await out_ch["d"].put(n)
+                n += 1
+        finally:
+            await out_ch["d"].put(n)  # its outputs are open until it is done
+            told.append("ended")
+
+    dag = dag_of({"p": endless, "d": double, "c": collector(got)}, ("p", "d"), ("d", "c"))
+    runtime = DagRuntime(dag, RunConfig(channel_capacity=8))
+    run = asyncio.create_task(runtime.start())
+    while len(got) < 100:  # noqa: ASYNC110 - the nodes know no event
+        await asyncio.sleep(0)
+    runtime.stop()
+    assert await run == RunResult(3, 3, 0, 0)
+    assert told == ["ended"]
+    assert got == [2 * n for n in range(len(got))], "everything put has come, in order"
+    assert runtime.cut
+
+
+async def test_stop_before_the_start_and_after_the_end() -> None:
+    got: list[int] = []
+    early = DagRuntime(dag_of({"w": wait_for_ever, "c": collector(got)}, ("w", "c")))
+    early.stop()
+    assert await early.start() == RunResult(2, 2, 0, 0)
+    assert early.cut
+    late = DagRuntime(dag_of({"p": producer(3), "c": collector(got)}, ("p", "c")))
+    await late.start()
+    late.stop()
+    assert got == [0, 1, 2]
+    assert not late.cut, "everything had come to its own end"
+
+
+async def test_stop_does_not_wait_for_a_silent_source() -> None:
+    class Silent(ListSource):
+        async def read(self) -> Any:
+            await asyncio.Event().wait()
+
+    runtime = DagRuntime(Pipeline("s").source(Silent([])).sink(Collect()).build())
+    run = asyncio.create_task(runtime.start())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    runtime.stop()
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert run.done(), "within a few turns of the loop: nobody waited until the source is asked again"
+    assert runtime.cut
+
+
 # --- what fails -------------------------------------------------------------------------------------------------
 
 

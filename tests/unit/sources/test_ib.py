@@ -233,6 +233,15 @@ def test_the_fingerprint_has_the_contracts() -> None:
     assert described() != described(multiplier="50")
 
 
+def test_a_contract_may_be_a_mapping_of_its_fields() -> None:
+    fields = {"secType": "FUT", "symbol": "ES", "lastTradeDateOrContractMonth": "202612", "exchange": "CME"}
+    given = InteractiveBrokers({"ES": fields})
+    assert given.contracts == {"ES": ib_async.Future("ES", "202612", "CME")}
+    assert given.made_with() == {"contracts": {"ES": fields}}
+    with pytest.raises(ConfigError, match=r"contracts: 'ES': .*unexpected keyword argument 'expiry'"):
+        InteractiveBrokers({"ES": {**fields, "expiry": "202612"}})
+
+
 async def test_a_lookup_that_is_never_answered_is_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the symbols behind it would never be subscribed to, while the others keep the feed alive."""
     monkeypatch.setattr(ib, "_LOOKUP_SECONDS", 0.05)

@@ -79,7 +79,7 @@ async def test_only_the_primary_is_heard_while_it_is_fit() -> None:
         await a.send(trade(2), trade(3))
         await read.got(3)
         assert [(item.trade_id, item.venue) for item in read.items] == [(1, "a"), (2, "a"), (3, "a")]
-        assert read.gauges == {"route_symbols a": 1, "route_symbols b": 0}
+        assert read.routes == {"a": 1, "b": 0}
 
 
 async def test_a_broken_primary_is_replaced_and_taken_back() -> None:
@@ -93,7 +93,7 @@ async def test_a_broken_primary_is_replaced_and_taken_back() -> None:
             trade(2, "B")._replace(venue="b", ts_recv=read.items[3].ts_recv),
         ]
         assert switches(read) == [("b", "", "a -> b: disconnected")]
-        assert read.gauges == {"route_symbols a": 0, "route_symbols b": 2}
+        assert read.routes == {"a": 0, "b": 2}
         a.unwelcome = 0
         await read.event("switched", 2)
         assert switches(read)[1:] == [("a", "", "b -> a: recovered")]
@@ -215,7 +215,7 @@ async def test_providers_are_asked_for_their_own_symbols_only() -> None:
             await a.subscribed("SOL/USD")
             await b.subscribed("ETH/USD")
             assert (a.calls, b.calls) == ([("trade", ["ETH/USD", "SOL/USD"])], [("trade", ["BTC/USD", "ETH/USD"])])
-            assert read.gauges == {"route_symbols a": 2, "route_symbols b": 1}
+            assert read.routes == {"a": 2, "b": 1}
         async with reading_of(router(a, b, symbols=["BTC/USD"], route=route)) as read:
             await b.subscribed("BTC/USD", 2)
             assert a.made == 1
@@ -231,13 +231,13 @@ async def test_symbols_are_shared_and_several_connections_of_one_provider_are_on
             for symbol in "ABCD":
                 await a.subscribed(symbol)
                 await b.subscribed(symbol)
-            assert read.gauges == {"route_symbols line#1": 2, "route_symbols line#2": 2}
+            assert read.routes == {"line#1": 2, "line#2": 2}
             slot = next(at for at, client in enumerate(a.clients) if ("trade", "A") in client.symbols)
             a.unwelcome = 1_000_000
             await a.cut(slot)
             await read.event("switched")
             assert switches(read) == [("line#2", "A", "line#1 -> line#2: disconnected")]
-            assert read.gauges == {"route_symbols line#1": 1, "route_symbols line#2": 3}
+            assert read.routes == {"line#1": 1, "line#2": 3}
 
 
 async def test_partitions_begin_with_another_one_and_say_so() -> None:
@@ -249,7 +249,7 @@ async def test_partitions_begin_with_another_one_and_say_so() -> None:
         async with reading_of(source, partition=1, partitions=4) as read:
             await asyncio.gather(a.subscribed(own[-1]), b.subscribed(own[-1]))
             assert a.calls == [("trade", own)]
-            assert read.gauges["route_symbols b"] == (len(own) + 1) // 2, "the first of an odd partition is b's"
+            assert read.routes["b"] == (len(own) + 1) // 2, "the first of an odd partition is b's"
             await break_for_good(b)
             await read.event("switched")
             assert switches(read) == [("a@1", "", "b -> a: disconnected")]

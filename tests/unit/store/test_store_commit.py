@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from market_data_pipeline import Collect, Dag, Node, Synthetic
+from market_data_pipeline import ChannelOptions, Collect, Dag, Node, Synthetic
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import CorruptState, Fenced, JobChanged, LostTask, StaleTask
@@ -25,12 +25,12 @@ LIMITS = Limits(commit_frames=2, frame_bytes=1000, channel_capacity=8, channel_b
 STREAM = ("source.double", 0)
 
 
-def plan() -> Plan:
+def plan(own: ChannelOptions | None = None) -> Plan:
     dag = Dag("commit")
     dag.add_node(Node("source", Synthetic()))
     dag.add_node(Node("double", Map(str)))
     dag.add_node(Node("sink", Collect()))
-    dag.add_edge("source", "double", key="symbol")
+    dag.add_edge("source", "double", key="symbol", channel=own)
     dag.add_edge("double", "sink")
     return compile_dag(dag, 1)
 
@@ -195,6 +195,34 @@ async def test_room_is_also_counted_in_bytes(bench: Bench) -> None:
     await bench.produce(*[b"x" * 1300] * 5)  # 6,500 bytes, and only five of eight entries
     record = await bench.store("source").load()
     await check_refused(bench, bench.store("source"), request(record.commit, outputs={STREAM: [b"x"]}), StreamsFull)
+
+
+@pytest.mark.parametrize(
+    ("own", "size", "fits"),
+    [
+        (ChannelOptions(capacity=4), 1, 3),
+        (ChannelOptions(capacity=16), 1, 15),
+        (ChannelOptions(bytes=4000), 700, 3),
+        (ChannelOptions(bytes=16_000), 1300, 7),
+        (ChannelOptions(capacity=16, bytes=16_000), 1300, 11),
+    ],
+    ids=str,
+)
+async def test_an_edges_own_capacity_is_the_one_that_counts(
+    bench: Bench, own: ChannelOptions, size: int, fits: int
+) -> None:
+    """Of the settings' 8 frames and 8,000 bytes nothing is left; a commit's reserve of 2 frames and 2,000 bytes is."""
+    store = RedisTaskStore(
+        bench.client, bench.reader, bench.job, plan(own), TaskId("source", 0), bench.lease, LIMITS
+    )  # fmt: skip
+    commit = (await store.load()).commit
+    for count in range(1, fits + 1):
+        wanted = request(commit, outputs={STREAM: [b"x" * size]})
+        assert await store.commit(wanted) == {STREAM: count}
+        commit = wanted.id
+    full = await check_refused(bench, store, request(commit, outputs={STREAM: [b"x" * size]}), StreamsFull)
+    assert isinstance(full, StreamsFull)
+    assert full.streams == [STREAM]
 
 
 async def test_full_dead_letters_refuse_too(bench: Bench) -> None:

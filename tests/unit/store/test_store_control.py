@@ -10,7 +10,7 @@ from typing import Any
 import fakeredis
 import pytest
 
-from market_data_pipeline import Collect, Pipeline, Synthetic
+from market_data_pipeline import ChannelOptions, Collect, NodeOptions, Pipeline, Synthetic
 from market_data_pipeline.channels.redis_stream import StreamChannel
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.dag.planner import compile_dag
@@ -248,6 +248,18 @@ async def test_status_of_a_new_job_on_fakeredis() -> None:
     await fake.set(job.keys.leader, "1:token")
     assert (await read_status(fake, Control(fake, job), job, plan(), 64)).has_leader
     assert json.loads(json.dumps(status.to_dict()))["owners"] == {"0": "w1", "1": ""}
+    await fake.aclose()
+
+
+async def test_the_status_knows_an_edges_own_capacity() -> None:
+    fake: Any = fakeredis.FakeAsyncRedis()
+    made = Pipeline("control").source(Synthetic()).key_by("symbol").map(str).options(
+        NodeOptions(channel=ChannelOptions(capacity=256))
+    ).key_by("symbol").sink(Collect())  # fmt: skip
+    own = compile_dag(made.build(), 2)
+    job = JobInfo("control", "uid", own.fingerprint, 2, own.to_json(), "running", "", 0)
+    status = await read_status(fake, Control(fake, job), job, own, 64)
+    assert {channel.name: channel.capacity for channel in status.channels} == {"source.map": 256, "map.collect": 64}
     await fake.aclose()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from market_data_pipeline.codec import encode
 from market_data_pipeline.frame import Frame
 from market_data_pipeline.settings import Settings
+from market_data_pipeline.settings_tree import leaves
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -17,11 +18,11 @@ ROOT = Path(__file__).resolve().parents[3]
 def test_the_settings_table() -> None:
     text = (ROOT / "docs" / "usage.md").read_text()
     section = text[text.index("## Settings") : text.index("## Declaring")]
-    table = re.findall(r"^\| (\w+) \|([^|]*)\|([^|]*)\|$", section, re.M)
+    table = re.findall(r"^\| ([\w.]+) \|([^|]*)\|([^|]*)\|$", section, re.M)
     documented = {name: (default.strip(), meaning.strip()) for name, default, meaning in table if name != "name"}
     actual = {
-        name: ("" if field.default is None else str(field.default), field.description)
-        for name, field in Settings.model_fields.items()
+        leaf.name: ("" if leaf.field.default is None else str(leaf.field.default), leaf.field.description)
+        for leaf in leaves(Settings)
     }
     assert documented == actual
 

@@ -121,3 +121,30 @@ def test_limits_of_sources_and_times_of_sinks() -> None:
     worker = WorkerMetrics(FakeClock())
     worker.observer(TaskId("out", 0), 64).stored("out", 0.3)
     assert scraped(worker)['mdp_sink_write_seconds_sum{node="out"}'] == 0.3
+
+
+def test_a_channel_with_a_capacity_of_its_own_shows_that_one() -> None:
+    metrics = WorkerMetrics(FakeClock())
+    observer = metrics.observer(TaskId("bars", 3), 64, {"bars.own": 256})
+    request = CommitRequest("a", "b", b"", outputs={("bars.own", 3): [b"x"], ("bars.out", 3): [b"x"]})
+    observer.committed(request, {("bars.own", 3): 1, ("bars.out", 3): 1}, 0.002)
+    found = scraped(metrics)
+    assert found['mdp_channel_capacity{channel="bars.own"}'] == 256
+    assert found['mdp_channel_capacity{channel="bars.out"}'] == 64
+
+
+def test_what_a_sink_measured_holds_while_its_task_waits_and_goes_with_it() -> None:
+    metrics = WorkerMetrics(FakeClock())
+    observer, other = metrics.observer(TaskId("out", 2), 64), metrics.observer(TaskId("out", 3), 64)
+    name = 'mdp_circuit_state{circuit="sink",node="out",partition="2"}'
+    observer.gauge("out", "circuit_state", "sink", 2.0)
+    other.gauge("out", "circuit_state", "sink", 1.0)
+    for mark in (NO_MARK, END, 7):
+        observer.counted({}, mark)
+        assert scraped(metrics)[name] == 2.0, "a commit says nothing of it"
+    observer.rests()
+    found = scraped(metrics)
+    assert found[name] == 2.0
+    assert not [name for name in found if name.startswith("mdp_watermark_lag")]
+    observer.stopped()
+    assert [found for found in scraped(metrics) if found.startswith("mdp_circuit_state")] == [name.replace("2", "3")]

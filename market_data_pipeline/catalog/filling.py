@@ -1,0 +1,112 @@
+"""Parameters and the environment in a document: ``${name}``, ``${env:NAME}``; ``$${`` is a literal ``${``.
+
+A text that is nothing but ``${name}`` becomes the parameter's value with its type; inside a text it is text. Keys are not
+filled, and neither is what was filled in: a value that holds ``${`` stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import PurePath
+from typing import Any, Self
+
+from market_data_pipeline.catalog.text import Place
+
+_MARK = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
+_ENVIRONMENT = "env:"
+_LONGEST_NAME = 100
+
+
+class Filled(str):
+    """Text that is not from the document itself. ``given``: by ``--set`` or the environment, where all is text, so that it
+    becomes what its place wants (``"5"`` a number). ``secret``: of the environment, which no message shows."""
+
+    given: bool
+    secret: bool
+
+    def __new__(cls, text: str, given: bool = False, secret: bool = False) -> Self:
+        made = super().__new__(cls, text)
+        made.given = given
+        made.secret = secret
+        return made
+
+
+Told = Callable[[Place, str], None]
+"""Takes a place in a document and what is wrong there; nothing, where that was told already."""
+MISSING = object()
+"""A parameter that should have been given a value."""
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What a document is filled with, and whom to tell of what is not there."""
+
+    parameters: Mapping[str, Any]
+    environment: Mapping[str, str]
+    unfilled: Told
+    secrets: set[str] = field(default_factory=set)
+    """What was taken from the environment."""
+
+    def filled(self, value: Any, place: Place = ()) -> Any:
+        """``value`` with everything filled in; what cannot be stays as it is written, and ``unfilled`` is told of it."""
+        if isinstance(value, Mapping):
+            return {key: self.filled(item, (*place, key)) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.filled(item, (*place, number)) for number, item in enumerate(value)]
+        if isinstance(value, PurePath):
+            return str(value)
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        try:
+            return self._text(value)
+        except _NotThere as error:
+            self.unfilled(place, str(error))
+            return value
+
+    def _text(self, text: str) -> Any:
+        whole = _MARK.fullmatch(text)
+        if whole is not None and whole[1] is not None:
+            return self._value(whole[1])
+        secret = False
+
+        def part(match: re.Match[str]) -> str:
+            nonlocal secret
+            if match[0] == "$${":
+                return "${"
+            if match[1] is None:
+                raise _NotThere("'${' has no '}'; a literal '${' is written '$${'")
+            value = self._value(match[1])
+            if value is None or isinstance(value, dict | list):
+                raise _NotThere(f"${{{match[1]}}} is not text, so it cannot be inside a text")
+            secret = secret or (isinstance(value, Filled) and value.secret)
+            return str(value).lower() if isinstance(value, bool) else str(value)
+
+        made = _MARK.sub(part, text)
+        return Filled(made, secret=True) if secret else made
+
+    def _value(self, name: str) -> Any:
+        if name.startswith(_ENVIRONMENT):
+            variable = name[len(_ENVIRONMENT) :]
+            if variable not in self.environment:
+                raise _NotThere(f"the environment has no variable {variable!r}; set it, or write another value here")
+            self.secrets.add(self.environment[variable])
+            return Filled(self.environment[variable], given=True, secret=True)
+        if self.parameters.get(name) is MISSING:
+            raise _NotThere
+        if name not in self.parameters:
+            there = ", ".join(self.parameters) or "none"
+            raise _NotThere(f"there is no parameter {name!r:.60}; there are: {there}{nearest(name, self.parameters)}")
+        return self.parameters[name]
+
+
+class _NotThere(Exception):
+    """What is to be filled in cannot be."""
+
+
+def nearest(name: str, among: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
+    """``; did you mean 'x'?`` for the end of a message, or nothing where nothing is near."""
+    near = get_close_matches(name, list(among), 1) if len(name) <= _LONGEST_NAME else []
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,27 @@
+"""``mdp validate``: what would be run, or all that stands against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from market_data_pipeline.app import load_app, parse_sets
+from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.errors import DocumentError, MdpError
+from market_data_pipeline.settings import load_settings
+
+
+def validated(apps: tuple[str, ...], sets: tuple[str, ...], **flags: Any) -> Iterator[tuple[str, bool]]:
+    """Lines for each of ``apps``, and whether they are good ones. Raises ``ConfigError`` for wrong flags."""
+    partitions, values = load_settings(**flags).partitions, parse_sets(sets)
+    for app in apps:
+        try:
+            dag = load_app(app, values)
+            plan = compile_dag(dag, partitions)
+        except DocumentError as error:
+            yield from ((mistake, False) for mistake in error.mistakes)
+        except MdpError as error:
+            message = str(error)
+            yield message if app in message else f"{app}: {message}", False
+        else:
+            yield f"{app}: ok: {len(dag.nodes)} nodes, {len(dag.edges)} edges, plan {plan.fingerprint}", True

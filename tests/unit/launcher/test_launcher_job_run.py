@@ -1,0 +1,94 @@
+"""JobRun inside an event loop: it takes no signals, prints nothing, and leaves nothing behind; its children go when it does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from market_data_pipeline import Discard, Pipeline, Synthetic
+from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.launcher.display import Lines
+from market_data_pipeline.launcher.job_run import JobOptions, JobRun
+from market_data_pipeline.settings import load_settings
+
+
+def job(name: str, data_dir: Path | None = None) -> JobRun:
+    dag = Pipeline(name).source(Synthetic(symbols=1, items=10)).sink(Discard()).build()
+    settings = load_settings()
+    options = JobOptions("nowhere.py", data_dir=data_dir)
+    return JobRun(options, dag, compile_dag(dag, settings.partitions), name, settings, Lines())
+
+
+def children() -> set[int]:
+    """Processes whose parent this one is."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if parent == os.getpid():
+                found.add(int(entry.name))
+    return found
+
+
+async def test_one_that_is_stopped_first_starts_no_worker_and_leaves_nothing() -> None:
+    before, handler = children(), signal.getsignal(signal.SIGINT)
+    run = job("stopped-first")
+    run.stop()
+    assert await run.run() is None
+    assert run.status() is None
+    assert run.stopping
+    assert children() == before
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+async def test_a_folder_of_data_serves_one_at_a_time(tmp_path: Path) -> None:
+    before = children()
+    first, second = job("one", tmp_path / "data"), job("two", tmp_path / "data")
+    running = asyncio.create_task(first.run())
+    while not (tmp_path / "data" / "lock").exists():  # noqa: ASYNC110 - what is waited for is no event of ours
+        await asyncio.sleep(0)
+    with pytest.raises(ConfigError, match="data: in use by another run"):
+        await second.run()
+    first.stop(at_once=True)
+    await running
+    assert children() == before
+
+
+async def test_one_that_is_cancelled_leaves_nothing() -> None:
+    before = children()
+    running = asyncio.create_task(job("cancelled").run())
+    while children() == before:  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert children() == before
+
+
+_PARENT = """
+import subprocess, sys, time
+from market_data_pipeline.processes import with_parent
+child = subprocess.Popen(with_parent([sys.executable, "-c", "print('up', flush=True); import time; time.sleep(600)"]))
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their parent's death")
+def test_a_child_goes_with_a_parent_that_was_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        said = [parent.stdout.readline().strip() for _ in range(2)]
+        assert "up" in said
+        parent.kill()
+        assert parent.stdout.read() == "", "the pipe ends when the child, too, is gone"
