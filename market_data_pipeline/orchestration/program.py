@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from market_data_pipeline.app import load_app
@@ -23,7 +23,7 @@ class Told:
 
     app: str
     sets: tuple[str, ...]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     document: str | None = None
 
     def written(self, folder: Path) -> Told:

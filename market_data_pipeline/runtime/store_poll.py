@@ -36,7 +36,7 @@ class StorePoll:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._asked: dict[Place, _Asked] = {}
-        self._silent: set[str] = set()
+        self._silent: set[Place] = set()
         self.answers = 0
 
     def look(self, stores: Mapping[Place, StoreFeedback]) -> None:
@@ -44,6 +44,7 @@ class StorePoll:
         and may be called as often as one likes."""
         for place in [place for place, asked in self._asked.items() if stores.get(place) is not asked.store]:
             self._asked.pop(place).question.cancel()
+            self._silent.discard(place)
         now = self._clock.monotonic()
         for place, store in stores.items():
             asked = self._asked.get(place)
@@ -58,16 +59,20 @@ class StorePoll:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 said = reading_of(await asked.store.reading())
         except Exception as error:  # whatever a user's code raises: it says nothing
-            level = logging.DEBUG if place[0] in self._silent else logging.WARNING
-            self._silent.add(place[0])
+            level = logging.DEBUG if self._is_silent(place[0]) else logging.WARNING
+            self._silent.add(place)
             why = str(error) or type(error).__name__
             log.log(level, "node %s: its store does not say how it is (%s)", place[0], why)
             return
         asked.said, asked.said_at = said, self._clock.monotonic()
         self.answers += 1
-        if place[0] in self._silent:
-            self._silent.discard(place[0])
-            log.info("node %s: its store says again how it is", place[0])
+        if place in self._silent:
+            self._silent.discard(place)
+            level = logging.DEBUG if self._is_silent(place[0]) else logging.INFO
+            log.log(level, "node %s: its store says again how it is", place[0])
+
+    def _is_silent(self, node: str) -> bool:
+        return any(place[0] == node for place in self._silent)
 
     def readings(self) -> dict[str, StoreReading]:
         """What the stores of each node said within the last five seconds, the worst of them."""

@@ -70,7 +70,7 @@ class HeartbeatThread:
 
     def _run(self) -> None:
         away = False
-        while not (self.superseded or self.job_gone) and not self._stop.wait(self._pause()):
+        while not (self.superseded or self.job_gone) and not self._stop.wait(self.pause):
             try:
                 self.beat()
                 away = False
@@ -79,7 +79,9 @@ class HeartbeatThread:
                     log.warning("heartbeat: server away (%s)", error)
                 away = True
 
-    def _pause(self) -> float:
+    @property
+    def pause(self) -> float:
+        """Seconds between two heartbeats."""
         return min(self._ttl_ms / 3000, _SAID_SECONDS) if self.stores.readings else self._ttl_ms / 3000
 
     def beat(self) -> None:

@@ -140,7 +140,7 @@ def test_all_kinds_of_edges_and_options_come_back() -> None:
     assert dumped.environment.keys() <= {"PYTHONPATH"}
     nodes = {node["name"]: node for node in dumped.document["nodes"]}
     assert nodes["late"] == {
-        "sink": "discard", "name": "late", "from": "count", "output": "late",
+        "sink": "discard", "name": "late", "from": "count", "output": "late", "boundary": True,
         "channel": {"capacity": 100, "levels": {"high": 50, "low": 10}, "bytes": 1 << 20},
     }  # fmt: skip
     assert nodes["join"]["from"] == [

@@ -11,6 +11,7 @@ from tools.fake_clock import FakeClock
 from market_data_pipeline import Collect, Pipeline, Synthetic
 from market_data_pipeline.dag.plan import TaskId
 from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.feedback import StoreReading
 from market_data_pipeline.frame import END, NO_MARK
 from market_data_pipeline.metrics import CoordinatorMetrics, WorkerMetrics
 from market_data_pipeline.runtime.contract import CommitRequest, Consumed
@@ -148,3 +149,17 @@ def test_what_a_sink_measured_holds_while_its_task_waits_and_goes_with_it() -> N
     assert not [name for name in found if name.startswith("mdp_watermark_lag")]
     observer.stopped()
     assert [found for found in scraped(metrics) if found.startswith("mdp_circuit_state")] == [name.replace("2", "3")]
+
+
+def test_stores_are_shown_for_as_long_as_they_speak() -> None:
+    metrics = CoordinatorMetrics()
+    metrics.stores({"db": StoreReading(90, 80, 20, 0.5), "log": StoreReading(1, 4, 2)})
+    found = scraped(metrics)
+    assert found['mdp_store_queue_depth{node="db"}'] == 90
+    assert found['mdp_store_queue_high{node="db"}'] == 80
+    assert found['mdp_store_write_seconds{node="db"}'] == 0.5
+    assert found['mdp_store_queue_depth{node="log"}'] == 1
+    metrics.stores({"db": StoreReading(10, 80, 20)})
+    assert {name: value for name, value in scraped(metrics).items() if name.startswith("mdp_store")} == {
+        'mdp_store_queue_depth{node="db"}': 10, 'mdp_store_queue_high{node="db"}': 80, 'mdp_store_write_seconds{node="db"}': 0,
+    }  # fmt: skip
