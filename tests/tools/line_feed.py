@@ -41,7 +41,8 @@ class LineFeed:
     ``unwelcome``: how many connections are dropped as soon as they are made. ``left``: symbols that are not subscribed to any
     more, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        self.port = port
         self.refused: set[str] = set()
         self.unknown: set[str] = set()
         self.late: set[str] = set()
@@ -56,7 +57,7 @@ class LineFeed:
         self._serving: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> LineFeed:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
