@@ -121,3 +121,16 @@ def test_a_killed_primary_costs_no_trade_and_is_taken_back(
     assert set(details[half:]) == {"backup -> primary: recovered"}
     assert {event["symbol"] for event in events} == {""}
     assert counts["dedupe"].get("conflict", 0) == 0
+
+
+def test_the_example_prints_its_switch_and_has_every_trade(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "examples/failover.py", "--output", str(tmp_path), "--seconds", "6"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    *lines, verdict = done.stdout.splitlines()
+    switched = [line for line in lines if " switched " in line]
+    assert len(switched) == 1
+    assert re.fullmatch(r" +\d\.\d s  second  switched      first -> second: (disconnected|suspended)", switched[0])
+    assert re.fullmatch(r"\d+ trades, \d+ of them from first and \d+ from second: each is there, once", verdict)
