@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.adapters.http_feedback import HttpFeedback
     from market_data_pipeline.adapters.serialization import JsonDecoder, JsonEncoder, MsgpackDecoder, MsgpackEncoder
     from market_data_pipeline.budget import Budget, BudgetRule
+    from market_data_pipeline.catalog.load import dag_of, load_file
     from market_data_pipeline.catalog.registry import Registry, registry
     from market_data_pipeline.channels.base import ChannelClosed, Watermark
     from market_data_pipeline.channels.memory import Channel
@@ -116,6 +117,10 @@ _HOMES = {
     "budget": (
         "Budget",
         "BudgetRule",
+    ),
+    "catalog.load": (
+        "dag_of",
+        "load_file",
     ),
     "catalog.registry": (
         "Registry",
@@ -463,7 +468,9 @@ __all__ = [
     "Window",
     "WindowAggregate",
     "buffer_async",
+    "dag_of",
     "filter_async",
+    "load_file",
     "load_settings",
     "map_async",
     "registry",

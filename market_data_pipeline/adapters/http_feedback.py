@@ -51,7 +51,7 @@ class HttpFeedback:
         if isinstance(high, int | float) and isinstance(low, int | float):
             StoreReading(0, high, low).checked()
         self.url, self.depth, self.high, self.low, self.write_seconds = url, depth, high, low, write_seconds
-        self._token = SecretStr(token) if isinstance(token, str) else token
+        self.token = SecretStr(token) if isinstance(token, str) else token
         self._shown = parts._replace(query="", fragment="").geturl()  # a query may hold a key
 
     async def reading(self) -> StoreReading:
@@ -62,7 +62,7 @@ class HttpFeedback:
         return StoreReading(depth, high, low, write_seconds).checked()
 
     async def _get(self) -> Any:
-        headers = {} if self._token is None else {"Authorization": f"Bearer {self._token.get_secret_value()}"}
+        headers = {} if self.token is None else {"Authorization": f"Bearer {self.token.get_secret_value()}"}
         try:
             async with (
                 ClientSession(timeout=ClientTimeout(total=_ANSWER_SECONDS)) as session,

@@ -64,7 +64,7 @@ async def test_a_token_is_sent_and_never_shown() -> None:
             await HttpFeedback(f"{url}?key={TOKEN}").reading()
     with pytest.raises(SinkError) as refused:
         await feedback.reading()
-    assert TOKEN not in f"{refused.value} {vars(feedback)['_token']!r}"
+    assert TOKEN not in f"{refused.value} {vars(feedback)['token']!r}"
 
 
 @pytest.mark.parametrize(
