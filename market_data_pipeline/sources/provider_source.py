@@ -44,6 +44,7 @@ class ProviderSource(Source):
     ``provider``: any object with the methods of :class:`MarketDataProvider`; or a sequence of them: redundant feeds of one
     venue, all of them connected, their records merged in order of arrival. ``dedupe("symbol", "trade_id")`` behind them drops
     the doubles. That one of them is away is an event and no gap as long as another one brings the symbol.
+    :class:`SourceRouter` passes on one of several at a time.
 
     **Guarantee.** A live feed cannot be read again. From its first commit on a record is in the job exactly once. What was
     received and not yet committed when the process died is lost, unless the venue sends it again (a snapshot) or another feed

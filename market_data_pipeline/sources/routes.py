@@ -34,11 +34,7 @@ _STANDBY: tuple[Standby, ...] = ("hot", "cold")
 
 @dataclass(frozen=True, kw_only=True)
 class RouteRule(ABC):
-    """What all rules have. A symbol leaves its provider after that was unfit for it for ``fail_after`` (away, left alone after
-    too many failures, the symbol refused or not subscribed to yet, or quiet), and goes to a better one, or back into balance,
-    after that one was fit for ``recover_after`` without a break: so one that comes and goes changes nothing. ``stale_after``: a
-    provider is quiet that brought no live record for so long, of any of its connection's symbols, while another one of theirs
-    brought some; ``None``: never. Raises ``ConfigError``."""
+    """What all rules have, as :class:`Failover` says it."""
 
     fail_after: Duration = "3s"
     recover_after: Duration = "30s"
@@ -73,8 +69,7 @@ class RouteRule(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class _WithBackups(RouteRule):
-    """``standby``: ``"hot"``, all that may bring a symbol are connected and subscribed all the time; ``"cold"``, a backup only
-    from when the present one is unfit until the return to it is complete."""
+    """A rule with providers that have no symbols while all is well."""
 
     standby: Standby = "hot"
 
@@ -90,8 +85,15 @@ class _WithBackups(RouteRule):
 
 @dataclass(frozen=True, kw_only=True)
 class Failover(_WithBackups):
-    """The first provider brings all symbols; the others are its backups, in order. Fields: those of :class:`RouteRule`, and
-    ``standby``."""
+    """The first provider brings all symbols; the others are its backups, in order.
+
+    A symbol leaves its provider after that was unfit for it for ``fail_after`` (default 3 s): away, left alone after too many
+    failures, the symbol refused or not subscribed to yet, or quiet. It goes to a better one, or back into balance, after that
+    one was fit for ``recover_after`` (default 30 s) without a break: so one that comes and goes changes nothing.
+    ``stale_after``: a provider is quiet that brought no live record for so long, of any of its connection's symbols, while
+    another one of theirs brought some; default: never. ``standby``: ``"hot"`` (default), all that may bring a symbol are
+    connected and subscribed all the time; ``"cold"``, a backup only from when the present one is unfit (or brings nothing for
+    ``stale_after``) until the return to it is complete. Raises ``ConfigError``."""
 
     def ranking(self, symbol: str, providers: Sequence[str]) -> Ranking:
         return tuple((name,) for name in providers)
@@ -100,8 +102,8 @@ class Failover(_WithBackups):
 @dataclass(frozen=True)
 class Priority(_WithBackups):
     """``levels``: names of providers, the most wanted first; those of one level stand in a list, and share its symbols evenly:
-    ``["binance", ["coinbase", "kraken"]]``. Each provider must have a level. Further fields: those of :class:`RouteRule`, and
-    ``standby``."""
+    ``["binance", ["coinbase", "kraken"]]``. Each provider must have a level. Further fields as :class:`Failover`
+    has them. Raises ``ConfigError``."""
 
     levels: Sequence[str | Sequence[str]]
 
@@ -127,8 +129,8 @@ class Priority(_WithBackups):
 @dataclass(frozen=True, kw_only=True)
 class RoundRobin(RouteRule):
     """Symbols are spread evenly over all providers that are fit. That one fails moves its symbols only; its return moves back
-    as many as it needs to be even. All providers are connected and subscribed to all symbols, all the time. Fields: those of
-    :class:`RouteRule`."""
+    as many as it needs to be even. All providers are connected and subscribed to all symbols, all the time. Fields as
+    :class:`Failover` has them, without ``standby``. Raises ``ConfigError``."""
 
     def ranking(self, symbol: str, providers: Sequence[str]) -> Ranking:
         return (tuple(providers),)
@@ -143,7 +145,7 @@ class BySymbol(_WithBackups):
     """``patterns``: by pattern (``*``, ``?``, ``[abc]``; upper and lower case differ) the provider of symbols that match, or
     several in order of preference: ``{"BTC*": "coinbase", "*": ["kraken", "coinbase"]}``, or a list of such pairs. The first
     pattern that matches counts. ``default``: those for other symbols; ``None``: all providers in their order. A provider is
-    asked for its own symbols only. Further fields: those of :class:`RouteRule`, and ``standby``."""
+    asked for its own symbols only. Further fields as :class:`Failover` has them. Raises ``ConfigError``."""
 
     patterns: Choices
     default: str | Sequence[str] | None = None

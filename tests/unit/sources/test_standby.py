@@ -185,6 +185,24 @@ def test_who_is_back_is_heard_after_the_overlap() -> None:
     assert play.standby.speaker("A") == "a"
 
 
+def test_what_waited_too_long_is_no_news() -> None:
+    """Of a venue that had it long ago, and not of the one that is heard, which was there: also after a return."""
+    play = Play("a", "b")
+    play.up("a", "b")
+    play.look(5.0)
+    play.bring("a", trade(1))
+    play.down("a")
+    play.up("a")
+    play.look(7.0)
+    play.look(20.0)
+    play.bring("b", trade(901, ts=500))
+    play.look(100.0)
+    play.routing.brought("a", 100.0)
+    play.down("a")
+    play.bring("b", trade(902, ts=600))
+    assert play.ids() == [1, 902]
+
+
 def test_at_the_beginning_the_primary_is_waited_for() -> None:
     play = Play("a", "b")
     play.up("b")
