@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from market_data_pipeline.adapters.outside import as_dto, as_fields, bar_of, quote_of, record_of, trade_of
     from market_data_pipeline.adapters.serialization import JsonDecoder, JsonEncoder, MsgpackDecoder, MsgpackEncoder
     from market_data_pipeline.budget import Budget, BudgetRule
     from market_data_pipeline.catalog.registry import Registry, registry
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.operators.joins.asof import AsofJoin
     from market_data_pipeline.operators.joins.interval import IntervalJoin
     from market_data_pipeline.operators.joins.reference import ReferenceJoin
+    from market_data_pipeline.operators.outside import OutsideTransform
     from market_data_pipeline.operators.quantile import Quantile
     from market_data_pipeline.operators.resample import LabelBars, Resample
     from market_data_pipeline.operators.router import Router, TableRouter
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.sinks.discard import Discard
     from market_data_pipeline.sinks.file import CsvFiles, JsonLines
     from market_data_pipeline.sinks.kafka import KafkaTopic
+    from market_data_pipeline.sinks.outside import CoordinatedSink, OutsideSink
     from market_data_pipeline.sinks.parquet import ParquetFiles
     from market_data_pipeline.sinks.postgres import PostgresStore
     from market_data_pipeline.sinks.redis import RedisLatest, RedisOutput
@@ -84,6 +87,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.sources.ccxt import CcxtProvider
     from market_data_pipeline.sources.ib import InteractiveBrokers
     from market_data_pipeline.sources.kafka import KafkaSource
+    from market_data_pipeline.sources.outside import OutsideProvider, OutsideSource
     from market_data_pipeline.sources.provider import (
         ConnectionHealth,
         FeedConnection,
@@ -91,6 +95,7 @@ if TYPE_CHECKING:
         MarketDataProvider,
         Refused,
         SubscriptionRefused,
+        Unusable,
         VenueLimits,
     )
     from market_data_pipeline.sources.provider_source import ProviderSource
@@ -101,6 +106,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.sources.synthetic_time import Bursts
 
 _HOMES = {
+    "adapters.outside": ("as_dto", "as_fields", "bar_of", "quote_of", "record_of", "trade_of"),
     "adapters.serialization": (
         "JsonDecoder",
         "JsonEncoder",
@@ -200,6 +206,7 @@ _HOMES = {
     "operators.joins.asof": ("AsofJoin",),
     "operators.joins.interval": ("IntervalJoin",),
     "operators.joins.reference": ("ReferenceJoin",),
+    "operators.outside": ("OutsideTransform",),
     "operators.quantile": ("Quantile",),
     "operators.resample": (
         "LabelBars",
@@ -269,6 +276,7 @@ _HOMES = {
         "JsonLines",
     ),
     "sinks.kafka": ("KafkaTopic",),
+    "sinks.outside": ("CoordinatedSink", "OutsideSink"),
     "sinks.parquet": ("ParquetFiles",),
     "sinks.postgres": ("PostgresStore",),
     "sinks.redis": (
@@ -286,6 +294,7 @@ _HOMES = {
     "sources.ccxt": ("CcxtProvider",),
     "sources.ib": ("InteractiveBrokers",),
     "sources.kafka": ("KafkaSource",),
+    "sources.outside": ("OutsideProvider", "OutsideSource"),
     "sources.provider": (
         "ConnectionHealth",
         "FeedConnection",
@@ -293,6 +302,7 @@ _HOMES = {
         "MarketDataProvider",
         "Refused",
         "SubscriptionRefused",
+        "Unusable",
         "VenueLimits",
     ),
     "sources.provider_source": ("ProviderSource",),
@@ -327,6 +337,7 @@ __all__ = [
     "ConfigError",
     "Conflate",
     "ConnectionHealth",
+    "CoordinatedSink",
     "CorruptState",
     "Count",
     "CountWindow",
@@ -379,6 +390,10 @@ __all__ = [
     "OperatorContext",
     "OperatorFailed",
     "OrchestratorSettings",
+    "OutsideProvider",
+    "OutsideSink",
+    "OutsideSource",
+    "OutsideTransform",
     "ParquetFiles",
     "Pipeline",
     "PipelineBuilder",
@@ -433,17 +448,24 @@ __all__ = [
     "Tumble",
     "TumblingBars",
     "TumblingWindow",
+    "Unusable",
     "VenueLimits",
     "VolumeBars",
     "Vwap",
     "Watermark",
     "Window",
     "WindowAggregate",
+    "as_dto",
+    "as_fields",
+    "bar_of",
     "buffer_async",
     "filter_async",
     "load_settings",
     "map_async",
+    "quote_of",
+    "record_of",
     "registry",
+    "trade_of",
     "tumbling_window",
 ]
 
