@@ -109,7 +109,7 @@ class Given:
             promised = typing.get_type_hints(self._make).get("return")
         except (TypeError, NameError):  # not annotated in a way that can be read
             return None
-        plain = isinstance(promised, type) and promised not in (object, type(None))
+        plain = isinstance(promised, type) and promised not in (object, Any, type(None))  # any object
         return promised if plain and not getattr(promised, "_is_protocol", False) else None
 
     def has(self, method: str) -> bool:
