@@ -18,7 +18,8 @@ from market_data_pipeline.sinks.base import Sink, SinkContext
 
 Settle = Literal["restart", "queue"]
 
-_LOOK_SECONDS = 0.01
+_LOOK_SECONDS = (0.001, 0.05)
+"""Between two looks at a queue that empties: the first pause behind none, then twice as long each, and the longest."""
 
 
 class _Outside(Sink):
@@ -186,8 +187,10 @@ class CoordinatedSink(_Outside):
     async def prepare(self, ended: bool) -> Any | None:
         if self._handed_over:
             async with self._explained("emptying it"), self._shared.turn, self._in_time("its queue is not empty"):
+                pause = 0.0
                 while await self._waiting() > 0:
-                    await self._clock.sleep(_LOOK_SECONDS)
+                    await self._clock.sleep(pause)
+                    pause = min(max(2 * pause, _LOOK_SECONDS[0]), _LOOK_SECONDS[1])
                 if self.settle == "restart":
                     await self._restart()
             self._handed_over = False

@@ -8,7 +8,7 @@ import random
 import pytest
 from tools import foreign
 from tools.foreign import BEGIN_NS
-from tools.memory_job import ListSource, MemoryJob
+from tools.memory_job import ListSource, MemoryJob, until
 from tools.memory_store import MemoryServer
 
 from market_data_pipeline import CoordinatedSink, OutsideSink, Pipeline, Sink, Trade
@@ -32,12 +32,15 @@ async def test_nothing_is_missing_when_writers_are_killed(sink: Sink, seed: int)
     trades = [Trade(f"S{number % 5}", BEGIN_NS + number, 1, 1.0, 2.0, "", number) for number in range(600)]
     dag = Pipeline("killed").source(ListSource(trades)).key_by("symbol").map(same).sink(sink).build()
     plan = compile_dag(dag, PARTITIONS)
-    job = MemoryJob(dag, plan, MemoryServer(plan, SMALL), SMALL)
+    server = MemoryServer(plan, SMALL)
+    job = MemoryJob(dag, plan, server, SMALL)
     rng = random.Random(seed)
     running = asyncio.create_task(job.run())
     kills = 0
     while not running.done():
-        for _ in range(rng.randrange(1, 60)):
+        some = len(server.history) + rng.randrange(1, 12)
+        await until(lambda: running.done() or len(server.history) >= some)  # noqa: B023 - it is over within the turn
+        for _ in range(rng.randrange(12)):
             await asyncio.sleep(0)
         if job.running and not running.done():
             await job.take_over(rng.randrange(PARTITIONS))
