@@ -15,6 +15,7 @@ from market_data_pipeline import (
     Dag,
     Dedupe,
     Distributed,
+    Filter,
     JsonLines,
     Last,
     Max,
@@ -23,6 +24,7 @@ from market_data_pipeline import (
     Pipeline,
     PipelineRuntime,
     Synthetic,
+    Trade,
     Tumble,
     WindowAggregate,
 )
@@ -31,11 +33,17 @@ TRADES = Synthetic(symbols=50, items=60_000, duplicates=0.02, disorder=0.05, see
 WHAT = {"trades": Count(), "high": Max("price"), "low": Min("price"), "last": Last("price")}
 
 
+def large_enough(trade: Trade) -> bool:
+    """Workers import this by its name, so it cannot be a lambda."""
+    return trade.size >= 0.1
+
+
 def linear(output: Path) -> Pipeline:
     return (
         Pipeline("linear")
         .source(TRADES)
         .key_by("symbol")
+        .filter(large_enough)
         .dedupe("symbol", "trade_id")
         .window(Tumble("1s"), WHAT)
         .sink(JsonLines(output))
@@ -45,10 +53,12 @@ def linear(output: Path) -> Pipeline:
 def graph(output: Path) -> Dag:
     dag = Dag("graph")
     dag.add_node(Node("trades", TRADES))
+    dag.add_node(Node("filter", Filter(large_enough)))
     dag.add_node(Node("dedupe", Dedupe("symbol", "trade_id")))
     dag.add_node(Node("seconds", WindowAggregate(Tumble("1s"), WHAT)))
     dag.add_node(Node("files", JsonLines(output)))
-    dag.add_edge("trades", "dedupe", key="symbol")
+    dag.add_edge("trades", "filter", key="symbol")
+    dag.add_edge("filter", "dedupe")
     dag.add_edge("dedupe", "seconds")
     dag.add_edge("seconds", "files")
     return dag

@@ -10,9 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from market_data_pipeline.adapters.http_feedback import HttpFeedback
     from market_data_pipeline.adapters.outside import as_dto, as_fields, bar_of, quote_of, record_of, trade_of
     from market_data_pipeline.adapters.serialization import JsonDecoder, JsonEncoder, MsgpackDecoder, MsgpackEncoder
     from market_data_pipeline.budget import Budget, BudgetRule
+    from market_data_pipeline.catalog.load import dag_of, load_file
     from market_data_pipeline.catalog.registry import Registry, registry
     from market_data_pipeline.channels.base import ChannelClosed, Watermark
     from market_data_pipeline.channels.memory import Channel
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.operators.window import TumblingWindow, WindowAggregate
     from market_data_pipeline.operators.windows import CountWindow, Hop, Session, Tumble
     from market_data_pipeline.orchestration.places import Distributed, InProcess
+    from market_data_pipeline.orchestration.rate_coordinator import RateCoordinator
     from market_data_pipeline.orchestration.run_status import RunStatus
     from market_data_pipeline.orchestration.running import Running
     from market_data_pipeline.orchestration.runtime import PipelineRuntime
@@ -75,6 +78,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.sinks.collect import Collect
     from market_data_pipeline.sinks.discard import Discard
     from market_data_pipeline.sinks.file import CsvFiles, JsonLines
+    from market_data_pipeline.sinks.guarded import GuardedSink
     from market_data_pipeline.sinks.kafka import KafkaTopic
     from market_data_pipeline.sinks.outside import CoordinatedSink, OutsideSink
     from market_data_pipeline.sinks.parquet import ParquetFiles
@@ -107,6 +111,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "adapters.outside": ("as_dto", "as_fields", "bar_of", "quote_of", "record_of", "trade_of"),
+    "adapters.http_feedback": ("HttpFeedback",),
     "adapters.serialization": (
         "JsonDecoder",
         "JsonEncoder",
@@ -116,6 +121,10 @@ _HOMES = {
     "budget": (
         "Budget",
         "BudgetRule",
+    ),
+    "catalog.load": (
+        "dag_of",
+        "load_file",
     ),
     "catalog.registry": (
         "Registry",
@@ -237,6 +246,7 @@ _HOMES = {
         "Distributed",
         "InProcess",
     ),
+    "orchestration.rate_coordinator": ("RateCoordinator",),
     "orchestration.run_status": ("RunStatus",),
     "orchestration.running": ("Running",),
     "orchestration.runtime": ("PipelineRuntime",),
@@ -275,6 +285,7 @@ _HOMES = {
         "CsvFiles",
         "JsonLines",
     ),
+    "sinks.guarded": ("GuardedSink",),
     "sinks.kafka": ("KafkaTopic",),
     "sinks.outside": ("CoordinatedSink", "OutsideSink"),
     "sinks.parquet": ("ParquetFiles",),
@@ -362,7 +373,9 @@ __all__ = [
     "Frame",
     "Gap",
     "GapDetector",
+    "GuardedSink",
     "Hop",
+    "HttpFeedback",
     "InProcess",
     "InteractiveBrokers",
     "IntervalJoin",
@@ -403,6 +416,7 @@ __all__ = [
     "ProviderSource",
     "Quantile",
     "Quote",
+    "RateCoordinator",
     "Reconnect",
     "RecordError",
     "RedisLatest",
@@ -459,7 +473,9 @@ __all__ = [
     "as_fields",
     "bar_of",
     "buffer_async",
+    "dag_of",
     "filter_async",
+    "load_file",
     "load_settings",
     "map_async",
     "quote_of",

@@ -12,6 +12,7 @@ half-open  ``trials`` are allowed at a time                 to closed when that 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -19,6 +20,8 @@ from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import ConfigError
 
 State = Literal["closed", "open", "half_open"]
+LEVELS: Mapping[State, float] = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
+"""The states as the gauge ``circuit_state`` shows them."""
 _SLICES = 10
 """Calls are counted in so many slices of the window: memory does not grow with how many there are."""
 

@@ -110,7 +110,7 @@ def dump(app: str, form: Any, sets: tuple[str, ...], debug: bool) -> None:
 
 @main.command(short_help="Check files, and say all that is wrong with them.")
 @click.argument("apps", metavar="FILE...", nargs=-1, required=True)
-@options("partitions", "sets", "debug")
+@options("config", "partitions", "sets", "debug")
 @one_line_errors
 def validate(apps: tuple[str, ...], sets: tuple[str, ...], debug: bool, **flags: Any) -> None:
     """Load each FILE (pipeline.yaml, or a program) and compile it: a line with its plan, or all its mistakes (exit code 2)."""

@@ -4,10 +4,6 @@ The graph, the input, the caller, the peer, the outside, the configuration. A me
 is allowed. The command line prints the message alone (``--debug`` adds the traceback) and exits with ``exit_code``.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-
 
 class MdpError(Exception):
     """Base of all errors that a person is meant to read. ``exit_code`` is what a command exits with."""
@@ -25,9 +21,9 @@ class DocumentError(ConfigError):
     """A document (a pipeline as a file) is wrong. ``mistakes``: all that were found, one line each: where, what, and what is
     allowed."""
 
-    def __init__(self, mistakes: Sequence[str]) -> None:
+    def __init__(self, *mistakes: str) -> None:
         super().__init__("\n".join(mistakes))
-        self.mistakes = tuple(mistakes)
+        self.mistakes = mistakes
 
 
 class DagValidationError(MdpError, ValueError):

@@ -13,6 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.plan import Plan, TaskId
+from market_data_pipeline.feedback import StoreReading
 from market_data_pipeline.frame import END, NO_MARK
 from market_data_pipeline.gauges import GaugeName
 from market_data_pipeline.runtime.contract import CommitRequest, Stream
@@ -170,7 +171,7 @@ class _Observer(TaskObserver):
             self._seen[node] = Tally(tally)
         self._watermark = watermark
         if watermark in (NO_MARK, END):
-            self.stopped()
+            self.rests()
         elif not self._lagging:
             self._lagging = True
             self._m.lag.labels(*self._lag_labels).set_function(self._lag)
@@ -179,10 +180,13 @@ class _Observer(TaskObserver):
         """Asked for by each scrape: the lag of a task that commits nothing grows."""
         return (self._m.clock.time_ns() - self._watermark) / 1e9
 
-    def stopped(self) -> None:
+    def rests(self) -> None:
         if self._lagging:
             self._lagging = False
             self._m.lag.remove(*self._lag_labels)
+
+    def stopped(self) -> None:
+        self.rests()
         for name, node, of in self._measured:
             self._m.gauges[name].remove(node, str(self._task.partition), of)
         self._measured.clear()
@@ -252,6 +256,21 @@ class CoordinatorMetrics:
             ["source"],
             registry=r,
         )
+        self.store_depth = Gauge(
+            "mdp_store_queue_depth",
+            "What the store behind a node has taken and not yet stored, in its own unit, as it says",
+            ["node"],
+            registry=r,
+        )
+        self.store_high = Gauge(
+            "mdp_store_queue_high",
+            "From so much on the store behind a node slows its sources down",
+            ["node"],
+            registry=r,
+        )
+        self.store_seconds = Gauge(
+            "mdp_store_write_seconds", "Time of a write of the store behind a node, as it says", ["node"], registry=r
+        )
         self.hot_share = Gauge(
             "mdp_scale_hot_partition_share", "Share of the fullest partition in a stage's backlog", stage, registry=r
         )
@@ -259,3 +278,12 @@ class CoordinatorMetrics:
     def limits(self, plan: Plan, rates: Mapping[str, float]) -> None:
         """The rates that are published for the sources of ``plan``."""
         _show_limits(self.rate_limit, plan, rates)
+
+    def stores(self, readings: Mapping[str, StoreReading]) -> None:
+        """What the stores say now; of those that say nothing any more nothing is shown."""
+        for gauge in (self.store_depth, self.store_high, self.store_seconds):
+            gauge.clear()
+        for node, reading in readings.items():
+            self.store_depth.labels(node).set(reading.queue_depth)
+            self.store_high.labels(node).set(reading.high)
+            self.store_seconds.labels(node).set(reading.write_seconds)

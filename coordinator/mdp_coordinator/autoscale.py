@@ -18,6 +18,9 @@ outputs are not. A stage with full outputs is held by whoever reads them, and is
 CPU-bound stage before a waiting one is therefore no reason for workers while the streams between them are full, and is one
 when they are not. Where no stream is full, each stage stands for itself.
 
+A stage whose sink's store says that its own queue is full (from its high level on, until it is at the low one) waits for the
+outside, too, though it takes its items quickly and no stream before it is full.
+
 The signal to scale on (``scale_frames``) is the backlog of all stages that workers can help, or, if it is larger, the whole
 backlog cut off at ``target x workers``: a stage that is bound by a sink can keep workers, but never ask for more. Of two
 branches one of which waits, the other is helped. A stage that runs in one partition counts for one worker at most.
@@ -38,6 +41,7 @@ from typing import NamedTuple
 
 from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.dag.plan import Plan, TaskId
+from market_data_pipeline.feedback import StoreReading
 from market_data_pipeline.runtime.flow import TaskFlow
 
 DEFAULT_TARGET = 20
@@ -51,7 +55,7 @@ _STUCK_SECONDS = 5.0
 @dataclass(frozen=True)
 class Observation:
     """The job at one moment. ``now`` is monotonic seconds, ``lengths`` frames by edge and partition, ``items`` by edge,
-    ``brought``: items that came in since the job began, by source."""
+    ``brought``: items that came in since the job began, by source; ``stores``: what the stores of nodes say, where they do."""
 
     now: float
     running: bool
@@ -60,6 +64,7 @@ class Observation:
     items: Mapping[str, int]
     flows: Mapping[TaskId, TaskFlow]
     brought: Mapping[str, int] = field(default_factory=dict)
+    stores: Mapping[str, StoreReading] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,7 @@ class Autoscaler:
         self._steps: deque[_Step] = deque()
         self._share: dict[str, float] = {}
         self._moved_at: dict[str, float] = {}
+        self._full_stores: set[str] = set()
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -140,6 +146,10 @@ class Autoscaler:
 
     def observe(self, seen: Observation) -> None:
         """Take the next observation."""
+        self._full_stores = {
+            node for node, said in seen.stores.items()
+            if said.position >= 1 or (said.position > 0 and node in self._full_stores)
+        }  # fmt: skip
         before = self._steps[-1].seen.flows if self._steps else seen.flows
         moved = {name: _moved(before, seen.flows, name) for name in self._stages}
         self._steps.append(_Step(seen, moved))
@@ -217,10 +227,15 @@ class Autoscaler:
         """Whether its tasks spend their time waiting for the outside. Before anything is known, a stage that may do so is
         taken to do it: its first step is under way, and how long it takes is what it must show first."""
         seen = self._steps[-1].seen
+        if self._store_is_full(name):
+            return True
         told_nothing = name not in self._share or seen.now - self._moved_at[name] >= _STUCK_SECONDS
         if told_nothing and self._stages[name].may_wait and seen.workers:
             return True
         return self._share.get(name, 0.0) >= _WAITING_SHARE
+
+    def _store_is_full(self, name: str) -> bool:
+        return not self._full_stores.isdisjoint(self._plan.subgraph_of[name].nodes)
 
     def _holders(self, name: str) -> list[str]:
         """The stages that hold it: those whose inputs from it are full; where none are (streams can be full in bytes) but it
@@ -236,6 +251,8 @@ class Autoscaler:
         holders = self._holders(name)
         if holders:
             return any(map(self._sink_bound, holders))
+        if self._store_is_full(name):
+            return True
         inputs = self._stages[name].inputs
         mean = sum(sum(self._mean_lengths(edge).values()) for edge in inputs)
         return max(self._frames(name), mean) > min(self._low[edge] for edge in inputs) and self._waits(name)
@@ -244,7 +261,8 @@ class Autoscaler:
         full = [name for name, stage in self._stages.items() if any(map(self._full, stage.inputs))]
         bottlenecks = [name for name in full if not self._holders(name)]
         if not full and self._stages:
-            bottlenecks = [max(self._stages, key=self._frames)]
+            held = [name for name in self._stages if self._store_is_full(name)]
+            bottlenecks = held or [max(self._stages, key=self._frames)]
         return bool(bottlenecks) and all(map(self._sink_bound, bottlenecks))
 
     def _hottest(self, names: tuple[str, ...]) -> tuple[int | None, float]:

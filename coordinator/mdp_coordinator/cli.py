@@ -9,7 +9,6 @@ import click
 
 from market_data_pipeline.app import load_app, parse_sets
 from market_data_pipeline.dag.planner import compile_dag
-from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.options import SERVER, one_line_errors, options, set_up_logging
 from market_data_pipeline.runtime.channel_limits import check_channels
 from market_data_pipeline.settings import limits_of, load_settings, server_address
@@ -40,14 +39,15 @@ def main(app: str, sets: tuple[str, ...], debug: bool, **flags: Any) -> None:
     settings = load_settings(**flags)
     set_up_logging(settings.log_level)
     address = server_address(settings)
-    from mdp_coordinator.service import Coordinator  # noqa: PLC0415 - after the flags were found good
+    from market_data_pipeline.runtime.store_hold import feedback_of  # noqa: PLC0415 - after the flags were found good
+    from mdp_coordinator.service import Coordinator  # noqa: PLC0415
 
     dag = load_app(app, parse_sets(sets))
     plan = compile_dag(dag, settings.partitions)
     check_channels(plan, limits_of(settings))
     job = check_name("--job", settings.job or dag.name)
-    absorbing = frozenset(n for n, node in dag.nodes.items() if isinstance(node.fn, Operator) and node.fn.absorbs)
-    asyncio.run(Coordinator(plan, job, settings, address, absorbing=absorbing).run())
+    service = Coordinator(plan, job, settings, address, absorbing=dag.absorbing, feedback=feedback_of(dag))
+    asyncio.run(service.run())
 
 
 if __name__ == "__main__":

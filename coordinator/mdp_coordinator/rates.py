@@ -14,6 +14,10 @@ slow database slows the feed down to what it can take, and one sees by how much.
   by half; where the stage takes its items in less than a third of its time, it doubles. As long as the source uses it up.
 * **No limit any more**: the source does not use half of its rate; or what holds it back is not the outside.
 
+A store that says how full its own queue is (``Observation.stores``) makes a second rate for the sources before it, by
+:mod:`~mdp_coordinator.store_rates`: at its high level it presses as a full stream does, at its low one it is calm, between them
+nothing is changed. Of the two rates the smaller one holds.
+
 Only waiting for the outside makes a limit. Where workers lack, a backlog is what asks for them: a rate would hide it. A healthy
 job, also one that reads as fast as it can compute, has none. Between the levels nothing is changed.
 """
@@ -29,7 +33,9 @@ from typing import NamedTuple
 
 from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.dag.plan import Plan, Subgraph
+from market_data_pipeline.feedback import StoreReading
 from mdp_coordinator.autoscale import Observation
+from mdp_coordinator.store_rates import StoreRate
 
 _WINDOW_SECONDS = 5.0
 _CUT, _STEP, _FASTER, _FLOOR = 0.95, 0.05, 1.5, 0.05
@@ -158,25 +164,38 @@ class Rates:
         self._levels = {edge.name: levels.get(edge.name, Watermark(high, low)) for edge in plan.channels}
         self._sources: dict[str, SourceRate] = {}
         self._reach: dict[str, _Reach] = {}
+        self._stores: dict[str, StoreRate] = {}
+        self._behind: dict[str, frozenset[str]] = {}
+        self._pressing: dict[str, list[str]] = {}
         for node in plan.nodes:
             if node.kind == "source":
                 subgraph = plan.subgraph_of[node.name]
                 edges = tuple(dict.fromkeys(_edges_behind(plan, subgraph, absorbing)))
                 self._sources[node.name] = SourceRate()
                 self._reach[node.name] = _Reach(subgraph, len(plan.partitions_of(subgraph)), edges)
+                self._stores[node.name] = StoreRate()
+                self._behind[node.name] = plan.behind(node.name, absorbing)
         self._seen: deque[Observation] = deque()
         self._bottlenecks: dict[str, frozenset[str]] = {}
 
     @property
     def rates(self) -> dict[str, float]:
         """Items per second by source; those without a limit are left out."""
-        return {name: source.rate for name, source in self._sources.items() if source.rate is not None}
+        both = {name: (source.rate, self._stores[name].rate) for name, source in self._sources.items()}
+        return {name: min(rate for rate in two if rate is not None) for name, two in both.items() if any(two)}
+
+    @property
+    def presses(self) -> dict[str, list[str]]:
+        """The nodes whose stores press a source that is limited because of what they say; the others are left out."""
+        of_stores = {name for name, rate in self.rates.items() if rate == self._stores[name].rate}
+        return {name: self._pressing[name] for name in sorted(of_stores & self._pressing.keys())}
 
     def follow(self, rates: Mapping[str, float]) -> None:
         """Take over what another leader has said, so as to go on from there."""
         self._seen.clear()
         for name, source in self._sources.items():
             source.follow(rates.get(name))
+            self._stores[name].follow(rates.get(name))
 
     def observe(self, seen: Observation, waiting: Collection[str]) -> dict[str, float]:
         """Take the next observation, a second behind the last, and the stages that wait for the outside; the rates from now
@@ -190,7 +209,19 @@ class Rates:
         if len(self._seen) > 1:
             for name, source in self._sources.items():
                 source.update(self._press(name, waiting))
+                self._listen(name, seen.stores)
         return self.rates
+
+    def _listen(self, name: str, stores: Mapping[str, StoreReading]) -> None:
+        """What the stores behind the source say."""
+        behind = {node: reading.position for node, reading in stores.items() if node in self._behind[name]}
+        store = self._stores[name]
+        store.update(max(behind.values(), default=None), self._intake(name))
+        pressing = sorted(node for node, position in behind.items() if position >= 1)
+        if pressing:
+            self._pressing[name] = pressing
+        elif store.rate is None:
+            self._pressing.pop(name, None)
 
     def _press(self, name: str, waiting: Collection[str]) -> Press:
         reach = self._reach[name]

@@ -46,6 +46,7 @@ class Scaling:
             {channel.name: channel.items for channel in status.channels},
             status.flows,
             status.brought,
+            status.stores,
         )
         self._autoscaler.observe(seen)
         for stage in self._autoscaler.stages:

@@ -8,19 +8,23 @@ import secrets
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.errors import JobFailed, PlanMismatch
+from market_data_pipeline.feedback import StoreFeedback
 from market_data_pipeline.http import HttpServer
 from market_data_pipeline.metrics import CoordinatorMetrics
 from market_data_pipeline.runtime.channel_limits import levels_of
+from market_data_pipeline.runtime.store_poll import StorePoll
 from market_data_pipeline.settings import Settings, allowed_hosts, limits_of
 from market_data_pipeline.store.client import Client, check_server, connect, is_transient, refusals_explained
 from market_data_pipeline.store.control import Control, JobInfo, JobNow, publish
 from market_data_pipeline.store.rates import published, rates_in
 from market_data_pipeline.store.rights import COORDINATOR, check_rights
 from market_data_pipeline.store.status import JobStatus, read_status
+from market_data_pipeline.store.stores import HeardStores, together
 from market_data_pipeline.store.url import Address
 from mdp_coordinator.autoscale import Observation
 from mdp_coordinator.rates import Rates
@@ -32,11 +36,13 @@ log = logging.getLogger(__name__)
 _TICK = 0.1
 _PLAN_POLL = 0.5
 _STATUS_EVERY = 1.0
+_TOO_SLOW = "what is behind it is too slow"
 
 
 class Coordinator:
     """One coordinator process for one job. ``run`` returns when the job is over or a signal asks it to leave. ``absorbing``:
-    the nodes that keep what they cannot hand on to themselves, so that pressure ends at them."""
+    the nodes that keep what they cannot hand on to themselves, so that pressure ends at them. ``feedback``: whom to ask how the
+    store of a node is."""
 
     def __init__(
         self,
@@ -46,6 +52,7 @@ class Coordinator:
         url: Address,
         clock: Clock = SYSTEM_CLOCK,
         absorbing: frozenset[str] = frozenset(),
+        feedback: Mapping[str, StoreFeedback] = {},
     ) -> None:
         self._plan, self._job_name, self._settings, self._url, self._clock = plan, job_name, settings, url, clock
         self._metrics = CoordinatorMetrics()
@@ -53,6 +60,8 @@ class Coordinator:
         levels = levels_of(plan, limits)
         self._scaling = Scaling(plan, limits.low, self._metrics, clock, levels)
         self._rates = Rates(plan, limits.high, limits.low, absorbing, levels)
+        self._feedback = {(name, -1): store for name, store in feedback.items()}
+        self._poll, self._heard = StorePoll(clock), HeardStores()
         self._said = 0
         self._token = secrets.token_hex(16)
         self._term = 0
@@ -86,6 +95,7 @@ class Coordinator:
                 if await self._coordinate(job):
                     break
         finally:
+            await self._poll.close()
             await http.close()
 
     async def _publish(self) -> JobInfo | None:
@@ -134,6 +144,7 @@ class Coordinator:
                     break
                 if not await self._stands_aside(now):
                     await self._tick(state, now)
+                self._poll.look(self._feedback)
                 await self._measure(now)
                 self._tick_failed = False
                 await self._control.wait_for_wake(_TICK)
@@ -219,6 +230,7 @@ class Coordinator:
             await self._control.forget_silent()
         status = await self._status()
         await self._limit_sources(self._scaling.observe(status), job)
+        self._metrics.stores(status.stores)
         for channel in status.channels:
             self._metrics.capacity.labels(channel.name).set(channel.capacity)
             for partition, length in channel.lengths.items():
@@ -229,22 +241,27 @@ class Coordinator:
         rates = rates_in(job.rates)
         if self._term:
             before, rates = self._rates.rates, self._rates.observe(seen, self._scaling.waiting())
+            presses, asked = self._rates.presses, self._poll.readings()
             for name in sorted(rates.keys() - before.keys()):
-                log.info("source %s: limited to %.0f items/s, what is behind it is too slow", name, rates[name])
+                why = f"the store of {', '.join(presses[name])} is too full" if name in presses else _TOO_SLOW
+                log.info("source %s: limited to %.0f items/s, %s", name, rates[name], why)
             for name in sorted(before.keys() - rates.keys()):
                 log.info("source %s: not limited any more", name)
-            if rates or job.rates:
+            if rates or asked or job.rates:
                 self._said += 1
-                if not await self._control.set_rates(self._term, self._token, published(self._said, rates)):
+                said = published(self._said, rates, presses, asked)
+                if not await self._control.set_rates(self._term, self._token, said):
                     log.warning("leadership was lost before the sources' rates were said")
         else:
             self._rates.follow(rates)
         self._metrics.limits(self._plan, rates)
 
     async def _status(self) -> JobStatus:
-        return await read_status(
+        status = await read_status(
             self._client, self._control, self._control.job, self._plan, self._settings.channel_capacity
         )
+        heard = self._heard.hear(status.words, self._clock.monotonic())
+        return replace(status, stores=together([heard, self._poll.readings()]))
 
     async def _status_document(self, query: Mapping[str, str]) -> object:
         if self._waiting:

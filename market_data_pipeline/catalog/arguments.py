@@ -7,6 +7,7 @@ import re
 import types
 import typing
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import is_dataclass
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -22,12 +23,13 @@ _DURATION = frozenset(get_args(Duration))
 
 class Argument(NamedTuple):
     """An argument of a component. ``hint``: its type, or the text of it where that cannot be resolved. ``many``: it is
-    ``*name``, which a document gives as a list."""
+    ``*name``, which a document gives as a list. ``positional``: it need not be named."""
 
     name: str
     hint: Any
     default: Any
     many: bool = False
+    positional: bool = False
 
     @property
     def required(self) -> bool:
@@ -35,16 +37,39 @@ class Argument(NamedTuple):
 
 
 def arguments_of(factory: Factory) -> tuple[Argument, ...]:
-    """What ``factory`` takes, in its order, without what is for tests alone."""
+    """What ``factory`` takes, in its order, without what is for tests alone. Raises ``ValueError`` or ``TypeError`` where that
+    cannot be found out."""
+    signature = inspect.signature(factory)
     try:
-        signature = inspect.signature(factory, eval_str=True)
+        hints = _hints(factory)
     except Exception:  # an annotation may be anything; as text it still says something
-        signature = inspect.signature(factory)
-    return tuple(
-        Argument(one.name, one.annotation, one.default, one.kind is one.VAR_POSITIONAL)
+        hints = {}
+        with suppress(Exception):
+            signature = inspect.signature(factory, eval_str=True)
+    found = (
+        Argument(
+            one.name,
+            hints.get(one.name, one.annotation),
+            one.default,
+            one.kind is one.VAR_POSITIONAL,
+            one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD),
+        )
         for one in signature.parameters.values()
-        if one.kind is not one.VAR_KEYWORD and one.annotation is not Clock
+        if one.kind is not one.VAR_KEYWORD
     )
+    return tuple(one for one in found if one.hint is not Clock and Clock not in get_args(one.hint))
+
+
+def _hints(factory: Factory) -> dict[str, Any]:
+    if not isinstance(factory, type):
+        return typing.get_type_hints(factory if inspect.isroutine(factory) else type(factory).__call__)
+    init: Any = inspect.getattr_static(factory, "__init__")
+    if init is object.__init__:
+        return typing.get_type_hints(factory)
+    try:
+        return typing.get_type_hints(init)
+    except NameError:  # a dataclass's, whose fields come from other modules
+        return typing.get_type_hints(factory)
 
 
 def takes_duration(hint: Any) -> bool:

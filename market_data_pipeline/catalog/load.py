@@ -192,7 +192,9 @@ class _Loading:
         return getattr(fn, "__name__", type(fn).__name__), fn
 
     def _edges(self, parts: list[_Part]) -> list[Edge]:
-        by_name = {part.name: part for part in parts}
+        by_name: dict[str, _Part] = {}
+        for part in parts:
+            by_name.setdefault(part.name, part)
         sure = all(part.sure for part in parts)
         before: _Part | None = None
         edges: dict[tuple[str, str], Edge] = {}
@@ -228,9 +230,7 @@ class _Loading:
             return
         origins = step.origins
         if origins is None and before is None and part.kind != "coroutine":
-            self._add(
-                part.place, "nothing stands before it: begin with a source, or say 'from' which node it has its items"
-            )
+            self._add(part.place, "nothing stands before it: begin with a source, or name with 'from' what leads to it")
         elif origins is None and before is not None:
             yield part.place, From(before.name, **own)
         elif isinstance(origins, str):
@@ -331,7 +331,7 @@ class _Loading:
         lines = [line for _, line in sorted(self._mistakes, key=lambda one: one[0])]
         if len(lines) > _MOST_MISTAKES:
             lines[_MOST_MISTAKES:] = [f"{self.text.name or 'document'}: more mistakes than these {_MOST_MISTAKES}"]
-        return DocumentError(lines)
+        return DocumentError(*lines)
 
 
 _KEYS = {field.alias or name for name, field in Step.model_fields.items()}
@@ -339,7 +339,7 @@ _KEYS = {field.alias or name for name, field in Step.model_fields.items()}
 
 def _meant(message: str, parts: list[_Part]) -> Place:
     """The node that an error of the whole Dag is about: the end of the edge, or the first that it names."""
-    edge = re.match(r"edge \S+ -> ([\w-]+)", message)
+    edge = re.match(r"edge \S+ -> ([\w-]+)", message) or re.search(r"cycle: ([\w-]+)", message)
     called = [edge[1]] if edge else re.findall(r"'([^']*)'", message)
     places = {part.name: part.place for part in parts}
     return next((places[name] for name in called if name in places), ("nodes",))

@@ -38,6 +38,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, Valid
 from pydantic.errors import PydanticUserError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from market_data_pipeline.catalog.arguments import REQUIRED, Argument, arguments_of
 from market_data_pipeline.catalog.filling import nearest
 from market_data_pipeline.catalog.nested import Fields, Nested, one_of
 from market_data_pipeline.catalog.registry import ComponentKind, Factory, imported, registry
@@ -61,7 +62,6 @@ from market_data_pipeline.catalog.shapes import (
     details,
     refused,
 )
-from market_data_pipeline.clock import Clock
 from market_data_pipeline.errors import ConfigError, MdpError
 
 _LISTS: dict[Any, Callable[[Iterable[Any]], Any]] = {
@@ -73,15 +73,14 @@ _DURATION = {str, int, timedelta}
 _ARGUMENT = tuple(re.compile(rf"{before}([A-Za-z_]\w*)(: |=)") for before in ("", r"[A-Za-z_]\w*: "))
 """How the message of a component begins that is about an argument; some say their own name first."""
 _MOST_TOLD = 100
-_IN_ORDER = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True, eq=False)
-class Arguments:
-    """What ``factory`` can be given in a document. ``model``: its fields have the arguments' names as aliases."""
+class Accepted:
+    """What a document can give ``factory``. ``model``: its fields have the arguments' names as aliases."""
 
     factory: Factory
-    parameters: tuple[inspect.Parameter, ...]
+    arguments: tuple[Argument, ...]
     shapes: Mapping[str, Shape]
     model: type[BaseModel]
 
@@ -90,49 +89,46 @@ class Arguments:
         made = checked(self.model, given, "argument")
         return {str(type(made).model_fields[name].alias): getattr(made, name) for name in made.model_fields_set}
 
-    def bound(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """``values`` as positional and keyword arguments."""
-        rest = next((one.name for one in self.parameters if one.kind is inspect.Parameter.VAR_POSITIONAL), None)
-        positional: list[Any] = []
-        keyword = dict(values)
-        for one in self.parameters:
-            if one.kind is inspect.Parameter.POSITIONAL_ONLY or (one.kind in _IN_ORDER and values.get(rest or "")):
-                positional.append(keyword.pop(one.name, one.default))
-        return [*positional, *keyword.pop(rest or "", ())], keyword
+    def called(self, values: Mapping[str, Any]) -> Any:
+        """What ``factory`` makes of these values."""
+        by_name, in_order = dict(values), list[Any]()
+        for one in self.arguments:
+            if one.positional:
+                in_order.append(by_name.pop(one.name, one.default))
+            elif one.many:
+                in_order += by_name.pop(one.name, ())
+        return self.factory(*in_order, **by_name)
 
 
 @cache
-def arguments_of(factory: Factory) -> Arguments:
-    """Its arguments, by its signature. Raises ``ConfigError`` where that cannot be read."""
+def accepted_by(factory: Factory) -> Accepted:
+    """What a document can give it, by its signature. Raises ``ConfigError`` where that cannot be read."""
     try:
-        signature, hints = inspect.signature(factory), _hints(factory)
-    except (TypeError, ValueError, NameError) as error:
+        arguments = arguments_of(factory)
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"the arguments of {factory!r:.100} cannot be read: {error}") from error
-    parameters = tuple(one for one in signature.parameters.values() if not _for_tests(hints.get(one.name)))
     shapes: dict[str, Shape] = {}
     fields: dict[str, Any] = {}
-    for number, one in enumerate(parameters):
-        if one.kind is inspect.Parameter.VAR_KEYWORD:
-            continue
-        shape = shape_of(hints.get(one.name, Any))
-        rest = one.kind is inspect.Parameter.VAR_POSITIONAL
-        shapes[one.name] = Items(tuple, shape) if rest else shape
-        default = ... if one.default is inspect.Parameter.empty and not rest else None
-        fields[f"p{number}"] = (Annotated[Any, shapes[one.name]], Field(default, alias=one.name))
+    for number, one in enumerate(arguments):
+        if isinstance(one.hint, str):
+            raise ConfigError(f"the argument {one.name} of {factory!r:.100} has a type that is not there: {one.hint}")
+        shape = anything() if one.hint is REQUIRED else shape_of(one.hint)
+        shapes[one.name] = Items(tuple, shape) if one.many else shape
+        fields[f"p{number}"] = (Annotated[Any, shapes[one.name]], Field(... if one.required else None, alias=one.name))
     model: type[BaseModel] = create_model("Arguments", __config__=ConfigDict(extra="forbid"), **fields)
-    return Arguments(factory, parameters, shapes, model)
+    return Accepted(factory, arguments, shapes, model)
 
 
 def made(factory: Factory, given: Mapping[str, Any]) -> Any:
     """What ``factory`` makes of the arguments in a document. Raises ``PydanticCustomError`` or ``ValidationError``, in which
     places begin with an argument's name."""
     try:
-        arguments = arguments_of(factory)
+        accepted = accepted_by(factory)
     except ConfigError as error:
         raise refused(str(error)) from None
-    positional, keyword = arguments.bound(arguments.taken(given))
+    values = accepted.taken(given)
     try:
-        return factory(*positional, **keyword)
+        return accepted.called(values)
     except MdpError as error:
         raise _at_argument(str(error), given) from error
     except Exception as error:
@@ -262,22 +258,6 @@ def _bare(annotation: Any) -> Any:
 def _registered(cls: type[Any]) -> bool:
     target = f"{cls.__module__}:{cls.__qualname__}"
     return any(entry.target in (target, cls) for entry in registry().entries())
-
-
-def _for_tests(annotation: Any) -> bool:
-    return annotation is Clock or Clock in typing.get_args(annotation)
-
-
-def _hints(factory: Factory) -> dict[str, Any]:
-    if not isinstance(factory, type):
-        return typing.get_type_hints(factory if inspect.isroutine(factory) else type(factory).__call__)
-    init: Any = inspect.getattr_static(factory, "__init__")
-    if init is object.__init__:
-        return typing.get_type_hints(factory)
-    try:
-        return typing.get_type_hints(init)
-    except NameError:  # a dataclass's, whose fields come from other modules
-        return typing.get_type_hints(factory)
 
 
 def _told(model: type[BaseModel], one: Any, what: str) -> InitErrorDetails:

@@ -6,15 +6,15 @@ to, whether a function can be imported) only ``mdp validate`` finds.
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from market_data_pipeline.catalog.arguments import REQUIRED, docstring, summary
 from market_data_pipeline.catalog.document import STEPS, Document, Step
 from market_data_pipeline.catalog.nested import Fields, Nested, OneOf
-from market_data_pipeline.catalog.parameters import arguments_of
+from market_data_pipeline.catalog.parameters import accepted_by
 from market_data_pipeline.catalog.registry import ComponentKind, Factory, registry
 from market_data_pipeline.catalog.shapes import (
     FUNCTION,
@@ -171,19 +171,18 @@ class _Schemas:
         """The arguments of ``factory``, kept under ``name``."""
         if name not in self.parts:
             part = self.parts[name] = {}
-            arguments = arguments_of(factory)
-            text = inspect.getdoc(factory) or ""
-            needed = [field.alias for field in arguments.model.model_fields.values() if field.is_required()]
-            defaults = {one.name: one.default for one in arguments.parameters}
+            accepted = accepted_by(factory)
+            text = " ".join(docstring(factory).split())
+            needed = [one.name for one in accepted.arguments if one.required]
             part |= {"type": "object" if needed else ["object", "null"], **_described(factory)}
             part["properties"] = {
-                argument: {
-                    "title": argument,
-                    **_meaning(argument, text),
-                    **_default(defaults[argument]),
-                    **self.of(shape),
+                one.name: {
+                    "title": one.name,
+                    "description": _meaning(one.name, text) or accepted.shapes[one.name].words,
+                    **_default(one.default),
+                    **self.of(accepted.shapes[one.name]),
                 }
-                for argument, shape in arguments.shapes.items()
+                for one in accepted.arguments
             }
             part |= {"required": needed} if needed else {}
             part["additionalProperties"] = False
@@ -200,23 +199,20 @@ def _makes(factory: Factory | None, bases: tuple[type[Any], ...]) -> bool:
 
 
 def _described(factory: Factory | None) -> Schema:
-    """The first sentence of its documentation."""
-    text = " ".join((inspect.getdoc(factory) or "").split("\n\n")[0].split()) if factory is not None else ""
-    return {"description": _unmarked(re.split(r"(?<=\.)\s", text)[0])} if text else {}
+    text = summary(factory) if factory is not None else ""
+    return {"description": text} if text else {}
 
 
-def _meaning(argument: str, text: str) -> Schema:
-    """What a component's documentation says of an argument, where it says ````name``: ...``."""
-    found = re.search(rf"``{argument}``[^.;:`]{{0,40}}: (.+?)(?=[.;](\s|$)|$)", " ".join(text.split()))
-    return {"description": _unmarked(found[1])} if found else {}
-
-
-def _unmarked(text: str) -> str:
-    return re.sub(r":\w+:`~?([\w.]+)`", lambda match: str(match[1]).rpartition(".")[2], text).replace("``", "")
+def _meaning(argument: str, text: str) -> str:
+    """What a docstring says of an argument: behind its name and a colon, else the sentence that names it."""
+    found = re.search(rf"`{argument}`[^.;:`]{{0,40}}: (.+?)(?=[.;](\s|$)|$)", text)
+    if found is None:
+        found = re.search(rf"(?:^|(?<=\. ))([^.]*`{argument}`.*?)(?=\.(\s|$)|$)", text)
+    return found[1] if found else ""
 
 
 def _default(value: Any) -> Schema:
-    if value is inspect.Parameter.empty:
+    if value is REQUIRED:
         return {}
     try:
         return {"default": _plain(value)}

@@ -149,7 +149,8 @@ class _Composer:
             return self._alias(event, depth)
         at = _at(event)
         if event.tag is not None:
-            self._refuse(at, f"the tag {event.tag!r:.60} is not allowed; write plain data, and text in quotes")
+            tag = str(event.tag).replace("tag:yaml.org,2002:", "!!")
+            self._refuse(at, f"the tag {tag!r:.60} is not allowed; write plain data, and text in quotes")
         if depth > DEEPEST:
             self._refuse(at, f"lists and mappings may be {DEEPEST} deep at most")
         self._count(1, at)
@@ -190,8 +191,10 @@ class _Composer:
             place = _at(event)
             key = self._node(event, depth + 1).value
             if not isinstance(key, str):
-                shown = "a mapping" if isinstance(key, dict) else "a list" if isinstance(key, list) else repr(key)
-                self._refuse(place, f"a key must be text, not {shown:.60}; write it in quotes")
+                kind = {dict: "a mapping", list: "a list", type(None): "null", bool: "true or false"}.get(
+                    type(key), "a number"
+                )
+                self._refuse(place, f"a key must be text, not {kind}; write it in quotes")
             if key in nodes:
                 first = keys[key]
                 self._refuse(place, f"the key {key!r:.60} is there twice; the first is in line {first.line}")

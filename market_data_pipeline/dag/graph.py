@@ -112,6 +112,11 @@ class Dag:
         self._edges.append(edge)
         return edge
 
+    @property
+    def absorbing(self) -> frozenset[str]:
+        """The operators that keep what they cannot hand on to themselves, so that pressure ends at them."""
+        return frozenset(n.name for n in self._nodes if isinstance(n.fn, Operator) and n.fn.absorbs)
+
     def upstream(self, name: str) -> list[str]:
         """The nodes that feed ``name``."""
         return [edge.src for edge in self._edges if edge.dst == name]
@@ -156,6 +161,10 @@ class Dag:
             if node.retries is not None and node.kind not in ("source", "sink"):
                 raise DagValidationError(
                     f"{node.kind} {node.name!r}: retries are for sources and sinks; AsyncMap has an argument of that name"
+                )
+            if node.feedback is not None and not callable(getattr(node.feedback, "reading", None)):
+                raise DagValidationError(
+                    f"node {node.name!r}: feedback {node.feedback!r:.100} has no method reading, as a StoreFeedback has"
                 )
 
     def _check_fn(self, node: Node) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -130,6 +130,17 @@ class Plan:
         if edge.kind == "boundary":
             return range(partition, partition + 1)
         return self.readers(edge)
+
+    def behind(self, name: str, absorbing: Collection[str] = ()) -> frozenset[str]:
+        """The nodes that the items of ``name`` come to; not those behind a node that is in ``absorbing``."""
+        found: set[str] = set()
+        going = [name]
+        while going:
+            node = going.pop()
+            nexts = {edge.dst for edge in self.edges if edge.src == node and node not in absorbing} - found
+            found |= nexts
+            going += nexts
+        return frozenset(found)
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces."""

@@ -13,6 +13,7 @@ from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.runtime.channel_limits import check_channels
 from market_data_pipeline.settings import limits_of, load_settings, server_address
 from market_data_pipeline.sinks.base import Sink
+from market_data_pipeline.sinks.guarded import GuardedSink
 from market_data_pipeline.sources.base import Source
 from market_data_pipeline.store.client import Client, connect, explained
 from market_data_pipeline.store.control import JobInfo, find_job
@@ -34,6 +35,8 @@ def stateful(dag: Dag) -> set[str]:
 
 
 def _keeps(fn: object) -> bool:
+    if isinstance(fn, GuardedSink):
+        return _keeps(fn.sink)
     if isinstance(fn, Operator):
         return type(fn).snapshot is not Operator.snapshot
     return isinstance(fn, Source) or (isinstance(fn, Sink) and type(fn).prepare is not Sink.prepare)

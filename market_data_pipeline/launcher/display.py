@@ -79,9 +79,20 @@ def choose_display(plain: bool) -> Display:
 
 
 def limited(status: JobStatus, pattern: str) -> str:
-    """The sources that may bring in only so many items a second, put into ``pattern``; empty where none is limited."""
-    rates = ", ".join(f"{name} {rate:,.0f}/s" for name, rate in sorted(status.rates.items()))
+    """The sources that may bring in only so many items a second, and because of whose store where one says so, put into
+    ``pattern``; empty where none is limited."""
+    presses = {name: f" (store of {', '.join(nodes)})" for name, nodes in status.presses.items()}
+    rates = ", ".join(f"{name} {rate:,.0f}/s{presses.get(name, '')}" for name, rate in sorted(status.rates.items()))
     return pattern.format(rates) if rates else ""
+
+
+def stores(status: JobStatus) -> list[str]:
+    """How the stores are that say it, a line each."""
+    return [
+        f"store of {node}: {said.queue_depth:,.0f} wait, high {said.high:,.0f}, low {said.low:,.0f}"
+        + (f", a write {said.write_seconds:,.3f} s" if said.write_seconds else "")
+        for node, said in status.stores.items()
+    ]
 
 
 def waits(status: JobStatus) -> list[str]:

@@ -108,15 +108,15 @@ class _ThisProcess:
 class _Workers:
     def __init__(self, on: Distributed, program: Program, name: str) -> None:
         self.where = "1 worker" if on.workers == 1 else f"{on.workers} workers"
-        self._on, self._dag, self._name = on, program.dag, name
+        self._on, self._name = on, name
         self._settings = on.effective_settings()
-        self._plan = compile_dag(program.dag, self._settings.partitions)
         self._told = program.told()
+        self._plan = compile_dag(self._told.dag, self._settings.partitions)
         self._job: JobRun | None = None
         self._stopping = False
 
     async def run(self) -> bool:
-        await asyncio.to_thread(preflight, self._dag)
+        await asyncio.to_thread(preflight, self._told.dag)
         if self._stopping:
             return True
         with tempfile.TemporaryDirectory(prefix="mdp-program-") as folder:
@@ -128,7 +128,7 @@ class _Workers:
             told.app, told.sets, on.workers, None if on.data_dir is None else Path(on.data_dir), on.server, on.fresh,
             environment=told.environment,
         )  # fmt: skip
-        self._job = JobRun(options, self._dag, self._plan, self._name, self._settings, _Logged())
+        self._job = JobRun(options, told.dag, self._plan, self._name, self._settings, _Logged())
         return self._job
 
     def _end_of(self, status: JobStatus | None) -> bool:

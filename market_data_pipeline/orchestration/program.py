@@ -6,11 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from market_data_pipeline.app import load_app
 from market_data_pipeline.catalog.dump import dump
+from market_data_pipeline.catalog.load import dag_of
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.errors import ConfigError
@@ -19,11 +20,13 @@ from market_data_pipeline.errors import ConfigError
 @dataclass(frozen=True)
 class Told:
     """A program as other processes are told it: a name with ``name=value`` for its parameters, and what their environment
-    needs; ``document`` is the file's text where the program is none yet."""
+    needs; ``document`` is the file's text where the program is none yet. ``dag`` is what they load: what a script that runs
+    has defined goes by another name there than here, which makes another plan."""
 
+    dag: Dag
     app: str
     sets: tuple[str, ...]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     document: str | None = None
 
     def written(self, folder: Path) -> Told:
@@ -33,7 +36,7 @@ class Told:
         path = folder / self.app
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(self.document)
-        return Told(str(path), self.sets, self.environment)
+        return Told(self.dag, str(path), self.sets, self.environment)
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,11 @@ class Program:
         """How other processes learn of it. Raises ``ConfigError`` for a Dag that cannot be written down."""
         if self.name is None:
             dumped = dump(self.dag)
-            return Told("program.json", (), dumped.environment, json.dumps(dumped.document, indent=1))
+            dag = dag_of(dumped.document, {}, environment={**os.environ, **dumped.environment})
+            return Told(dag, "program.json", (), dumped.environment, json.dumps(dumped.document, indent=1))
         sets = tuple(f"{name}={value}" for name, value in (self.values or {}).items())
         found = [str(Path(folder).absolute()) for folder in sys.path if os.pathsep not in folder]
-        return Told(self.name, sets, {"PYTHONPATH": os.pathsep.join(found)})
+        return Told(self.dag, self.name, sets, {"PYTHONPATH": os.pathsep.join(found)})
 
 
 Runnable = Dag | Pipeline | str | Program

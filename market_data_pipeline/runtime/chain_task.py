@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from market_data_pipeline.budget import Budget, BudgetRule
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.codec import decode
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import CodecError
 from market_data_pipeline.faults import fault_point
+from market_data_pipeline.feedback import StoreFeedback
 from market_data_pipeline.frame import NO_MARK, Frame, join_items, slice_items, to_rows
 from market_data_pipeline.operators.async_map import all_of
 from market_data_pipeline.operators.base import DeadLetter
@@ -29,7 +31,7 @@ from market_data_pipeline.runtime.progress import SourceWatermark
 from market_data_pipeline.runtime.refusals import Refusals
 from market_data_pipeline.runtime.suspicion import POISON, place_of
 from market_data_pipeline.runtime.task import GivenUp, Task, consumed_of, counts_of
-from market_data_pipeline.sinks.base import Sink, SinkContext
+from market_data_pipeline.sinks.base import Sink, SinkContext, asked_of
 from market_data_pipeline.sources.base import Batch, Source, SourceContext
 
 log = logging.getLogger(__name__)
@@ -40,9 +42,9 @@ times as much."""
 
 
 class ChainTask(Task):
-    """Runs one :class:`Chain`. ``epoch``, ``owner`` and ``job`` go to the sinks."""
+    """Runs one :class:`Chain`. ``sink_context`` goes to its sinks, ``budget`` to its source."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a task has, and what its sources and sinks are given
         self,
         plan: Plan,
         dag: Dag,
@@ -52,13 +54,20 @@ class ChainTask(Task):
         observer: TaskObserver,
         sink_context: SinkContext,
         clock: Clock = SYSTEM_CLOCK,
+        *,
+        budget: Callable[[str, BudgetRule], Budget] | None = None,
     ) -> None:
         super().__init__(plan, dag, task, store, limits, observer, clock)
-        self._sink_context = sink_context
+        self._sink_context, self._budget = sink_context, budget
         self._origins = {
             (edge.name, task.partition): frozenset(plan.origins(edge, task.partition)) for edge in self.inputs.values()
         }
         self._pace = Pace()
+        self._sinks: dict[str, Sink] = {}
+        self._stores: dict[str, StoreFeedback] = {}
+
+    def stores(self) -> Mapping[str, StoreFeedback]:
+        return self._stores
 
     def obey(self, rates: Mapping[str, float]) -> None:
         """A source's tasks share its rate evenly."""
@@ -68,7 +77,7 @@ class ChainTask(Task):
                 self._pace.set(None if rate is None else rate / tasks, self.clock.monotonic())
 
     async def _open(self, meta: Meta) -> None:
-        self._sinks: dict[str, Sink] = {}
+        self._sinks = {}
         self._intake: Intake | None = None
         self._chain = Chain(self.plan, self.subgraph, self.dag, self.id.partition)
         self._refusals = Refusals(self._chain)
@@ -95,6 +104,8 @@ class ChainTask(Task):
                 self.calling = name
                 await sink.open(self._context_of(name), self._sink_states.get(name))
                 self.calling = ""
+                if (asked := asked_of(sink)) is not None:
+                    self._stores[name] = asked
             elif isinstance(fn, Source):
                 await self._open_source(name, fn, meta)
 
@@ -125,13 +136,16 @@ class ChainTask(Task):
             self.source_waits_for = text
 
         gauge = partial(self.observer.gauge, name)
-        context = SourceContext(name, partition, partitions, self.clock, self._counter_of(name), trouble, gauge)
+        context = SourceContext(
+            name, partition, partitions, self.clock, self._counter_of(name), trouble, gauge, self._budget
+        )
         await self._intake.open(context, self._position)
 
     async def _close(self) -> None:
         if self._intake is not None:
             await self._intake.close()
         self.source_waits_for = ""
+        self._stores = {}
         for sink in self._sinks.values():
             await sink.close()
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from market_data_pipeline.budget import in_process
 from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.channels.memory import Channel
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
@@ -32,11 +33,13 @@ from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, 
 from market_data_pipeline.runtime.local_ends import LocalSink, LocalSource
 from market_data_pipeline.runtime.progress import SourceWatermark
 from market_data_pipeline.runtime.refusals import Refusals
+from market_data_pipeline.runtime.store_hold import StoreHold
 from market_data_pipeline.sinks.base import Sink, SinkContext
 from market_data_pipeline.sources.base import Batch, Source, SourceContext
 
 _MANY = 1024
 _LONGEST_WAIT = 1.0
+_HELD_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class DagRuntime:
         self.dag = dag = dag.build() if isinstance(dag, Pipeline) else dag
         self.config = config or RunConfig()
         self.clock = clock
+        self.budgets = in_process(clock)
         self.plan = compile_dag(dag, 1, fuse=True)
         self.result = RunResult()
         self.counts: dict[str, Counter[str]] = {}
@@ -90,6 +94,7 @@ class DagRuntime:
         self.cut = False
         self._stop = asyncio.Event()
         self._errors: list[Exception] = []
+        self.stores = StoreHold(self.plan, dag, clock)
         self.run_id = secrets.token_hex(4)
         if len(self.plan.nodes) > self.config.max_concurrency:
             raise ConfigError(
@@ -119,6 +124,7 @@ class DagRuntime:
             for job in (*jobs, self.asked):
                 job.cancel()
             await asyncio.gather(*jobs, self.asked, return_exceptions=True)
+            await self.stores.close()
             self._close_channels()
             self.result = self._tally(jobs)
         if self._errors:
@@ -228,6 +234,7 @@ class _LocalTask:
                 if isinstance(fn, Sink):
                     self.sinks[name] = self._sink(name, fn)
                     await self.sinks[name].open()
+            self.runtime.stores.opened(self.sinks)
             source = nodes[self.subgraph.nodes[0]].fn
             if isinstance(source, Source):
                 await self._pump_source(self.subgraph.nodes[0], source)
@@ -240,19 +247,21 @@ class _LocalTask:
         finally:
             for edge in (*self.outputs.values(), *self.plan.inputs(self.subgraph)):
                 self.runtime.channel(edge).close()
+            self.runtime.stores.closed(self.sinks)
             for sink in self.sinks.values():
                 await sink.close()
 
     async def _pump_source(self, name: str, template: Source) -> None:
         watermark = SourceWatermark(template.max_delay, template.idle_after, template.live)
         clock = self.runtime.clock
-        context = SourceContext(name, clock=clock, counted=self._counter_of(name))
+        counted, budget = self._counter_of(name), self.runtime.budgets.of
+        context = SourceContext(name, clock=clock, counted=counted, budget=budget)
         source = LocalSource(self.runtime.dag.nodes[name], template, context)
         reading: asyncio.Task[Batch | None] | None = None
         try:
             watermark.heard(clock.monotonic())
             while not self.runtime.stopping:
-                reading = reading or asyncio.create_task(source.read())
+                reading = reading or asyncio.create_task(self._read(name, source, watermark))
                 if not reading.done():
                     patience = self._patience(watermark.patience(clock.monotonic()))
                     waited = {reading, self.runtime.asked}
@@ -280,6 +289,14 @@ class _LocalTask:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
             await source.close()
+
+    async def _read(self, name: str, source: LocalSource, watermark: SourceWatermark) -> Batch | None:
+        """The next batch, as soon as no store behind the source is too full; its silence is ours until then."""
+        clock = self.runtime.clock
+        while self.runtime.stores.holds(name) and not self.runtime.stopping:
+            watermark.heard(clock.monotonic())
+            await clock.sleep(_HELD_SECONDS)
+        return await source.read()
 
     def _patience(self, most: float) -> float:
         """Seconds to wait, so that an operator is woken in time."""

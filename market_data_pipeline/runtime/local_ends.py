@@ -98,6 +98,11 @@ class LocalSink:
         self._failures = 0
         """In a row, without a step that succeeded."""
 
+    @property
+    def reading(self) -> Callable[[], Any] | None:
+        """That of the instance at work, where it has one."""
+        return getattr(self.sink, "reading", None)
+
     async def open(self) -> None:
         """Raises the last error when it was tried often enough."""
         while not self._open:

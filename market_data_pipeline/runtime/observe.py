@@ -39,5 +39,8 @@ class TaskObserver:
     def reloaded(self) -> None:
         """The task threw its memory away and loads again."""
 
+    def rests(self) -> None:
+        """The task does not run now: it is over, or will be run again here. What its sources and sinks measured holds."""
+
     def stopped(self) -> None:
         """The task does not run here any more: it has ended, or another process has it."""

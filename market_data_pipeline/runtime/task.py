@@ -19,6 +19,7 @@ from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, Subgraph, TaskId
 from market_data_pipeline.errors import SourceError, StaleTask
 from market_data_pipeline.faults import fault_point, note_commit
+from market_data_pipeline.feedback import StoreFeedback
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.channel_limits import channel_limits
 from market_data_pipeline.runtime.contract import (
@@ -100,6 +101,10 @@ class Task:
     def obey(self, rates: Mapping[str, float]) -> None:
         """From now on these sources bring in so many items a second at most, in all their tasks; the others, all they have."""
 
+    def stores(self) -> Mapping[str, StoreFeedback]:
+        """Who can be asked now how the store of a sink is, by node."""
+        return {}
+
     def interrupt(self) -> None:
         """Cut short whatever the task waits for in :meth:`interruptible`."""
         for scope in self._scopes:
@@ -147,7 +152,7 @@ class Task:
         try:
             return await self._run()
         finally:
-            self.observer.stopped()
+            self.observer.rests()
 
     async def _run(self) -> bool:
         while True:

@@ -4,16 +4,22 @@ For one step of a task the runtime calls ``write`` (any number of times), then `
 returned together with the inputs consumed, then calls ``committed``. After a crash a new owner calls ``open`` with the last
 committed value; from it the sink must undo or repeat whatever the dead owner left half done. A zombie may still be writing
 while the new owner works: nothing a sink writes before its commit may be visible under a name that another owner uses.
+
+A sink whose store has a queue of its own (of what is durable, and not yet stored) may have a method ``async def
+reading(self) -> StoreReading`` (see ``feedback.py``). While it is open, it is asked once a second, also in the midst of a
+``write``.
 """
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from market_data_pipeline.component import Component
 from market_data_pipeline.errors import SinkError
+from market_data_pipeline.feedback import StoreFeedback
 from market_data_pipeline.frame import Frame
 from market_data_pipeline.gauges import GaugeName
 
@@ -94,3 +100,8 @@ class Sink(Component):
 
     async def close(self) -> None:
         """Release resources. What was not committed is as if it was never written."""
+
+
+def asked_of(sink: object) -> StoreFeedback | None:
+    """``sink`` itself, where it has an async method ``reading``."""
+    return sink if inspect.iscoroutinefunction(getattr(sink, "reading", None)) else None  # type: ignore[return-value]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from market_data_pipeline.circuit import CircuitBreaker, Ticket
-from market_data_pipeline.clock import Clock
+from market_data_pipeline.budget import Budget
+from market_data_pipeline.circuit import LEVELS, CircuitBreaker, Ticket
 from market_data_pipeline.errors import SourceError
 from market_data_pipeline.sources.feed_health import FeedHealth
 from market_data_pipeline.sources.intake import Intake
@@ -18,20 +18,6 @@ from market_data_pipeline.sources.reconnect import Backoff
 log = logging.getLogger(__name__)
 
 _CLOSING_SECONDS = 5.0
-
-
-class Pace:
-    """At most ``per_second`` calls a second, evenly. Shared by all connections of a source to one venue."""
-
-    def __init__(self, per_second: float, clock: Clock) -> None:
-        self._step, self._clock, self._next = 1.0 / per_second, clock, 0.0
-
-    async def turn(self) -> None:
-        now = self._clock.monotonic()
-        at = max(now, self._next)
-        self._next = at + self._step
-        if at > now:
-            await self._clock.sleep(at - now)
 
 
 class Wanted(NamedTuple):
@@ -53,9 +39,10 @@ class Patience(NamedTuple):
 
 
 class FeedLink:
-    """One connection to ``provider`` at a time, for ``wanted``, for as long as the feed is not over."""
+    """One connection to ``provider`` at a time, for ``wanted``, for as long as the feed is not over. ``budget`` is asked before
+    each connect and each subscribe call; ``show`` is told the circuit's state as a number."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what belongs to one feed, by keyword
         self,
         provider: MarketDataProvider,
         wanted: Wanted,
@@ -64,12 +51,14 @@ class FeedLink:
         health: FeedHealth,
         breaker: CircuitBreaker,
         backoff: Backoff,
-        pace: Pace,
+        budget: Budget,
         patience: Patience,
+        show: Callable[[float], None],
     ) -> None:
         self.health = health
         self._provider, self._wanted, self._intake = provider, wanted, intake
-        self._breaker, self._backoff, self._pace, self._patience = breaker, backoff, pace, patience
+        self._breaker, self._backoff, self._budget, self._patience = breaker, backoff, budget, patience
+        self._show = show
         self._clock = intake.clock
         self._refused: set[tuple[str, str]] = set()
         self._ticket: Ticket | None = None
@@ -83,6 +72,7 @@ class FeedLink:
         try:
             while True:
                 self._ticket = await self._admitted()
+                await self._budget.acquire()
                 down = await self._one_connection()
                 if down is None:
                     return
@@ -98,8 +88,13 @@ class FeedLink:
 
     async def _admitted(self) -> Ticket:
         while (ticket := self._breaker.allow(self._clock.monotonic())) is None:
+            self._show_circuit()
             await self._clock.sleep(self._breaker.wait(self._clock.monotonic()))
+        self._show_circuit()
         return ticket
+
+    def _show_circuit(self) -> None:
+        self._show(LEVELS[self._breaker.state(self._clock.monotonic())])
 
     def _count_failure(self, down: FeedDown, lived: float) -> None:
         now = self._clock.monotonic()
@@ -108,6 +103,7 @@ class FeedLink:
                 self._breaker.succeeded(self._ticket, now)
             else:
                 self._breaker.failed(self._ticket, now)
+        self._show_circuit()
         if self._breaker.state(now) == "open":
             detail = f"it failed too often ({down}), left alone for {self._breaker.wait(now):.0f} s"
             self._intake.tell(self.health.suspended(self._clock.time_ns(), detail))
@@ -229,7 +225,7 @@ class FeedLink:
             yield symbols[begin : begin + size]
 
     async def _ask(self, connection: FeedConnection, kind: str, symbols: list[str]) -> None:
-        await self._pace.turn()
+        await self._budget.acquire()
         refused: set[str] = set()
         try:
             await connection.subscribe(kind, symbols)
@@ -252,6 +248,7 @@ class FeedLink:
 
     def look(self) -> None:
         """Time has gone on: is the feed quiet, is it broken, has it been a good one?"""
+        self._show_circuit()
         if self._connection is None or self._broken is None or self._broken.done() or self._delivering:
             return
         now, wall = self._clock.monotonic(), self._clock.time_ns()
@@ -270,6 +267,7 @@ class FeedLink:
         if self._ticket is not None and now - self._since >= self._patience.stable:
             self._breaker.succeeded(self._ticket, now)
             self._ticket = None
+            self._show_circuit()
 
 
 def _is_asked_to_end() -> bool:

@@ -54,8 +54,9 @@ class SubscriptionRefused(MdpError):
 
 
 class VenueLimits(NamedTuple):
-    """How fast a venue lets itself be asked: ``per_second`` subscribe calls, with at most ``symbols_per_call`` symbols each,
-    and ``symbols`` on one connection in all (0: no limit is known)."""
+    """How fast a venue lets itself be asked: ``per_second`` connects and subscribe calls, of all tasks, workers and jobs at
+    one server together; at most ``symbols_per_call`` symbols in each, and ``symbols`` on one connection in all (0: no limit
+    is known)."""
 
     per_second: float = 10.0
     symbols_per_call: int = 50
@@ -100,7 +101,8 @@ class MarketDataProvider(Protocol):
     """A venue. ``name`` is the records' ``venue``; ``kinds`` are those it has; ``splittable``: several connections with
     different symbols are allowed, so that each partition subscribes to its own. To be part of a plan's fingerprint it is a
     ``Component`` or a dataclass; secrets are pydantic's ``SecretStr``, which no plan shows. All tasks of a process share one
-    object. Any object with these attributes and methods will do; nothing has to be inherited."""
+    object. An attribute ``budget: str`` is optional: whose ``budget`` is the same, or the ``name`` where there is none, share
+    one rate. Any object with these attributes and methods will do; nothing has to be inherited."""
 
     name: str
     kinds: frozenset[str]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,12 +20,13 @@ from market_data_pipeline.records import Gap
 from market_data_pipeline.sources.base import Batch, Source, SourceContext, checked_idleness
 from market_data_pipeline.sources.feed_gaps import FeedGaps
 from market_data_pipeline.sources.feed_health import FeedHealth
-from market_data_pipeline.sources.feed_link import FeedLink, Pace, Patience, Wanted
+from market_data_pipeline.sources.feed_link import FeedLink, Patience, Wanted
 from market_data_pipeline.sources.inbox import POLICIES, Inbox, Overload
 from market_data_pipeline.sources.intake import Intake
 from market_data_pipeline.sources.provider import MarketDataProvider
 from market_data_pipeline.sources.reconnect import Backoff, Reconnect
 from market_data_pipeline.sources.spill import SpillFile
+from market_data_pipeline.sources.venue_budget import budget_name, budget_of
 
 EVENTS = "events"
 """The output of :class:`~market_data_pipeline.records.FeedEvent` records."""
@@ -49,8 +52,9 @@ class ProviderSource(Source):
 
     **What is tried again.** A connection that breaks, or cannot be made within ``connect_timeout``, is made again after a
     random time (``reconnect``), never before the time a venue asks for; after too many failures it is left alone for a while
-    (``circuit``). Subscriptions are asked for at the pace of the provider's ``limits``, on several connections where one may
-    not hold all symbols. A refused symbol is a dead letter and an event, and never stops the others; only when every symbol
+    (``circuit``). Connections and subscriptions are asked for at the pace of the provider's ``limits.per_second``, which all
+    partitions, workers and jobs at one server share (see ``venue_budget.budget_name``), on several connections where one
+    may not hold all symbols. A refused symbol is a dead letter and an event, and never stops the others; only when every symbol
     of every feed is refused, or every feed says that no try can succeed, that is a ``SourceError``.
 
     **Gaps.** Before the first live record after an absence, where trade ids are numbers that grow by one: exactly which are
@@ -142,8 +146,11 @@ class ProviderSource(Source):
                 if kind not in KINDS or kind not in one.kinds:
                     has = ", ".join(sorted(one.kinds))
                     raise ConfigError(f"kinds: {kind!r} is not allowed; {one.name} has: {has}")
-            if one.limits.per_second <= 0:
-                raise ConfigError(f"{one.name}: limits.per_second={one.limits.per_second} must be greater than 0")
+            if not 0 < one.limits.per_second < math.inf:
+                raise ConfigError(
+                    f"{one.name}: limits.per_second={one.limits.per_second} must be greater than 0 and finite"
+                )
+            budget_name(one)
             one.check(self.symbols, self.kinds)
 
     def fresh(self) -> Self:
@@ -179,7 +186,7 @@ class ProviderSource(Source):
         names = Counter(one.name for one in self.providers)
         links: list[FeedLink] = []
         for number, provider in enumerate(self.providers):
-            pace = Pace(provider.limits.per_second, ctx.clock)
+            budget = budget_of(provider, ctx)
             limit = provider.limits.symbols
             most = max(1, limit // len(self.kinds)) if limit else max(1, len(symbols))
             for begin in range(0, len(symbols), most):
@@ -197,8 +204,9 @@ class ProviderSource(Source):
                         health=FeedHealth(feed, self.quiet_after / 1e9),
                         breaker=CircuitBreaker(self.circuit),
                         backoff=Backoff(self.reconnect, self.reconnect.rng(ctx.node, ctx.partition, feed)),
-                        pace=pace,
+                        budget=budget,
                         patience=patience,
+                        show=partial(ctx.gauge, "circuit_state", feed),
                     )
                 )
         return links

@@ -21,6 +21,7 @@ from market_data_pipeline.runtime.contract import new_commit_id
 from market_data_pipeline.store.client import Script, text_of
 from market_data_pipeline.store.commit import JobRef, Lease
 from market_data_pipeline.store.keys import Keys, job_key
+from market_data_pipeline.store.stores import SAYS_NOTHING, StoreWord
 from market_data_pipeline.store.trouble import Trouble
 
 # small and bounded, and needed most when the server is full: they may exceed maxmemory; a new job may not
@@ -59,7 +60,7 @@ class JobInfo:
 @dataclass(frozen=True)
 class Heartbeat:
     """What a worker says of itself. ``token`` is random per process; ``pins`` are partitions it asks for;
-    ``troubles``: what its tasks wait for."""
+    ``troubles``: what its tasks wait for; ``stores``: how the stores of its sinks are."""
 
     worker: str
     token: str
@@ -68,12 +69,15 @@ class Heartbeat:
     host: str = ""
     http_port: int = 0
     troubles: tuple[Trouble, ...] = ()
+    stores: StoreWord = SAYS_NOTHING
 
     def to_json(self) -> str:
-        """As it is written; ``troubles`` only where there are any."""
+        """As it is written; ``troubles`` and ``stores`` only where there are any."""
         document = asdict(self)
         if not self.troubles:
             del document["troubles"]
+        if not self.stores.readings:
+            del document["stores"]
         return json.dumps(document)
 
     @classmethod
@@ -82,7 +86,8 @@ class Heartbeat:
         known = {item.name for item in fields(cls)}
         said = {name: value for name, value in json.loads(raw).items() if name in known}
         troubles = tuple(Trouble(*trouble) for trouble in said.get("troubles", ()))
-        return cls(**{**said, "pins": tuple(said["pins"]), "troubles": troubles})
+        stores = StoreWord.from_plain(said.get("stores"))
+        return cls(**{**said, "pins": tuple(said["pins"]), "troubles": troubles, "stores": stores})
 
 
 class JobNow(NamedTuple):

@@ -11,10 +11,12 @@ from redis.exceptions import RedisError
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.store.client import Script, connect_blocking
 from market_data_pipeline.store.control import Heartbeat, JobInfo
+from market_data_pipeline.store.stores import SAYS_NOTHING
 from market_data_pipeline.store.trouble import Trouble
 from market_data_pipeline.store.url import Address
 
 _LEAST_TIMEOUT = 1.0
+_SAID_SECONDS = 1.0
 _BEAT = Script("beat", "allow-oom")  # a full server must not make workers look dead
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,8 @@ class HeartbeatThread:
     ``run_id`` changes when the server restarts or another takes its place: then everything in memory must be read again.
     ``superseded``: a process that started later uses this worker's name; this one must leave. ``job_gone``: the job was removed
     or replaced; nothing is written for it any more. ``lapses``: how often no heartbeat had got through for ``ttl_ms`` until one
-    did again. ``troubles`` is to be set: what this worker's tasks wait for, said with the next heartbeat.
+    did again. ``troubles`` and ``stores`` are to be set: what this worker's tasks wait for, and how the stores of its sinks
+    are, said with the next heartbeat; it comes within a second where there are ``stores``.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class HeartbeatThread:
         self.job_gone = False
         self.lapses = 0
         self.troubles: tuple[Trouble, ...] = ()
+        self.stores = SAYS_NOTHING
 
     def start(self) -> None:
         """Beat once, then go on in the thread. Raises what the first beat raises."""
@@ -66,7 +70,7 @@ class HeartbeatThread:
 
     def _run(self) -> None:
         away = False
-        while not (self.superseded or self.job_gone) and not self._stop.wait(self._ttl_ms / 3000):
+        while not (self.superseded or self.job_gone) and not self._stop.wait(self.pause):
             try:
                 self.beat()
                 away = False
@@ -75,12 +79,17 @@ class HeartbeatThread:
                     log.warning("heartbeat: server away (%s)", error)
                 away = True
 
+    @property
+    def pause(self) -> float:
+        """Seconds between two heartbeats."""
+        return min(self._ttl_ms / 3000, _SAID_SECONDS) if self.stores.readings else self._ttl_ms / 3000
+
     def beat(self) -> None:
         """One heartbeat, now. Raises what the server or the network says."""
         sent = self._clock.monotonic()
         late = self._incarnation and sent >= self._held_until
         pipe = self._client.pipeline(transaction=False)
-        beat, keys = replace(self._heartbeat, troubles=self.troubles), self._job.keys
+        beat, keys = replace(self._heartbeat, troubles=self.troubles, stores=self.stores), self._job.keys
         args: list[str | int] = [beat.to_json(), self._ttl_ms, beat.worker, beat.token, self._incarnation]
         args += [keys.record, self._job.uid]
         pipe.eval(_BEAT.text, 3, keys.worker(beat.worker), keys.workers, keys.incarnations, *args)

@@ -19,9 +19,9 @@ _NAME = re.compile(r"[a-z0-9-]{1,40}")
 
 Shape = Literal[
     "record", "leader", "term", "epochs", "assignment", "workers", "incarnations", "worker:*", "wake", "ended", "dlq",
-    "lease", "task:*", "state:*", "q:*", "bytes", "next-task:*", "next-state:*",
+    "lease", "task:*", "state:*", "q:*", "bytes", "next-task:*", "next-state:*", "budget:*",
 ]  # fmt: skip
-"""What a key is for, as the end of its pattern."""
+"""What a key is for, as the end of its pattern. All belong to one job, but budgets: those are the server's."""
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 _PER_PARTITION = ("lease", "task:*", "state:*", "q:*", "bytes", "next-task:*", "next-state:*")
 
@@ -64,9 +64,12 @@ class Keys:
         return self._job("*"), f"mdp:{{{self.job}:*"
 
     def pattern(self, shape: Shape) -> str:
-        """Matches this job's keys of one shape and no other key; of a server's special characters it holds only ``*``."""
+        """Matches this job's keys of one shape and no other key; of a server's special characters it holds only ``*``.
+        Budgets have no job: theirs matches all of them."""
         if shape == "record":
             return self.record
+        if shape == "budget:*":
+            return f"mdp:{shape}"
         return f"mdp:{{{self.job}:*}}:{shape}" if shape in _PER_PARTITION else self._job(shape)
 
     @property
@@ -151,3 +154,8 @@ def channel_keys(name: str) -> tuple[str, str]:
     """Stream and closed flag of a :class:`StreamChannel`; no job's pattern matches them, also not that of a job ``channel``."""
     check_name("channel name", name)
     return f"mdp:channel:{{{name}}}:q", f"mdp:channel:{{{name}}}:closed"
+
+
+def budget_key(name: str) -> str:
+    """Hash due, at: a budget, which all jobs at a server share. No job's pattern matches it."""
+    return f"mdp:budget:{check_name('budget', name)}"

@@ -8,16 +8,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from market_data_pipeline.feedback import StoreReading
+from market_data_pipeline.store.stores import readings_in
 
 STALE_SECONDS = 10.0
 
 
-def published(number: int, rates: Mapping[str, float]) -> str:
-    """What goes into the record: items per second by source; empty where no source is limited."""
-    if not rates:
+def published(
+    number: int,
+    rates: Mapping[str, float],
+    presses: Mapping[str, Sequence[str]] = {},
+    stores: Mapping[str, StoreReading] = {},
+) -> str:
+    """What goes into the record: items per second by source, for people the nodes whose stores press it, and what the stores
+    said that the leader itself asks. Empty where no source is limited and no store was asked."""
+    if not rates and not stores:
         return ""
-    return json.dumps({"number": number, "rates": dict(rates)}, sort_keys=True, separators=(",", ":"))
+    said: dict[str, object] = {"number": number, "rates": dict(rates)}
+    if presses:
+        said["presses"] = {source: list(nodes) for source, nodes in presses.items()}
+    if stores:
+        said["stores"] = stores
+    return json.dumps(said, sort_keys=True, separators=(",", ":"))
 
 
 def rates_in(text: str) -> dict[str, float]:
@@ -28,6 +42,23 @@ def rates_in(text: str) -> dict[str, float]:
     except (ValueError, TypeError, KeyError, AttributeError):
         return {}
     return {name: rate for name, rate in rates.items() if rate > 0 and math.isfinite(rate)}
+
+
+def presses_in(text: str) -> dict[str, list[str]]:
+    """The nodes whose stores press each source, in a record; none where it is damaged."""
+    try:
+        found = json.loads(text).get("presses", {}) if text else {}
+        return {str(source): [str(node) for node in nodes] for source, nodes in found.items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def stores_in(text: str) -> dict[str, StoreReading]:
+    """What stores said, in a record."""
+    try:
+        return readings_in(json.loads(text).get("stores", {})) if text else {}
+    except (ValueError, AttributeError):
+        return {}
 
 
 class HeardRates:

@@ -84,10 +84,10 @@ WORKER = Role(
         *_RUNS_SCRIPTS, "HGETALL", "HMGET", "HGET", "SMEMBERS", "MGET", "WAIT",
         "XLEN", "XREAD", "CLIENT|ID", "CLIENT|UNBLOCK",
     ),
-    ("attempt", "beat", "commit", "conclude", "forget", "load", "release", "wake"),
+    ("attempt", "beat", "budget", "commit", "conclude", "forget", "load", "release", "wake"),
     writes=(
         "record", "assignment", "workers", "incarnations", "worker:*", "wake", "ended", "dlq",
-        "lease", "task:*", "state:*", "q:*", "bytes",
+        "lease", "task:*", "state:*", "q:*", "bytes", "budget:*",
     ),
     useful=("CONFIG|GET",),
 )  # fmt: skip
@@ -110,7 +110,7 @@ OPERATOR = Role(
     "operator",
     (*_RUNS_SCRIPTS, *_READS_JOB, "SCAN", "DEL", "UNLINK", "XDEL", "HKEYS", "HSET"),
     ("ask", "assign", "clear", "lead", "phase", "resign", "retire", "swap"),
-    writes=SHAPES,
+    writes=tuple(shape for shape in SHAPES if shape != "budget:*"),
 )
 ROLES = (WORKER, COORDINATOR, KEDA, VIEWER, OPERATOR)
 

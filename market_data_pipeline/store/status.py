@@ -11,11 +11,13 @@ import redis.asyncio
 
 from market_data_pipeline.codec import unpack, unseal
 from market_data_pipeline.dag.plan import Plan, PlanEdge, TaskId
+from market_data_pipeline.feedback import StoreReading
 from market_data_pipeline.frame import END, NO_MARK
 from market_data_pipeline.runtime.flow import TaskFlow
 from market_data_pipeline.runtime.latency import LatencyHistogram
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, Owner
-from market_data_pipeline.store.rates import rates_in
+from market_data_pipeline.store.rates import presses_in, rates_in, stores_in
+from market_data_pipeline.store.stores import StoreWord, together
 from market_data_pipeline.store.trouble import Trouble, grouped
 
 
@@ -65,6 +67,13 @@ class JobStatus:
     troubles: list[Trouble] = field(default_factory=list)
     """What tasks wait for after an error of the outside, as their workers said last."""
 
+    stores: dict[str, StoreReading] = field(default_factory=dict)
+    """How the stores are, by node, of those that say it."""
+    presses: dict[str, list[str]] = field(default_factory=dict)
+    """The nodes whose stores press a source that is limited."""
+    words: dict[str, StoreWord] = field(default_factory=dict)
+    """What each worker says of stores, by its token; left out of the document."""
+
     def total(self, count: str) -> int:
         """The counter ``count`` summed over all nodes."""
         return sum(counts.get(count, 0) for counts in self.nodes.values())
@@ -97,8 +106,9 @@ class JobStatus:
         return found + [f"job {self.job!r}: partition {partition} has no living owner" for partition in orphans]
 
     def to_dict(self) -> dict[str, Any]:
-        document = asdict(replace(self, flows={}))
-        del document["flows"]
+        document = asdict(replace(self, flows={}, words={}))
+        del document["flows"], document["words"]
+        document["stores"] = {node: reading._asdict() for node, reading in self.stores.items()}
         document["troubles"] = [trouble._asdict() for trouble in self.troubles]
         for channel in document["channels"]:
             channel["lengths"] = {str(partition): n for partition, n in channel["lengths"].items()}
@@ -128,6 +138,8 @@ async def read_status(
     lengths = replies[len(tasks) : len(tasks) + len(streams)]
     flows = {task: TaskFlow.of(meta) for task, meta in zip(tasks, metas, strict=True)}
     workers, owners = await control.workers(), await control.assignment()
+    said = now.rates if replies[-1] else ""
+    words = {beat.token: beat.stores for beat in workers.values()}
     return JobStatus(
         job.name, job.uid, now.state or "gone", now.error, job.fingerprint, job.partitions, len(tasks), int(replies[-2]),
         _workers(workers, owners), _owners(owners, workers), _channels(streams, lengths, capacity, plan.capacities, flows),
@@ -135,7 +147,8 @@ async def read_status(
         _latency(metas).summary(), int(replies[-3]),
         first_dead_letter=_first_letter(replies[-4]), sources=_entries(plan),
         sinks=[n.name for n in plan.nodes if n.kind == "sink"], has_leader=bool(replies[-1]), flows=flows,
-        rates=rates_in(now.rates) if replies[-1] else {},
+        rates=rates_in(said), presses=presses_in(said), words=words,
+        stores=together([*(word.readings for word in words.values()), stores_in(said)]),
         troubles=grouped(trouble for beat in workers.values() for trouble in beat.troubles),
     )  # fmt: skip
 

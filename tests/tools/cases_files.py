@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from market_data_pipeline import CsvFiles, JsonLines, Sink, SqliteTable
+from market_data_pipeline import CsvFiles, GuardedSink, JsonLines, Sink, SqliteTable
 from tools.small_disk import SmallDisk
 
 
@@ -50,6 +50,16 @@ class JsonLinesCase(_OnSmallDisk):
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.write_text("not a folder")
         return "out"
+
+
+class GuardedCase(JsonLinesCase):
+    """A sink behind a circuit breaker is as it was."""
+
+    def sink(self) -> Sink:
+        return GuardedSink(super().sink())
+
+    def expression(self) -> str:
+        return f"GuardedSink({super().expression()})"
 
 
 class CsvFilesCase(JsonLinesCase):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.cases_files import CsvFilesCase, JsonLinesCase, SqliteTableCase
+from tools.cases_files import CsvFilesCase, GuardedCase, JsonLinesCase, SqliteTableCase
 from tools.cases_kafka import KafkaTopicCase, KafkaTransactionsCase
 from tools.cases_parquet import make_parquet
 from tools.cases_redis import make_redis_output
@@ -16,6 +16,7 @@ Make = Callable[[Path], SinkCase]
 """Makes a case; may use the empty folder. Calls ``pytest.skip`` where the machine lacks what it needs."""
 
 CASES: dict[str, Make] = {
+    "guarded": GuardedCase,
     "json-lines": JsonLinesCase,
     "csv": CsvFilesCase,
     "sqlite-table": SqliteTableCase,

@@ -23,6 +23,7 @@ from market_data_pipeline import (
     Count,
     CountWindow,
     CsvFiles,
+    Dag,
     Dedupe,
     Discard,
     DollarBars,
@@ -31,7 +32,9 @@ from market_data_pipeline import (
     FlatMap,
     Fold,
     GapDetector,
+    GuardedSink,
     Hop,
+    HttpFeedback,
     InteractiveBrokers,
     IntervalJoin,
     ItemList,
@@ -45,6 +48,7 @@ from market_data_pipeline import (
     Max,
     Mean,
     Min,
+    Node,
     ParquetFiles,
     PostgresStore,
     ProviderSource,
@@ -185,6 +189,7 @@ SINKS = {
     "collect": Collect,
     "csv": lambda: CsvFiles("out", 1000, "5s", True),
     "discard": Discard,
+    "guarded": lambda: GuardedSink(PostgresStore("postgresql://me:s3cret-e@h/d", "mine"), CircuitRule(0.25, "5s")),
     "json_lines": lambda: JsonLines(Path("out") / "${x}", 1000, "5s", True),
     "kafka": lambda: KafkaTopic(
         "a:9092", "out.{table}", format="msgpack", key="venue", transactional=True, partitioner="murmur2", timeout="5s",
@@ -234,4 +239,10 @@ def written() -> Mapping[tuple[str, str], Any]:
     bars = {name: TumblingBars(make()) for name, make in BUCKETS.items()}
     found |= {("value", name): made for name, made in {**windows, **aggregated, **bars}.items()}
     symbols = {"ccxt": "BTC/USD", "interactive_brokers": "ES"}
+    said = HttpFeedback("http://writes:8080/queue", "stats.depth", 100.0, 10.0, token="s3cret-a")
+    fed = Dag("fed")
+    fed.add_node(Node("source", Synthetic()))
+    fed.add_node(Node("it", Discard(), feedback=said))
+    fed.add_edge("source", "it")
+    found["value", "http_feedback"] = fed
     return found | {("provider", name): ProviderSource(make(), [symbols[name]]) for name, make in PROVIDERS.items()}

@@ -7,23 +7,20 @@ import logging
 import os
 import signal
 import socket
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from market_data_pipeline.budget import HOST
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, TaskId
-from market_data_pipeline.dag.planner import compile_dag
-from market_data_pipeline.errors import Fenced, JobChanged, JobFailed, NameTaken, PlanMismatch
+from market_data_pipeline.errors import Fenced, JobChanged, JobFailed, NameTaken
 from market_data_pipeline.http import HttpServer
 from market_data_pipeline.metrics import WorkerMetrics
-from market_data_pipeline.runtime.chain_task import ChainTask
 from market_data_pipeline.runtime.channel_limits import check_channels
-from market_data_pipeline.runtime.coroutine_task import CoroutineTask
 from market_data_pipeline.runtime.task import Task
 from market_data_pipeline.settings import Settings, allowed_hosts, limits_of
-from market_data_pipeline.sinks.base import SinkContext
+from market_data_pipeline.store.budget import ServerBudgets
 from market_data_pipeline.store.client import (
     Client,
     check_server,
@@ -33,21 +30,22 @@ from market_data_pipeline.store.client import (
     refusals_explained,
     until_done,
 )
-from market_data_pipeline.store.commit import Lease, RedisTaskStore
-from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, JobNow, check_plan, find_job
+from market_data_pipeline.store.commit import Lease
+from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, JobNow
 from market_data_pipeline.store.heartbeat import HeartbeatThread
 from market_data_pipeline.store.rates import HeardRates
 from market_data_pipeline.store.reader import StreamReader
 from market_data_pipeline.store.rights import WORKER, check_rights
 from market_data_pipeline.store.url import Address
+from mdp_worker.finding import JobFinder, nap
 from mdp_worker.pins import Pins
+from mdp_worker.report import Report
 from mdp_worker.state import HeldPartitions, Start, Stop
-from mdp_worker.waits import OUTSIDE, Failures, Waits, failure_of
+from mdp_worker.tasks import TaskMaker
+from mdp_worker.waits import OUTSIDE, Failures, failure_of
 
 log = logging.getLogger(__name__)
 
-_POLL = 0.05
-_PLAN_POLL = 0.5
 _LEAVE_SECONDS = 30.0
 
 
@@ -80,15 +78,13 @@ class Worker:
         self._state = HeldPartitions(heartbeat.token)
         self._running: dict[int, _Partition] = {}
         self._ending: dict[int, asyncio.Task[None]] = {}
-        self._leaving = False
-        self._resting = False
-        self._waits = Waits(clock)
+        self._leaving = self._resting = False
+        self._report = Report(clock, self._metrics.waiting)
         self._heard, self._rates = HeardRates(), dict[str, float]()
         self._asked_to_leave = asyncio.Event()
         self._away = False
         self._failure = ""
-        self._waiting = ""
-        """For what job or plan, if for one."""
+        self._finder = JobFinder(dag, job_name, settings.await_plan)
 
     async def run(self) -> None:
         """Work until the job is over. Raises ``JobFailed`` when it ended so, ``PlanMismatch`` for another plan (unless with
@@ -96,6 +92,8 @@ class Worker:
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, self.leave)
         self._client: Client = connect(self._url)
+        self._budgets = ServerBudgets(self._client, self._url, self._clock)
+        HOST.set(self._budgets)
         try:
             await check_server(self._client, self._url, self._settings.allow_volatile)
             await check_rights(self._client, self._url, WORKER, self._job_name)
@@ -104,7 +102,7 @@ class Worker:
             self._heartbeat = replace(self._heartbeat, pid=os.getpid(), host=socket.gethostname(), http_port=http.port)
             try:
                 with refusals_explained(self._url):
-                    while (found := await self._wait_for_job()) is not None:
+                    while (found := await self._finder.find(self._client, self._asked_to_leave)) is not None:
                         if await self._work_on(*found):
                             break
             finally:
@@ -117,53 +115,11 @@ class Worker:
         self._leaving = True
         self._asked_to_leave.set()
 
-    async def _nap(self, seconds: float = _POLL) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._asked_to_leave.wait()
-
-    async def _wait_for_job(self) -> tuple[JobInfo, Plan] | None:
-        """The job and its plan, which is this program's; ``None`` when asked to leave meanwhile."""
-        refused = ""
-        while not self._leaving:
-            pause = _POLL
-            try:
-                job = await find_job(self._client, self._job_name)
-                if job is None or job.state in ("failed", "removed"):
-                    refused = ""
-                    self._wait_for(logging.INFO, f"waiting for a coordinator to publish job {self._job_name!r}")
-                elif job.fingerprint != refused:
-                    plan = self._compile(job)
-                    self._waiting = ""
-                    return job, plan
-            except PlanMismatch as error:
-                if not self._settings.await_plan:
-                    raise
-                refused = job.fingerprint if job else ""
-                self._wait_for(logging.WARNING, f"waiting for another plan: {error.difference}")
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                refused, pause = "", _PLAN_POLL
-                self._wait_for(logging.WARNING, "finding the job: server away, trying again")
-            await self._nap(_PLAN_POLL if refused else pause)
-        return None
-
-    def _wait_for(self, level: int, what: str) -> None:
-        if what != self._waiting:
-            log.log(level, what)
-            self._waiting = what
-
-    def _compile(self, job: JobInfo) -> Plan:
-        plan = compile_dag(self._dag, job.partitions)
-        check_plan(job, plan)
-        check_channels(plan, self._limits)
-        self._heartbeat = replace(self._heartbeat, pins=self._pins.of(job.partitions))
-        return plan
-
     async def _work_on(self, job: JobInfo, plan: Plan) -> bool:
         """Whether there is nothing more to do: the job is over, or we were asked to leave. False: it has another plan now."""
+        check_channels(plan, self._limits)
         self._job, self._plan = job, plan
+        self._heartbeat = replace(self._heartbeat, pins=self._pins.of(job.partitions))
         self._control = Control(self._client, job)
         self._state = HeldPartitions(self._heartbeat.token)
         self._heart = heart = HeartbeatThread(self._url, job, self._heartbeat, self._settings.lease_ttl_ms, self._clock)
@@ -171,7 +127,11 @@ class Worker:
             heart.start()
         try:
             await until_done(self._control.wake, "saying hello")
-            async with StreamReader(self._client, self._settings.wait_replicas) as self._reader:
+            async with StreamReader(self._client, self._settings.wait_replicas) as reader:
+                self._maker = TaskMaker(
+                    dag=self._dag, job=job, plan=plan, limits=self._limits, client=self._client, reader=reader,
+                    heart=heart, metrics=self._metrics, budgets=self._budgets, clock=self._clock,
+                )  # fmt: skip
                 over = True
                 try:
                     over = await self._loop(heart)
@@ -189,7 +149,7 @@ class Worker:
         version, run_id, phase = -1, heart.run_id, ""
         self._metrics.limits(self._plan, {})
         while not self._leaving:
-            heart.troubles = self._waits.look(self._tasks(), self._metrics.waiting)
+            self._report.write(heart, self._tasks())
             try:
                 now = await self._control.now()
                 self._away = False
@@ -198,7 +158,7 @@ class Worker:
                     raise
                 self._away = True
                 self._obey()
-                await self._nap()
+                await nap(self._asked_to_leave)
                 continue
             self._heard.hear(now.rates, self._clock.monotonic())
             self._obey()
@@ -224,7 +184,7 @@ class Worker:
             elif now.version != version:
                 version = now.version
                 await self._follow_assignment()
-            await self._nap()
+            await nap(self._asked_to_leave)
         return True
 
     def _check_failure(self, now: JobNow) -> None:
@@ -278,22 +238,18 @@ class Worker:
         self._running[command.partition] = running = _Partition(lease)
         for subgraph in self._plan.subgraphs:
             if command.partition in self._plan.partitions_of(subgraph):
-                task = self._make_task(TaskId(subgraph.name, command.partition), lease)
+                task = self._maker.make(TaskId(subgraph.name, command.partition), lease)
                 task.resting = self._resting
                 task.obey(self._rates)
                 running.tasks.append(task)
-                job = self._run_task(task, lease, self._ending.get(command.partition))
+                job = self._run_to_end(task, lease, self._ending.get(command.partition))
                 running.jobs.append(asyncio.create_task(job, name=str(task.id)))
 
-    def _make_task(self, task: TaskId, lease: Lease) -> Task:
-        store = RedisTaskStore(
-            self._client, self._reader, self._job.ref, self._plan, task, lease, self._limits, self._heart.held
-        )  # fmt: skip
-        observer = self._metrics.observer(task, self._limits.channel_capacity, self._plan.capacities)
-        if self._plan.node[task.subgraph].kind == "coroutine":
-            return CoroutineTask(self._plan, self._dag, task, store, self._limits, observer, self._clock)
-        context = SinkContext("", self._job.uid, task.partition, lease.epoch, lease.token)
-        return ChainTask(self._plan, self._dag, task, store, self._limits, observer, context, self._clock)
+    async def _run_to_end(self, task: Task, lease: Lease, former: asyncio.Task[None] | None) -> None:
+        try:
+            await self._run_task(task, lease, former)
+        finally:
+            task.observer.stopped()
 
     async def _run_task(self, task: Task, lease: Lease, former: asyncio.Task[None] | None) -> None:
         lapses = self._heart.lapses
@@ -317,7 +273,7 @@ class Worker:
                 log.warning("%s; task %s stops", error, task.id)
                 return
             except OUTSIDE as error:
-                failure = await self._waits.wait(task, error, failures)
+                failure = await self._report.waits.wait(task, error, failures)
                 if failure:
                     await self._fail(lease, failure)
                 if failure or task.stopping:
@@ -363,6 +319,7 @@ class Worker:
             await self._release(stopped.lease)
 
     async def _end_all(self, give_back: bool) -> None:
+        await self._report.close()
         for partition in list(self._running):
             self._end(partition, give_back)
         for ending in list(self._ending.values()):
@@ -389,5 +346,5 @@ class Worker:
         if self._away:
             return False, "the server is away"
         if not self._running:
-            return False, self._waiting or "holds no partition"
+            return False, self._finder.waiting or "holds no partition"
         return True, f"holds partitions {sorted(self._running)}"

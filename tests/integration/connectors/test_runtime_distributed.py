@@ -107,7 +107,9 @@ def test_the_linear_and_dag_example(tmp_path: Path) -> None:
     assert [(match[1], match[2]) for match in found if match] == [
         ("linear", "in process"), ("graph", "in process"), ("linear", "2 workers"), ("graph", "2 workers"),
     ]  # fmt: skip
-    lines = [line for file in (tmp_path / "out").glob("linear-workers/*") for line in file.read_text().splitlines()]
+    lines = [
+        line for file in (tmp_path / "out").glob("linear-workers/*.jsonl") for line in file.read_text().splitlines()
+    ]
     assert {match[3] for match in found if match} == {str(len(lines))}
     assert len(lines) > 250
     assert mark.encode() not in b"".join(map(environment, Path("/proc").glob("[0-9]*"))), "all its processes are gone"

@@ -123,7 +123,7 @@ def test_all_kinds_of_edges_and_options_come_back() -> None:
     dag.add_node(Node("told", forward))
     dag.add_node(Node("all", Map(written.item_of)))
     dag.add_node(Node("end", Discard(), retries=Retries()))
-    dag.add_edge("count", "late", output="late", channel=slow)
+    dag.add_edge("count", "late", output="late", boundary=True, channel=slow)
     dag.add_edge("left", "count", key="symbol", channel=ChannelOptions(bytes=4096))
     dag.add_edge("right", "join", input="right", output="quotes", boundary=True)
     dag.add_edge("left", "join")
@@ -140,7 +140,7 @@ def test_all_kinds_of_edges_and_options_come_back() -> None:
     assert dumped.environment.keys() <= {"PYTHONPATH"}
     nodes = {node["name"]: node for node in dumped.document["nodes"]}
     assert nodes["late"] == {
-        "sink": "discard", "name": "late", "from": "count", "output": "late",
+        "sink": "discard", "name": "late", "from": "count", "output": "late", "boundary": True,
         "channel": {"capacity": 100, "levels": {"high": 50, "low": 10}, "bytes": 1 << 20},
     }  # fmt: skip
     assert nodes["join"]["from"] == [

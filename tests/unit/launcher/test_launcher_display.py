@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from market_data_pipeline.feedback import StoreReading
 from market_data_pipeline.frame import END
 from market_data_pipeline.launcher.children import Child, service
 from market_data_pipeline.launcher.display import Lines, choose_display, nothing_stored, summary, watermark_lag
@@ -256,3 +257,17 @@ def test_sources_that_are_slowed_down_are_shown(capsys: pytest.CaptureFixture[st
     assert first.endswith("limited[other 10/s, source 4,322/s]")
     assert "limited" not in second
     assert slowed.to_dict()["rates"] == {"source": 4321.7, "other": 10.0}
+
+
+def test_stores_that_say_how_they_are_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    pressed = status(
+        rates={"source": 4321.7, "other": 10.0},
+        presses={"source": ["db", "log"]},
+        stores={"db": StoreReading(91_234.5, 80_000, 20_000, 0.1234), "log": StoreReading(5, 4, 1)},
+    )
+    seen = drawn(pressed)
+    assert "slowed down to other 10/s, source 4,322/s (store of db, log), see" in seen
+    assert "store of db: 91,234 wait, high 80,000, low 20,000, a write 0.123 s" in seen
+    assert "store of log: 5 wait, high 4, low 1\n" in seen
+    Lines().show(pressed, 1.0)
+    assert "limited[other 10/s, source 4,322/s (store of db, log)]" in capsys.readouterr().err

@@ -75,10 +75,12 @@ async def test_one_that_is_cancelled_leaves_nothing() -> None:
     assert children() == before
 
 
-_PARENT = """
+_CHILD = "import time; print('up', flush=True); time.sleep(10); print('outlived its parent', flush=True)"
+_PARENT = f"""
 import subprocess, sys, time
 from market_data_pipeline.processes import with_parent
-child = subprocess.Popen(with_parent([sys.executable, "-c", "print('up', flush=True); import time; time.sleep(600)"]))
+CHILD = {_CHILD!r}
+child = subprocess.Popen(with_parent([sys.executable, "-c", CHILD]))
 print(child.pid, flush=True)
 time.sleep(600)
 """

@@ -14,7 +14,6 @@ from market_data_pipeline.dag.partition import partition_of
 from market_data_pipeline.errors import ConfigError, SourceError
 from market_data_pipeline.records import Gap, Quote, Trade
 from market_data_pipeline.sources.base import SourceContext
-from market_data_pipeline.sources.feed_link import Pace
 from market_data_pipeline.sources.provider import FeedDown, VenueLimits
 from market_data_pipeline.sources.provider_source import ProviderSource
 from tests.tools.fake_clock import FakeClock
@@ -170,17 +169,6 @@ async def test_one_of_several_connections_is_away() -> None:
         await feed.send(trade(2))
         await read.got(4)
         assert read.records[2:] == [Gap("A", 0, 0, 0, 10), trade(2)]
-
-
-async def test_the_pace_is_even_and_shared() -> None:
-    clock = FakeClock()
-    pace = Pace(per_second=4.0, clock=clock)
-    for _ in range(4):
-        await pace.turn()
-    assert clock.slept == [0.25, 0.25, 0.25]
-    clock.advance(10.0)
-    await pace.turn()
-    assert clock.slept == [0.25, 0.25, 0.25], "who came late need not wait"
 
 
 async def test_redundant_feeds_are_merged_and_one_may_be_away() -> None:

@@ -19,7 +19,7 @@ from market_data_pipeline.dag.plan import PlanEdge, TaskId
 from market_data_pipeline.errors import ConfigError, StoreUnavailable
 from market_data_pipeline.store.client import Client, Script, connect, connect_blocking, text_of
 from market_data_pipeline.store.embedded import EmbeddedServer
-from market_data_pipeline.store.keys import SHAPES, Keys, Shape, channel_keys
+from market_data_pipeline.store.keys import SHAPES, Keys, Shape, budget_key, channel_keys
 from market_data_pipeline.store.rights import (
     COORDINATOR,
     KEYLESS,
@@ -35,6 +35,8 @@ ROOT = Path(__file__).resolve().parents[3]
 SERVERS = [None, *(["redis-server"] if shutil.which("redis-server") else [])]
 ASKED = [WORKER, COORDINATOR, OPERATOR]
 JOB = "some-job"
+SHARED: Shape = "budget:*"
+"""What all jobs at a server share."""
 
 
 def rule(role: Role, job: str = JOB) -> list[str]:
@@ -97,14 +99,14 @@ def test_single_roles_can_be_asked_for() -> None:
 
 
 def names_of(job: str) -> dict[Shape, str]:
-    """A key of every shape, as the code makes it."""
+    """A key of every shape that belongs to a job, as the code makes it."""
     keys, task, edge = Keys(job), TaskId("node", 3), PlanEdge("a", "b", "keyed", "symbol")
     made = [
         keys.record, keys.leader, keys.term, keys.epochs, keys.assignment, keys.workers, keys.incarnations,
         keys.worker("w1"), keys.wake, keys.ended, keys.dead_letters, keys.lease(3), keys.task(task), keys.state(task),
         keys.stream(edge, 3), keys.stream_bytes(3), keys.staged_task(task, "life"), keys.staged_state(task, "life"),
     ]  # fmt: skip
-    return dict(zip(SHAPES, made, strict=True))
+    return dict(zip((shape for shape in SHAPES if shape != SHARED), made, strict=True))
 
 
 def matches(pattern: str, key: str) -> bool:
@@ -119,7 +121,8 @@ name = st.text("ab0-", min_size=1, max_size=4) | st.sampled_from(["channel", "jo
 def test_a_pattern_opens_one_shape_of_one_job(job: str, other: str) -> None:
     for shape in SHAPES:
         pattern = Keys(job).pattern(shape)
-        assert {found for found, key in names_of(job).items() if matches(pattern, key)} == {shape}
+        assert {found for found, key in names_of(job).items() if matches(pattern, key)} == {shape} - {SHARED}
+        assert matches(pattern, budget_key(other)) == (shape == SHARED)
         if other != job:
             assert not [key for key in names_of(other).values() if matches(pattern, key)]
         assert not [key for key in channel_keys(other) if matches(pattern, key)]
@@ -137,7 +140,7 @@ async def test_a_user_of_one_job_has_no_right_on_another(either: EmbeddedServer,
             asked = ["", "1", key] if command == "EVALSHA" else [key, "field"] if command == "HGET" else [key]
             return text_of(admin.execute_command("ACL", "DRYRUN", user, command, *asked)) == "OK"
 
-        mine = names_of("abc")
+        mine = {**names_of("abc"), SHARED: budget_key("abc")}
         for shape, key in mine.items():
             assert may(read, key) == (shape in role.writes + role.reads), (read, key)
             if "EVALSHA" in keyed:
@@ -209,7 +212,7 @@ async def test_who_may_run_no_script_is_told_so(either: EmbeddedServer) -> None:
 
 async def test_the_rules_of_another_job_do_not_do(either: EmbeddedServer) -> None:
     url = grant(either, *rule(WORKER, "some-jo"))
-    with pytest.raises(StoreUnavailable, match=r"lacks rights that a worker needs: .*XADD, .*XTRIM"):
+    with pytest.raises(StoreUnavailable, match=r"needs: anything on mdp:job:some-job, .*\{some-job:0\}:bytes;"):
         await ask(url, WORKER)
     with pytest.raises(ConfigError, match="is not allowed"):
         WORKER.rule("some*")

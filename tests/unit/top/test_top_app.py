@@ -157,7 +157,12 @@ def every_error() -> list[type[MdpError]]:
 def test_errors_are_a_tree_with_exit_codes_and_docstrings() -> None:
     assert len(every_error()) > 15
     codes = {cls.__name__: cls.exit_code for cls in every_error()}
-    assert {name for name, code in codes.items() if code == 2} == {"ConfigError", "DagValidationError", "PlanMismatch"}
+    assert {name for name, code in codes.items() if code == 2} == {
+        "ConfigError",
+        "DagValidationError",
+        "DocumentError",
+        "PlanMismatch",
+    }
     assert codes["StoreUnavailable"] == 3
     assert all(code in (1, 2, 3) for code in codes.values())
     assert all(cls.__doc__ for cls in every_error())

@@ -11,6 +11,7 @@ from tools.fake_clock import FakeClock
 from market_data_pipeline import Collect, Pipeline, Synthetic
 from market_data_pipeline.dag.plan import TaskId
 from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.feedback import StoreReading
 from market_data_pipeline.frame import END, NO_MARK
 from market_data_pipeline.metrics import CoordinatorMetrics, WorkerMetrics
 from market_data_pipeline.runtime.contract import CommitRequest, Consumed
@@ -131,3 +132,34 @@ def test_a_channel_with_a_capacity_of_its_own_shows_that_one() -> None:
     found = scraped(metrics)
     assert found['mdp_channel_capacity{channel="bars.own"}'] == 256
     assert found['mdp_channel_capacity{channel="bars.out"}'] == 64
+
+
+def test_what_a_sink_measured_holds_while_its_task_waits_and_goes_with_it() -> None:
+    metrics = WorkerMetrics(FakeClock())
+    observer, other = metrics.observer(TaskId("out", 2), 64), metrics.observer(TaskId("out", 3), 64)
+    name = 'mdp_circuit_state{circuit="sink",node="out",partition="2"}'
+    observer.gauge("out", "circuit_state", "sink", 2.0)
+    other.gauge("out", "circuit_state", "sink", 1.0)
+    for mark in (NO_MARK, END, 7):
+        observer.counted({}, mark)
+        assert scraped(metrics)[name] == 2.0, "a commit says nothing of it"
+    observer.rests()
+    found = scraped(metrics)
+    assert found[name] == 2.0
+    assert not [name for name in found if name.startswith("mdp_watermark_lag")]
+    observer.stopped()
+    assert [found for found in scraped(metrics) if found.startswith("mdp_circuit_state")] == [name.replace("2", "3")]
+
+
+def test_stores_are_shown_for_as_long_as_they_speak() -> None:
+    metrics = CoordinatorMetrics()
+    metrics.stores({"db": StoreReading(90, 80, 20, 0.5), "log": StoreReading(1, 4, 2)})
+    found = scraped(metrics)
+    assert found['mdp_store_queue_depth{node="db"}'] == 90
+    assert found['mdp_store_queue_high{node="db"}'] == 80
+    assert found['mdp_store_write_seconds{node="db"}'] == 0.5
+    assert found['mdp_store_queue_depth{node="log"}'] == 1
+    metrics.stores({"db": StoreReading(10, 80, 20)})
+    assert {name: value for name, value in scraped(metrics).items() if name.startswith("mdp_store")} == {
+        'mdp_store_queue_depth{node="db"}': 10, 'mdp_store_queue_high{node="db"}': 80, 'mdp_store_write_seconds{node="db"}': 0,
+    }  # fmt: skip
