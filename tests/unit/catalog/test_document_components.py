@@ -198,7 +198,7 @@ OPERATORS: list[Row] = [
 SINKS: list[Row] = [
     ("sink", "collect", "", Collect()),
     ("sink", "coordinated", """
-        {factory: "tools.foreign:coordinator", make: "builtins:str", settle: queue, timeout: 5s, high: 0.9, low: 0}""",
+        {factory: "tools.foreign:coordinator", make: "builtins:str", settle: queue, timeout: 5s, high: 0.9, low: 0.0}""",
      CoordinatedSink(factory="tools.foreign:coordinator", make=str, settle="queue", timeout="5s", high=0.9, low=0.0)),
     ("sink", "outside", '{factory: "tools.foreign:lines", make: "builtins:str"}',
      OutsideSink(factory="tools.foreign:lines", make=str)),
