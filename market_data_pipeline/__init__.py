@@ -110,8 +110,15 @@ if TYPE_CHECKING:
     from market_data_pipeline.sources.synthetic_time import Bursts
 
 _HOMES = {
-    "adapters.outside": ("as_dto", "as_fields", "bar_of", "quote_of", "record_of", "trade_of"),
     "adapters.http_feedback": ("HttpFeedback",),
+    "adapters.outside": (
+        "as_dto",
+        "as_fields",
+        "bar_of",
+        "quote_of",
+        "record_of",
+        "trade_of",
+    ),
     "adapters.serialization": (
         "JsonDecoder",
         "JsonEncoder",
@@ -287,7 +294,10 @@ _HOMES = {
     ),
     "sinks.guarded": ("GuardedSink",),
     "sinks.kafka": ("KafkaTopic",),
-    "sinks.outside": ("CoordinatedSink", "OutsideSink"),
+    "sinks.outside": (
+        "CoordinatedSink",
+        "OutsideSink",
+    ),
     "sinks.parquet": ("ParquetFiles",),
     "sinks.postgres": ("PostgresStore",),
     "sinks.redis": (
@@ -305,7 +315,10 @@ _HOMES = {
     "sources.ccxt": ("CcxtProvider",),
     "sources.ib": ("InteractiveBrokers",),
     "sources.kafka": ("KafkaSource",),
-    "sources.outside": ("OutsideProvider", "OutsideSource"),
+    "sources.outside": (
+        "OutsideProvider",
+        "OutsideSource",
+    ),
     "sources.provider": (
         "ConnectionHealth",
         "FeedConnection",
