@@ -21,6 +21,7 @@ from market_data_pipeline import (
     CircuitRule,
     Collect,
     Conflate,
+    CoordinatedSink,
     Count,
     CountWindow,
     CsvFiles,
@@ -51,6 +52,10 @@ from market_data_pipeline import (
     Mean,
     Min,
     Node,
+    OutsideProvider,
+    OutsideSink,
+    OutsideSource,
+    OutsideTransform,
     ParquetFiles,
     PostgresStore,
     Priority,
@@ -131,6 +136,17 @@ def ccxt() -> CcxtProvider:
     )  # fmt: skip
 
 
+def theirs() -> OutsideProvider:
+    return OutsideProvider(
+        factory="tools.foreign:Feed",
+        name="theirs",
+        kinds=["trade"],
+        instrument=items_of,
+        splittable=True,
+        limits=VenueLimits(2.0),
+    )
+
+
 def brokers() -> InteractiveBrokers:
     contracts = {"ES": ib_async.Future("ES", "202612", "CME"), "EUR": {"secType": "CASH", "symbol": "EUR"}}
     return InteractiveBrokers(contracts, port=7497, client_id=3, name="desk", subscriptions=9, again_after="20s")
@@ -142,6 +158,7 @@ SOURCES = {
         start=datetime(2026, 1, 2, tzinfo=UTC), partitioned="mmh3", on_lost="skip", max_delay=None, batch_items=10,
         options={"sasl.password": "s3cret-c", "fetch.min.bytes": 5}, group="g-${x}",
     ),
+    "outside": lambda: OutsideSource(factory="tools.foreign:Numbers", convert=second_of, repeatable=True, max_delay=None),
     "provider": lambda: ProviderSource(
         [ccxt(), brokers()], ["ES", "EUR"], on_overload="spill", spill_path="spill", spill_bytes=1 << 20,
         quiet_after="10s", give_up_after="1m", reconnect=Reconnect(seed=4), circuit=CircuitRule(window="5s", trials=2),
@@ -165,6 +182,9 @@ SOURCES = {
     ),
 }  # fmt: skip
 OPERATORS = {
+    "outside": lambda: OutsideTransform(
+        factory="tools.foreign:Doubler", make=item_of, convert=items_of, concurrency=2, timeout="2s", retries=1
+    ),
     "asof_join": lambda: AsofJoin((), "k", "5s", "inner", False, "r_", pair, "side_output"),
     "async_map": lambda: AsyncMap(answered, 4, False, "2s", 5, "1s", "3s"),
     "bars": lambda: TumblingBars(
@@ -195,6 +215,10 @@ OPERATORS = {
     ),
 }  # fmt: skip
 SINKS = {
+    "coordinated": lambda: CoordinatedSink(
+        factory="tools.foreign:coordinator", make=item_of, settle="queue", timeout="9s", high=0.7, low=0.1
+    ),
+    "outside": lambda: OutsideSink(factory="tools.foreign:lines", make=item_of),
     "collect": Collect,
     "csv": lambda: CsvFiles("out", 1000, "5s", True),
     "discard": Discard,
@@ -241,7 +265,7 @@ ROUTES = {
     "priority": lambda: Priority([["desk", "coinbase"]], standby="cold"),
     "round_robin": lambda: RoundRobin(recover_after="5s"),
 }
-PROVIDERS = {"ccxt": ccxt, "interactive_brokers": brokers}
+PROVIDERS = {"ccxt": ccxt, "interactive_brokers": brokers, "outside": theirs}
 
 
 def written() -> Mapping[tuple[str, str], Any]:
@@ -254,7 +278,7 @@ def written() -> Mapping[tuple[str, str], Any]:
     bars = {name: TumblingBars(make()) for name, make in BUCKETS.items()}
     routes = {name: SourceRouter([ccxt(), brokers()], ["ES"], route=make()) for name, make in ROUTES.items()}
     found |= {("value", name): made for name, made in {**windows, **aggregated, **bars, **routes}.items()}
-    symbols = {"ccxt": "BTC/USD", "interactive_brokers": "ES"}
+    symbols = {"ccxt": "BTC/USD", "interactive_brokers": "ES", "outside": "X"}
     said = HttpFeedback("http://writes:8080/queue", "stats.depth", 100.0, 10.0, token="s3cret-a")
     fed = Dag("fed")
     fed.add_node(Node("source", Synthetic()))
