@@ -41,6 +41,13 @@ def _documents() -> list[Mutation]:
             (secrets,),
         ),
         Mutation(
+            "document: a secret that begins with another",
+            LOAD,
+            "for secret in sorted(self._secrets, key=len, reverse=True):",
+            "for secret in sorted(self._secrets, key=len):",
+            (CATALOG_TESTS + "test_document_load.py::test_a_secret_that_begins_with_another_is_hidden_whole",),
+        ),
+        Mutation(
             "document: a mistake is text for a terminal",
             LOAD,
             "visible(line)))",

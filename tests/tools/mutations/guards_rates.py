@@ -93,10 +93,17 @@ def _feedback() -> list[Mutation]:
             RATE_TESTS,
         ),
         Mutation(
-            "store rate: what it knows stays while its rate holds",
+            "store rate: none for a store that says nothing",
             STORE_RATES,
-            "if rate != self.rate:",
-            "if True:",
+            "if self._silent >= _FORGOTTEN:",
+            "if False:",
+            RATE_TESTS,
+        ),
+        Mutation(
+            "rates: of streams and store the smaller one holds",
+            "coordinator/mdp_coordinator/rates.py",
+            "name: min(rate for rate in two if rate is not None)",
+            "name: max(rate for rate in two if rate is not None)",
             RATE_TESTS,
         ),
         Mutation(
