@@ -7,6 +7,7 @@ from collections.abc import Mapping
 BUILTIN: Mapping[str, Mapping[str, str]] = {
     "source": {
         "kafka": "sources.kafka:KafkaSource",
+        "outside": "sources.outside:OutsideSource",
         "provider": "sources.provider_source:ProviderSource",
         "redis_stream": "sources.redis_stream:RedisStreamSource",
         "replay": "sources.replay:Replay",
@@ -27,6 +28,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "label_bars": "operators.resample:LabelBars",
         "map": "operators.stateless:Map",
         "map_columns": "operators.stateless:MapColumns",
+        "outside": "operators.outside:OutsideTransform",
         "reference_join": "operators.joins.reference:ReferenceJoin",
         "resample": "operators.resample:Resample",
         "router": "operators.router:Router",
@@ -39,11 +41,13 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
     },
     "sink": {
         "collect": "sinks.collect:Collect",
+        "coordinated": "sinks.outside:CoordinatedSink",
         "csv": "sinks.file:CsvFiles",
         "discard": "sinks.discard:Discard",
         "guarded": "sinks.guarded:GuardedSink",
         "json_lines": "sinks.file:JsonLines",
         "kafka": "sinks.kafka:KafkaTopic",
+        "outside": "sinks.outside:OutsideSink",
         "parquet": "sinks.parquet:ParquetFiles",
         "postgres": "sinks.postgres:PostgresStore",
         "redis_latest": "sinks.redis:RedisLatest",
@@ -55,6 +59,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
     "provider": {
         "ccxt": "sources.ccxt:CcxtProvider",
         "interactive_brokers": "sources.ib:InteractiveBrokers",
+        "outside": "sources.outside:OutsideProvider",
     },
     "value": {
         "count": "operators.aggregations:Count",

@@ -17,7 +17,7 @@ from market_data_pipeline.records import MAX_TIME, MIN_TIME, FeedEvent, Gap, Quo
 from market_data_pipeline.sources.feed_gaps import FeedGaps
 from market_data_pipeline.sources.feed_health import FeedHealth
 from market_data_pipeline.sources.inbox import Inbox
-from market_data_pipeline.sources.provider import Refused
+from market_data_pipeline.sources.provider import Refused, Unusable
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,8 @@ class Intake:
                 passed.append(record)
             elif isinstance(record, Refused):
                 self.refused(health, record.kind, record.symbol, record.reason)
+            elif isinstance(record, Unusable):
+                self._reject(health.feed, record.item, record.reason)
             else:
                 self._reject(
                     health.feed, record, f"a feed hands out Trade, Quote, Gap and Refused, not {type(record).__name__}"

@@ -20,6 +20,7 @@ from market_data_pipeline import (
     CircuitRule,
     Collect,
     Conflate,
+    CoordinatedSink,
     Count,
     CountWindow,
     CsvFiles,
@@ -49,6 +50,10 @@ from market_data_pipeline import (
     Mean,
     Min,
     Node,
+    OutsideProvider,
+    OutsideSink,
+    OutsideSource,
+    OutsideTransform,
     ParquetFiles,
     PostgresStore,
     ProviderSource,
@@ -126,6 +131,17 @@ def ccxt() -> CcxtProvider:
     )  # fmt: skip
 
 
+def theirs() -> OutsideProvider:
+    return OutsideProvider(
+        factory="tools.foreign:Feed",
+        name="theirs",
+        kinds=["trade"],
+        instrument=items_of,
+        splittable=True,
+        limits=VenueLimits(2.0),
+    )
+
+
 def brokers() -> InteractiveBrokers:
     contracts = {"ES": ib_async.Future("ES", "202612", "CME"), "EUR": {"secType": "CASH", "symbol": "EUR"}}
     return InteractiveBrokers(contracts, port=7497, client_id=3, name="desk", subscriptions=9, again_after="20s")
@@ -137,6 +153,7 @@ SOURCES = {
         start=datetime(2026, 1, 2, tzinfo=UTC), partitioned="mmh3", on_lost="skip", max_delay=None, batch_items=10,
         options={"sasl.password": "s3cret-c", "fetch.min.bytes": 5}, group="g-${x}",
     ),
+    "outside": lambda: OutsideSource(factory="tools.foreign:Numbers", convert=second_of, repeatable=True, max_delay=None),
     "provider": lambda: ProviderSource(
         [ccxt(), brokers()], ["ES", "EUR"], on_overload="spill", spill_path="spill", spill_bytes=1 << 20,
         quiet_after="10s", give_up_after="1m", reconnect=Reconnect(seed=4), circuit=CircuitRule(window="5s", trials=2),
@@ -156,6 +173,9 @@ SOURCES = {
     ),
 }  # fmt: skip
 OPERATORS = {
+    "outside": lambda: OutsideTransform(
+        factory="tools.foreign:Doubler", make=item_of, convert=items_of, concurrency=2, timeout="2s", retries=1
+    ),
     "asof_join": lambda: AsofJoin((), "k", "5s", "inner", False, "r_", pair, "side_output"),
     "async_map": lambda: AsyncMap(answered, 4, False, "2s", 5, "1s", "3s"),
     "bars": lambda: TumblingBars(
@@ -186,6 +206,10 @@ OPERATORS = {
     ),
 }  # fmt: skip
 SINKS = {
+    "coordinated": lambda: CoordinatedSink(
+        factory="tools.foreign:coordinator", make=item_of, settle="queue", timeout="9s", high=0.7, low=0.1
+    ),
+    "outside": lambda: OutsideSink(factory="tools.foreign:lines", make=item_of),
     "collect": Collect,
     "csv": lambda: CsvFiles("out", 1000, "5s", True),
     "discard": Discard,
@@ -226,7 +250,7 @@ WINDOWS = {
     "tumble": lambda: Tumble("5s", "-1s"),
 }
 BUCKETS = {"session_buckets": lambda: SessionBuckets("XNYS", "session", "5m")}
-PROVIDERS = {"ccxt": ccxt, "interactive_brokers": brokers}
+PROVIDERS = {"ccxt": ccxt, "interactive_brokers": brokers, "outside": theirs}
 
 
 def written() -> Mapping[tuple[str, str], Any]:
@@ -238,7 +262,7 @@ def written() -> Mapping[tuple[str, str], Any]:
     aggregated = {name: WindowAggregate(Tumble("1s"), {"x": make()}) for name, make in AGGREGATIONS.items()}
     bars = {name: TumblingBars(make()) for name, make in BUCKETS.items()}
     found |= {("value", name): made for name, made in {**windows, **aggregated, **bars}.items()}
-    symbols = {"ccxt": "BTC/USD", "interactive_brokers": "ES"}
+    symbols = {"ccxt": "BTC/USD", "interactive_brokers": "ES", "outside": "X"}
     said = HttpFeedback("http://writes:8080/queue", "stats.depth", 100.0, 10.0, token="s3cret-a")
     fed = Dag("fed")
     fed.add_node(Node("source", Synthetic()))

@@ -20,6 +20,7 @@ from market_data_pipeline import (
     CircuitRule,
     Collect,
     Conflate,
+    CoordinatedSink,
     Count,
     CountWindow,
     CsvFiles,
@@ -47,6 +48,10 @@ from market_data_pipeline import (
     Max,
     Mean,
     Min,
+    OutsideProvider,
+    OutsideSink,
+    OutsideSource,
+    OutsideTransform,
     ParquetFiles,
     PostgresStore,
     ProviderSource,
@@ -96,6 +101,10 @@ SOURCES: list[Row] = [
                  symbol="ES", start="2024-01-01", until="end", on_lost="skip", max_delay="2s", idle_after="5s", live=True,
                  batch_items=100, group="bars",
                  options={"client.id": "mine", "fetch.min.bytes": 5, "enable.ssl": False})),
+    ("source", "outside", """
+        {factory: "tools.foreign:Numbers", convert: "builtins:str", repeatable: true, max_delay: 1s, idle_after: 2s, live: true}
+        """,
+     OutsideSource(factory="tools.foreign:Numbers", convert=str, repeatable=True, max_delay="1s", idle_after="2s", live=True)),
     ("source", "provider", """
         {provider: [{provider: interactive_brokers}, {provider: interactive_brokers, with: {name: other, client_id: 2}}],
          symbols: [AAPL], kinds: [trade, quote], on_overload: spill, queue_items: 100, spill_path: /tmp/spill,
@@ -146,6 +155,10 @@ OPERATORS: list[Row] = [
      Conflate("1s", "s", "-1ms", "side_output")),
     ("operator", "dedupe", "{fields: [symbol, id], within: null, max_keys: 5, content: [price], promote: false}",
      Dedupe("symbol", "id", within=None, max_keys=5, content=("price",), promote=False)),
+    ("operator", "outside", """
+        {factory: "tools.foreign:Doubler", make: "builtins:int", convert: "builtins:str", concurrency: 2, timeout: 1s,
+         retries: 1}""",
+     OutsideTransform(factory="tools.foreign:Doubler", make=int, convert=str, concurrency=2, timeout="1s", retries=1)),
     ("operator", "dollar_bars", "{notional: 1e6, overshoot: split, label: right, phases: null}",
      DollarBars(1e6, "split", "right", phases=None)),
     ("operator", "filter", '{predicate: "builtins:bool"}', Filter(bool)),
@@ -184,6 +197,11 @@ OPERATORS: list[Row] = [
 ]  # fmt: skip
 SINKS: list[Row] = [
     ("sink", "collect", "", Collect()),
+    ("sink", "coordinated", """
+        {factory: "tools.foreign:coordinator", make: "builtins:str", settle: queue, timeout: 5s, high: 0.9, low: 0.0}""",
+     CoordinatedSink(factory="tools.foreign:coordinator", make=str, settle="queue", timeout="5s", high=0.9, low=0.0)),
+    ("sink", "outside", '{factory: "tools.foreign:lines", make: "builtins:str"}',
+     OutsideSink(factory="tools.foreign:lines", make=str)),
     ("sink", "csv", "{path: out, roll_bytes: 10, roll_interval: 1s, fsync: true}", CsvFiles("out", 10, "1s", True)),
     ("sink", "discard", "{}", Discard()),
     ("sink", "guarded", "{sink: {sink: csv, with: {path: out}}, circuit: {open_for: 5s, trials: 2}}",
@@ -221,6 +239,11 @@ OTHERS: list[Row] = [
          name: x, subscriptions: 5, again_after: 1s}""",
      InteractiveBrokers({"ES": ib_async.Contract(symbol="ES", secType="FUT")}, host="h", port=7, client_id=3, name="x",
                         subscriptions=5, again_after="1s")),
+    ("provider", "outside", """
+        {factory: "tools.foreign:made_feed", name: x, kinds: [trade], instrument: "builtins:str", splittable: true,
+         limits: {per_second: 2}}""",
+     OutsideProvider(factory="tools.foreign:made_feed", name="x", kinds=["trade"], instrument=str, splittable=True,
+                     limits=VenueLimits(2.0))),
     ("value", "count", "{}", Count()),
     ("value", "count_window", "{n: 5}", CountWindow(5)),
     ("value", "first", "{field: p}", First("p")),
