@@ -6,12 +6,20 @@ those that must fail then.
 
 from __future__ import annotations
 
-from tools.mutations import guards_catalog, guards_commit, guards_control, guards_rates, guards_runtime, guards_sinks
+from tools.mutations import (
+    guards_catalog,
+    guards_commit,
+    guards_control,
+    guards_outside,
+    guards_rates,
+    guards_runtime,
+    guards_sinks,
+)
 from tools.mutations.mutation import Mutation, occurrences
 
 __all__ = ["MUTATIONS", "Mutation", "occurrences"]
 
 MUTATIONS: tuple[Mutation, ...] = (
     *guards_commit.GUARDS, *guards_control.GUARDS, *guards_runtime.GUARDS, *guards_sinks.GUARDS,
-    *guards_catalog.GUARDS, *guards_rates.GUARDS,
+    *guards_catalog.GUARDS, *guards_rates.GUARDS, *guards_outside.GUARDS,
 )  # fmt: skip
