@@ -312,7 +312,7 @@ class _Loading:
 
     def _add(self, place: Place, why: str, key: bool = False) -> None:
         where, path = self.text.where(place, key), _path(place)
-        for secret in self._secrets:
+        for secret in sorted(self._secrets, key=len, reverse=True):  # one may begin with another
             why = why.replace(secret, "***") if len(secret) >= _SHORTEST_SECRET else why
         why = why if len(why) <= _LONGEST_MESSAGE else f"{why[:_LONGEST_MESSAGE]}..."
         line = ": ".join(part for part in (where, path, why) if part)
