@@ -268,7 +268,7 @@ class Standby:
         return _is_behind(gone.record, last)
 
     def _is_apart(self, voice: _Voice, memory: _Memory) -> bool:
-        """Whether all that ``memory`` had came behind the last record that was passed on: then nobody knows what was between."""
+        """Whether all that ``memory`` had came behind the last record that was passed on: nobody knows what was between."""
         last = voice.last.get(self._leading)
         first = memory.gone or next((one for one in memory.waiting if type(one.record) is self._leading), None)
         return last is not None and first is not None and _is_behind(first.record, last)
