@@ -106,6 +106,8 @@ if TYPE_CHECKING:
     from market_data_pipeline.sources.reconnect import Reconnect
     from market_data_pipeline.sources.redis_stream import RedisStreamSource
     from market_data_pipeline.sources.replay import Replay
+    from market_data_pipeline.sources.router import SourceRouter
+    from market_data_pipeline.sources.routes import BySymbol, Failover, Priority, RoundRobin
     from market_data_pipeline.sources.synthetic import Synthetic
     from market_data_pipeline.sources.synthetic_time import Bursts
 
@@ -333,6 +335,13 @@ _HOMES = {
     "sources.reconnect": ("Reconnect",),
     "sources.redis_stream": ("RedisStreamSource",),
     "sources.replay": ("Replay",),
+    "sources.router": ("SourceRouter",),
+    "sources.routes": (
+        "BySymbol",
+        "Failover",
+        "Priority",
+        "RoundRobin",
+    ),
     "sources.synthetic": ("Synthetic",),
     "sources.synthetic_time": ("Bursts",),
 }
@@ -349,6 +358,7 @@ __all__ = [
     "Budget",
     "BudgetRule",
     "Bursts",
+    "BySymbol",
     "CcxtProvider",
     "Channel",
     "ChannelClosed",
@@ -376,6 +386,7 @@ __all__ = [
     "DocumentError",
     "DollarBars",
     "Edge",
+    "Failover",
     "FeedConnection",
     "FeedDown",
     "FeedEvent",
@@ -426,6 +437,7 @@ __all__ = [
     "PipelineRuntime",
     "PlanMismatch",
     "PostgresStore",
+    "Priority",
     "ProviderSource",
     "Quantile",
     "Quote",
@@ -441,6 +453,7 @@ __all__ = [
     "Replay",
     "Resample",
     "Retries",
+    "RoundRobin",
     "Router",
     "RunConfig",
     "RunResult",
@@ -456,6 +469,7 @@ __all__ = [
     "Source",
     "SourceContext",
     "SourceError",
+    "SourceRouter",
     "SqliteStore",
     "SqliteTable",
     "Std",

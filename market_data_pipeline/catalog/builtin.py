@@ -11,6 +11,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "provider": "sources.provider_source:ProviderSource",
         "redis_stream": "sources.redis_stream:RedisStreamSource",
         "replay": "sources.replay:Replay",
+        "router": "sources.router:SourceRouter",
         "synthetic": "sources.synthetic:Synthetic",
     },
     "operator": {
@@ -62,8 +63,10 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "outside": "sources.outside:OutsideProvider",
     },
     "value": {
+        "by_symbol": "sources.routes:BySymbol",
         "count": "operators.aggregations:Count",
         "count_window": "operators.windows:CountWindow",
+        "failover": "sources.routes:Failover",
         "first": "operators.aggregations:First",
         "fold": "operators.fold:Fold",
         "http_feedback": "adapters.http_feedback:HttpFeedback",
@@ -73,7 +76,9 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "max": "operators.aggregations:Max",
         "mean": "operators.aggregations:Mean",
         "min": "operators.aggregations:Min",
+        "priority": "sources.routes:Priority",
         "quantile": "operators.quantile:Quantile",
+        "round_robin": "sources.routes:RoundRobin",
         "session": "operators.windows:Session",
         "session_buckets": "operators.calendars:SessionBuckets",
         "std": "operators.aggregations:Std",

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from market_data_pipeline.orchestration.runtime_orchestrator import RuntimeOrchestrator
     from market_data_pipeline.runtime.local import DagRuntime, RunConfig, RunResult
     from market_data_pipeline.runtime_settings import OrchestratorSettings
+    from market_data_pipeline.sources.router import SourceRouter
+    from market_data_pipeline.sources.routes import BySymbol, Failover, Priority, RoundRobin
 
 _HOMES = {
     "catalog.registry": ("Registry", "registry"),
@@ -35,29 +37,36 @@ _HOMES = {
     "orchestration.runtime_orchestrator": ("RuntimeOrchestrator",),
     "runtime.local": ("DagRuntime", "RunConfig", "RunResult"),
     "runtime_settings": ("OrchestratorSettings",),
+    "sources.router": ("SourceRouter",),
+    "sources.routes": ("BySymbol", "Failover", "Priority", "RoundRobin"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BySymbol",
     "CircuitBreaker",
     "CircuitRule",
     "Dag",
     "DagRuntime",
     "Distributed",
     "Edge",
+    "Failover",
     "InProcess",
     "Node",
     "OrchestratorSettings",
     "Pipeline",
     "PipelineBuilder",
     "PipelineRuntime",
+    "Priority",
     "Program",
     "Registry",
+    "RoundRobin",
     "RunConfig",
     "RunResult",
     "RunStatus",
     "Running",
     "RuntimeOrchestrator",
+    "SourceRouter",
     "StoreFeedback",
     "StoreReading",
     "registry",

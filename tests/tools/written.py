@@ -16,6 +16,7 @@ from market_data_pipeline import (
     BarConvention,
     Batcher,
     Bursts,
+    BySymbol,
     CcxtProvider,
     CircuitRule,
     Collect,
@@ -28,6 +29,7 @@ from market_data_pipeline import (
     Dedupe,
     Discard,
     DollarBars,
+    Failover,
     Filter,
     First,
     FlatMap,
@@ -56,6 +58,7 @@ from market_data_pipeline import (
     OutsideTransform,
     ParquetFiles,
     PostgresStore,
+    Priority,
     ProviderSource,
     Quantile,
     Reconnect,
@@ -65,9 +68,11 @@ from market_data_pipeline import (
     ReferenceJoin,
     Replay,
     Resample,
+    RoundRobin,
     Router,
     Session,
     SessionBuckets,
+    SourceRouter,
     SqliteStore,
     SqliteTable,
     Std,
@@ -167,6 +172,10 @@ SOURCES = {
         [Path("a.csv"), "b.csv"], "quote", {"bid": "b"}, "us", speed=2.5, max_delay="3s", start="2026-01-02T00:00:00Z",
         end=datetime(2026, 1, 3, tzinfo=UTC), idle_after="1s", live=True,
     ),
+    "router": lambda: SourceRouter(
+        [ccxt(), brokers()], ["ES", "EUR"], ("trade", "quote"), route=Failover(recover_after="1m"), overlap="3s",
+        overlap_items=9, quiet_after="10s", reconnect=Reconnect(seed=4), circuit=CircuitRule(window="5s"), live=False,
+    ),
     "synthetic": lambda: Synthetic(
         5, None, rate=10.0, duplicates=0.5, disorder=0.25, disorder_by="1s", zipf=0.0, seed=4, kinds=("trade", "quote"),
         sessions=["09:30-16:00"], bursts=Bursts("2m", "3s", 4.0), gaps=0.1, gap_records=False, idle_after="1m", live=True,
@@ -250,6 +259,12 @@ WINDOWS = {
     "tumble": lambda: Tumble("5s", "-1s"),
 }
 BUCKETS = {"session_buckets": lambda: SessionBuckets("XNYS", "session", "5m")}
+ROUTES = {
+    "by_symbol": lambda: BySymbol({"E*": ["desk", "coinbase"]}, "coinbase", fail_after="1s", stale_after="9s"),
+    "failover": lambda: Failover(fail_after="1s", recover_after="2m", stale_after="9s", standby="cold"),
+    "priority": lambda: Priority([["desk", "coinbase"]], standby="cold"),
+    "round_robin": lambda: RoundRobin(recover_after="5s"),
+}
 PROVIDERS = {"ccxt": ccxt, "interactive_brokers": brokers, "outside": theirs}
 
 
@@ -261,7 +276,8 @@ def written() -> Mapping[tuple[str, str], Any]:
     windows = {name: WindowAggregate(make(), {"n": Sum("size")}) for name, make in WINDOWS.items()}
     aggregated = {name: WindowAggregate(Tumble("1s"), {"x": make()}) for name, make in AGGREGATIONS.items()}
     bars = {name: TumblingBars(make()) for name, make in BUCKETS.items()}
-    found |= {("value", name): made for name, made in {**windows, **aggregated, **bars}.items()}
+    routes = {name: SourceRouter([ccxt(), brokers()], ["ES"], route=make()) for name, make in ROUTES.items()}
+    found |= {("value", name): made for name, made in {**windows, **aggregated, **bars, **routes}.items()}
     symbols = {"ccxt": "BTC/USD", "interactive_brokers": "ES", "outside": "X"}
     said = HttpFeedback("http://writes:8080/queue", "stats.depth", 100.0, 10.0, token="s3cret-a")
     fed = Dag("fed")
