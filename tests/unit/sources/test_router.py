@@ -208,6 +208,24 @@ async def test_a_cold_backup_is_connected_when_it_is_needed_and_let_go_after_the
         await b.subscribed("A", 2)
 
 
+async def test_a_cold_backup_that_is_still_heard_is_not_let_go() -> None:
+    route = Failover(fail_after="20ms", recover_after="20ms", standby="cold")
+    async with LineFeed() as a, LineFeed() as b, reading_of(router(a, b, route=route, overlap="1h")) as read:
+        await a.subscribed("A")
+        await a.send(trade(1))
+        await read.got(1)
+        await break_for_good(a)
+        await b.subscribed("A")
+        await read.event("switched")
+        a.unwelcome = 0
+        await read.event("switched", 2)
+        await a.send(trade(2))
+        await kept(read, 1)
+        await b.send(trade(3))
+        await read.got(3)
+        assert (read.records[-1], b.left) == (trade(3), [])
+
+
 async def test_providers_are_asked_for_their_own_symbols_only() -> None:
     route = BySymbol({"BTC*": "b", "ETH*": ["a", "b"]}, default="a")
     async with LineFeed() as a, LineFeed() as b:
