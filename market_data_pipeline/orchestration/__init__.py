@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.feedback import StoreFeedback, StoreReading
     from market_data_pipeline.orchestration.places import Distributed, InProcess
     from market_data_pipeline.orchestration.program import Program
+    from market_data_pipeline.orchestration.rate_coordinator import RateCoordinator
     from market_data_pipeline.orchestration.run_status import RunStatus
     from market_data_pipeline.orchestration.running import Running
     from market_data_pipeline.orchestration.runtime import PipelineRuntime
@@ -31,6 +32,7 @@ _HOMES = {
     "feedback": ("StoreFeedback", "StoreReading"),
     "orchestration.places": ("Distributed", "InProcess"),
     "orchestration.program": ("Program",),
+    "orchestration.rate_coordinator": ("RateCoordinator",),
     "orchestration.run_status": ("RunStatus",),
     "orchestration.running": ("Running",),
     "orchestration.runtime": ("PipelineRuntime",),
@@ -59,6 +61,7 @@ __all__ = [
     "PipelineRuntime",
     "Priority",
     "Program",
+    "RateCoordinator",
     "Registry",
     "RoundRobin",
     "RunConfig",
