@@ -69,6 +69,20 @@ def _standby() -> list[Mutation]:
     return [
         Mutation("standby: what waits is kept while something is wrong", STANDBY, kept, "until = now", STANDBY_TESTS),
         Mutation(
+            "standby: what waited goes on in a change",
+            STANDBY,
+            "        settled.passed.extend(self._behind(voice, memory))\n",
+            "",
+            STANDBY_TESTS,
+        ),
+        Mutation(
+            "standby: who is back is heard after the overlap",
+            STANDBY,
+            " and now - routing.since(symbol, assigned) < self._overlap:",
+            " and False:",
+            (STANDBY_TESTS[0] + "::test_who_is_back_is_heard_after_the_overlap",),
+        ),
+        Mutation(
             "standby: who lags is not heard before it has caught up", STANDBY, lagging, "if False:", STANDBY_TESTS
         ),
         Mutation("standby: what nobody had is told", STANDBY, missed, "pass", STANDBY_TESTS),
