@@ -153,6 +153,10 @@ class Routing:
         or who has it is unfit, or brings nothing."""
         return any(self._needs(symbol, feed.provider, now) for symbol in feed.symbols)
 
+    def is_settled(self, feed: Feed, now: float) -> bool:
+        """Whether those that have the symbols of ``feed`` have been as they are for ``recover_after``."""
+        return all(now - self.since(symbol, self._assigned[symbol]) >= self._recover_after for symbol in feed.symbols)
+
     def _needs(self, symbol: str, provider: str, now: float) -> bool:
         level, present = self._groups[symbol].level, self._assigned[symbol]
         if level[provider] <= level[present]:
