@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from market_data_pipeline.adapters.http_feedback import HttpFeedback
+    from market_data_pipeline.adapters.outside import as_dto, as_fields, bar_of, quote_of, record_of, trade_of
     from market_data_pipeline.adapters.serialization import JsonDecoder, JsonEncoder, MsgpackDecoder, MsgpackEncoder
     from market_data_pipeline.budget import Budget, BudgetRule
     from market_data_pipeline.catalog.load import dag_of, load_file
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.operators.joins.asof import AsofJoin
     from market_data_pipeline.operators.joins.interval import IntervalJoin
     from market_data_pipeline.operators.joins.reference import ReferenceJoin
+    from market_data_pipeline.operators.outside import OutsideTransform
     from market_data_pipeline.operators.quantile import Quantile
     from market_data_pipeline.operators.resample import LabelBars, Resample
     from market_data_pipeline.operators.router import Router, TableRouter
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.sinks.file import CsvFiles, JsonLines
     from market_data_pipeline.sinks.guarded import GuardedSink
     from market_data_pipeline.sinks.kafka import KafkaTopic
+    from market_data_pipeline.sinks.outside import CoordinatedSink, OutsideSink
     from market_data_pipeline.sinks.parquet import ParquetFiles
     from market_data_pipeline.sinks.postgres import PostgresStore
     from market_data_pipeline.sinks.redis import RedisLatest, RedisOutput
@@ -88,6 +91,7 @@ if TYPE_CHECKING:
     from market_data_pipeline.sources.ccxt import CcxtProvider
     from market_data_pipeline.sources.ib import InteractiveBrokers
     from market_data_pipeline.sources.kafka import KafkaSource
+    from market_data_pipeline.sources.outside import OutsideProvider, OutsideSource
     from market_data_pipeline.sources.provider import (
         ConnectionHealth,
         FeedConnection,
@@ -95,17 +99,28 @@ if TYPE_CHECKING:
         MarketDataProvider,
         Refused,
         SubscriptionRefused,
+        Unusable,
         VenueLimits,
     )
     from market_data_pipeline.sources.provider_source import ProviderSource
     from market_data_pipeline.sources.reconnect import Reconnect
     from market_data_pipeline.sources.redis_stream import RedisStreamSource
     from market_data_pipeline.sources.replay import Replay
+    from market_data_pipeline.sources.router import SourceRouter
+    from market_data_pipeline.sources.routes import BySymbol, Failover, Priority, RoundRobin
     from market_data_pipeline.sources.synthetic import Synthetic
     from market_data_pipeline.sources.synthetic_time import Bursts
 
 _HOMES = {
     "adapters.http_feedback": ("HttpFeedback",),
+    "adapters.outside": (
+        "as_dto",
+        "as_fields",
+        "bar_of",
+        "quote_of",
+        "record_of",
+        "trade_of",
+    ),
     "adapters.serialization": (
         "JsonDecoder",
         "JsonEncoder",
@@ -209,6 +224,7 @@ _HOMES = {
     "operators.joins.asof": ("AsofJoin",),
     "operators.joins.interval": ("IntervalJoin",),
     "operators.joins.reference": ("ReferenceJoin",),
+    "operators.outside": ("OutsideTransform",),
     "operators.quantile": ("Quantile",),
     "operators.resample": (
         "LabelBars",
@@ -280,6 +296,10 @@ _HOMES = {
     ),
     "sinks.guarded": ("GuardedSink",),
     "sinks.kafka": ("KafkaTopic",),
+    "sinks.outside": (
+        "CoordinatedSink",
+        "OutsideSink",
+    ),
     "sinks.parquet": ("ParquetFiles",),
     "sinks.postgres": ("PostgresStore",),
     "sinks.redis": (
@@ -297,6 +317,10 @@ _HOMES = {
     "sources.ccxt": ("CcxtProvider",),
     "sources.ib": ("InteractiveBrokers",),
     "sources.kafka": ("KafkaSource",),
+    "sources.outside": (
+        "OutsideProvider",
+        "OutsideSource",
+    ),
     "sources.provider": (
         "ConnectionHealth",
         "FeedConnection",
@@ -304,12 +328,20 @@ _HOMES = {
         "MarketDataProvider",
         "Refused",
         "SubscriptionRefused",
+        "Unusable",
         "VenueLimits",
     ),
     "sources.provider_source": ("ProviderSource",),
     "sources.reconnect": ("Reconnect",),
     "sources.redis_stream": ("RedisStreamSource",),
     "sources.replay": ("Replay",),
+    "sources.router": ("SourceRouter",),
+    "sources.routes": (
+        "BySymbol",
+        "Failover",
+        "Priority",
+        "RoundRobin",
+    ),
     "sources.synthetic": ("Synthetic",),
     "sources.synthetic_time": ("Bursts",),
 }
@@ -326,6 +358,7 @@ __all__ = [
     "Budget",
     "BudgetRule",
     "Bursts",
+    "BySymbol",
     "CcxtProvider",
     "Channel",
     "ChannelClosed",
@@ -338,6 +371,7 @@ __all__ = [
     "ConfigError",
     "Conflate",
     "ConnectionHealth",
+    "CoordinatedSink",
     "CorruptState",
     "Count",
     "CountWindow",
@@ -352,6 +386,7 @@ __all__ = [
     "DocumentError",
     "DollarBars",
     "Edge",
+    "Failover",
     "FeedConnection",
     "FeedDown",
     "FeedEvent",
@@ -392,12 +427,17 @@ __all__ = [
     "OperatorContext",
     "OperatorFailed",
     "OrchestratorSettings",
+    "OutsideProvider",
+    "OutsideSink",
+    "OutsideSource",
+    "OutsideTransform",
     "ParquetFiles",
     "Pipeline",
     "PipelineBuilder",
     "PipelineRuntime",
     "PlanMismatch",
     "PostgresStore",
+    "Priority",
     "ProviderSource",
     "Quantile",
     "Quote",
@@ -413,6 +453,7 @@ __all__ = [
     "Replay",
     "Resample",
     "Retries",
+    "RoundRobin",
     "Router",
     "RunConfig",
     "RunResult",
@@ -428,6 +469,7 @@ __all__ = [
     "Source",
     "SourceContext",
     "SourceError",
+    "SourceRouter",
     "SqliteStore",
     "SqliteTable",
     "Std",
@@ -447,19 +489,26 @@ __all__ = [
     "Tumble",
     "TumblingBars",
     "TumblingWindow",
+    "Unusable",
     "VenueLimits",
     "VolumeBars",
     "Vwap",
     "Watermark",
     "Window",
     "WindowAggregate",
+    "as_dto",
+    "as_fields",
+    "bar_of",
     "buffer_async",
     "dag_of",
     "filter_async",
     "load_file",
     "load_settings",
     "map_async",
+    "quote_of",
+    "record_of",
     "registry",
+    "trade_of",
     "tumbling_window",
 ]
 

@@ -102,7 +102,8 @@ class Gap(NamedTuple):
 
 class FeedEvent(NamedTuple):
     """What happened to a feed at ``ts_event`` (wall time): ``event`` is one of :data:`FEED_EVENTS`, ``symbol`` is ``""`` where
-    it is about all of them, ``detail`` is for people."""
+    it is about all of them, ``detail`` is for people. Of ``switched``, ``feed`` is the provider that has the symbol from now
+    on, and ``detail`` says which had it, and why it moved: ``"binance -> coinbase: disconnected"``."""
 
     feed: str
     event: str
@@ -111,9 +112,10 @@ class FeedEvent(NamedTuple):
     detail: str = ""
 
 
-FEED_EVENTS = ("connected", "disconnected", "quiet", "resumed", "suspended", "failed")
+FEED_EVENTS = ("connected", "disconnected", "quiet", "resumed", "suspended", "failed", "switched")
 """``quiet``: connected, and nothing came for longer than is usual; ``resumed``: something came again. ``suspended``: it failed
-so often that it is left alone for a while. ``failed``: a symbol or kind was refused for good."""
+so often that it is left alone for a while. ``failed``: a symbol or kind was refused for good. ``switched``: another provider
+has a symbol, or all symbols of one, from now on."""
 
 PHASES = ("live", "snapshot")
 

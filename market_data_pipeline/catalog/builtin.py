@@ -7,9 +7,11 @@ from collections.abc import Mapping
 BUILTIN: Mapping[str, Mapping[str, str]] = {
     "source": {
         "kafka": "sources.kafka:KafkaSource",
+        "outside": "sources.outside:OutsideSource",
         "provider": "sources.provider_source:ProviderSource",
         "redis_stream": "sources.redis_stream:RedisStreamSource",
         "replay": "sources.replay:Replay",
+        "router": "sources.router:SourceRouter",
         "synthetic": "sources.synthetic:Synthetic",
     },
     "operator": {
@@ -27,6 +29,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "label_bars": "operators.resample:LabelBars",
         "map": "operators.stateless:Map",
         "map_columns": "operators.stateless:MapColumns",
+        "outside": "operators.outside:OutsideTransform",
         "reference_join": "operators.joins.reference:ReferenceJoin",
         "resample": "operators.resample:Resample",
         "router": "operators.router:Router",
@@ -39,11 +42,13 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
     },
     "sink": {
         "collect": "sinks.collect:Collect",
+        "coordinated": "sinks.outside:CoordinatedSink",
         "csv": "sinks.file:CsvFiles",
         "discard": "sinks.discard:Discard",
         "guarded": "sinks.guarded:GuardedSink",
         "json_lines": "sinks.file:JsonLines",
         "kafka": "sinks.kafka:KafkaTopic",
+        "outside": "sinks.outside:OutsideSink",
         "parquet": "sinks.parquet:ParquetFiles",
         "postgres": "sinks.postgres:PostgresStore",
         "redis_latest": "sinks.redis:RedisLatest",
@@ -55,10 +60,13 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
     "provider": {
         "ccxt": "sources.ccxt:CcxtProvider",
         "interactive_brokers": "sources.ib:InteractiveBrokers",
+        "outside": "sources.outside:OutsideProvider",
     },
     "value": {
+        "by_symbol": "sources.routes:BySymbol",
         "count": "operators.aggregations:Count",
         "count_window": "operators.windows:CountWindow",
+        "failover": "sources.routes:Failover",
         "first": "operators.aggregations:First",
         "fold": "operators.fold:Fold",
         "http_feedback": "adapters.http_feedback:HttpFeedback",
@@ -68,7 +76,9 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "max": "operators.aggregations:Max",
         "mean": "operators.aggregations:Mean",
         "min": "operators.aggregations:Min",
+        "priority": "sources.routes:Priority",
         "quantile": "operators.quantile:Quantile",
+        "round_robin": "sources.routes:RoundRobin",
         "session": "operators.windows:Session",
         "session_buckets": "operators.calendars:SessionBuckets",
         "std": "operators.aggregations:Std",

@@ -119,9 +119,16 @@ def nearest(name: str, among: Mapping[str, Any] | list[str] | tuple[str, ...]) -
 def hidden(text: str, secrets: Iterable[str]) -> str:
     """``text`` with ``***`` for each of ``secrets`` of more than three letters: as it is, as ``repr`` writes it, and cut."""
     forms = {form for secret in secrets if len(secret) >= _SHORTEST_SECRET for form in (secret, repr(secret)[1:-1])}
-    for form in sorted(forms, key=len, reverse=True):
+    for form in sorted(forms, key=len, reverse=True):  # one may begin with another
         text = text.replace(form, "***")
-        while len(form) > _SURE and (start := text.find(form[:_SURE])) >= 0:
-            shared = next((n for n in range(_SURE, len(form)) if not text.startswith(form[: n + 1], start)), len(form))
+    long = [form for form in forms if len(form) > _SURE]
+    for form in long:
+        while (start := text.find(form[:_SURE])) >= 0:
+            shared = max(_shared(other, text[start:]) for other in long)
             text = f"{text[:start]}***{text[start + shared :]}"
     return text
+
+
+def _shared(one: str, other: str) -> int:
+    """How many letters both begin with."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -60,7 +60,7 @@ class FeedGaps:
         self._lines: dict[str, _Line] = {}
         self._served: dict[str, set[str]] = {}
         self._refused: set[tuple[str, str]] = set()
-        self._kind = kind
+        self.kind = kind
 
     def restarted(self, symbols: Iterable[str], now: float) -> None:
         """The process began anew, so nobody knows what came before: each of ``symbols`` owes a gap."""
@@ -76,7 +76,7 @@ class FeedGaps:
 
     def refused(self, feed: str, kind: str, symbol: str, now: float) -> None:
         """``feed`` brings no ``kind`` of ``symbol``, though it may have taken the subscription, and brought some."""
-        if kind != self._kind:
+        if kind != self.kind:
             return
         self._refused.add((feed, symbol))
         if feed in self._served.get(symbol, ()):
@@ -88,6 +88,18 @@ class FeedGaps:
         for symbol, feeds in self._served.items():
             if feed in feeds:
                 self._unserved(feed, symbol, now)
+
+    def missed(self, symbol: str, now: float) -> None:
+        """Something of ``symbol`` came and was not kept: it owes a gap if it had data."""
+        line = self._lines.get(symbol)
+        if line is not None and line.away_since is None:
+            line.away_since, line.told = now, False
+
+    def renumbered(self, symbol: str) -> None:
+        """The next ids of ``symbol`` may count something else."""
+        line = self._lines.get(symbol)
+        if line is not None:
+            line.last, line.steps, line.jumps = None, 0, 0
 
     def _unserved(self, feed: str, symbol: str, now: float) -> None:
         feeds = self._served[symbol]
@@ -112,17 +124,17 @@ class FeedGaps:
         return any(line.away_since is not None and not line.told for line in self._lines.values())
 
     def see(self, record: Trade | Quote, feed: str) -> tuple[list[Gap], Trade | Quote]:
-        """``record`` has come from ``feed``, which so serves its symbol: the gaps in front of it, and the record as it is to be
-        passed on."""
+        """``record`` has come from ``feed``, which so serves its symbol (``""``: nobody does now): the gaps in front of it, and
+        the record as it is to be passed on."""
         if type(record) is not self._type:
             return [], record
         line = self._lines.get(record.symbol)
         if line is None:
             line = self._lines[record.symbol] = _Line()
-        if feed not in self._served.get(record.symbol, ()):
+        if feed and feed not in self._served.get(record.symbol, ()):
             self._refused.discard((feed, record.symbol))
             self.served(feed, [record.symbol])  # data may be here before the call that asked for it has returned
-        number = _number(record.trade_id) if isinstance(record, Trade) else None
+        number = number_of(record)
         if line.away_since is None:
             self._note(line, record, number)
             return [], record
@@ -163,7 +175,11 @@ class FeedGaps:
         return gaps
 
 
-def _number(trade_id: int | str) -> int | None:
+def number_of(record: Trade | Quote | Gap) -> int | None:
+    """A trade's id where that is a number, or digits."""
+    if not isinstance(record, Trade):
+        return None
+    trade_id = record.trade_id
     if isinstance(trade_id, str):
         return int(trade_id) if trade_id.isascii() and trade_id.isdigit() and len(trade_id) <= 18 else None
     return trade_id

@@ -19,11 +19,19 @@ Anything else (a further attempt that failed while the feed is away, say) is no 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from market_data_pipeline.records import FeedEvent
 
 Condition = Literal["new", "away", "connected", "quiet", "suspended", "failed"]
+
+
+class Feed(NamedTuple):
+    """A connection: its name in events, whose it is, and what it subscribes to."""
+
+    name: str
+    provider: str
+    symbols: tuple[str, ...]
 
 
 class FeedHealth:

@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 _CLOSING_SECONDS = 5.0
 
 
+class _NotNeeded(FeedDown):
+    """The connection is closed because nobody needs it."""
+
+
 class Wanted(NamedTuple):
     """What one connection subscribes to: each of ``kinds`` of each of ``symbols``. ``leading``: the kind whose records tell of
     gaps."""
@@ -66,16 +70,25 @@ class FeedLink:
         self._connection: FeedConnection | None = None
         self._broken: asyncio.Future[FeedDown] | None = None
         self._delivering = self._stopping = False
+        self._needed = asyncio.Event()
+        self._needed.set()
 
     async def run(self) -> None:
         """Until the feed is over for good. Raises ``SourceError`` where no further try can succeed."""
         try:
             while True:
+                if not self._needed.is_set():
+                    self._intake.rests(self.health.feed)
+                    await self._needed.wait()
                 self._ticket = await self._admitted()
                 await self._budget.acquire()
                 down = await self._one_connection()
                 if down is None:
                     return
+                if isinstance(down, _NotNeeded):
+                    if self._ticket is not None:
+                        self._breaker.given_up(self._ticket)
+                    continue
                 self._intake.down(self.health.feed, str(down))
                 lived = self._clock.monotonic() - self._since if self._since else 0.0
                 self._intake.tell(self.health.disconnected(self._clock.time_ns(), str(down)))  # it could not be made
@@ -148,6 +161,8 @@ class FeedLink:
     async def _serve(self, connection: FeedConnection) -> FeedDown | None:
         broken: asyncio.Future[FeedDown] = asyncio.get_running_loop().create_future()
         self._connection, self._broken = connection, broken
+        if not self._needed.is_set():
+            self.rest()
         reader = asyncio.create_task(self._read(connection))
         asker = asyncio.create_task(self._subscribe(connection))
         try:
@@ -155,7 +170,7 @@ class FeedLink:
             await asyncio.wait([asker, *ends], return_when=asyncio.FIRST_COMPLETED)
             if asker.done() and not asker.cancelled() and asker.exception() is None:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if asker.cancelled() or reader.cancelled():  # by the client: nobody here did it yet
+            if not broken.done() and (asker.cancelled() or reader.cancelled()):  # by the client: nobody here did it yet
                 broken.set_result(FeedDown("the client cancelled it"))
         finally:
             self._connection = None
@@ -241,6 +256,16 @@ class FeedLink:
             refused = refused or set(symbols)
         if kind == self._wanted.leading:
             self._intake.served(self.health.feed, [symbol for symbol in symbols if symbol not in refused])
+
+    def wake(self) -> None:
+        """It is needed; so it is from the beginning."""
+        self._needed.set()
+
+    def rest(self) -> None:
+        """Nobody needs it: close the connection, and make none before :meth:`wake`."""
+        self._needed.clear()
+        if self._connection is not None and self._broken is not None and not self._broken.done():
+            self._broken.set_result(_NotNeeded("not needed now"))
 
     def stop(self) -> None:
         """Its task is about to be cancelled: nothing is waited for any more."""

@@ -17,7 +17,7 @@ from market_data_pipeline.records import MAX_TIME, MIN_TIME, FeedEvent, Gap, Quo
 from market_data_pipeline.sources.feed_gaps import FeedGaps
 from market_data_pipeline.sources.feed_health import FeedHealth
 from market_data_pipeline.sources.inbox import Inbox
-from market_data_pipeline.sources.provider import Refused
+from market_data_pipeline.sources.provider import Refused, Unusable
 
 log = logging.getLogger(__name__)
 
@@ -62,25 +62,38 @@ class Intake:
                 if wrong := _wrong(record):
                     self._reject(health.feed, record, wrong)
                     continue
-                gaps, known = self._gaps.see(record, health.feed)
-                self._count_gaps(gaps)
-                if known.phase != record.phase:
-                    self.counted("recovered", 1)
-                passed += gaps
-                passed.append(known)
+                self._admit(health.feed, record, passed)
             elif isinstance(record, Gap) and type(record.missing) is int:
-                self._count_gaps([record])
-                passed.append(record)
+                self._admit(health.feed, record, passed)
             elif isinstance(record, Refused):
                 self.refused(health, record.kind, record.symbol, record.reason)
+            elif isinstance(record, Unusable):
+                self._reject(health.feed, record.item, record.reason)
             else:
                 self._reject(
                     health.feed, record, f"a feed hands out Trade, Quote, Gap and Refused, not {type(record).__name__}"
                 )
-        await self.inbox.put(passed)
+        await self._put(passed)
         while len(self._rejected) >= _MOST_REJECTED:  # garbage is read no faster than it is taken either
             self._taken.clear()
             await self._taken.wait()
+
+    def _admit(self, feed: str, record: Trade | Quote | Gap, passed: list[Any]) -> None:
+        """Add to ``passed`` what goes on of a record of ``feed``: it, and the gaps in front of it."""
+        if isinstance(record, Gap):
+            self._count_gaps([record])
+            passed.append(record)
+            return
+        gaps, known = self._gaps.see(record, feed)
+        if gaps:
+            self._count_gaps(gaps)
+            passed += gaps
+        if known.phase != record.phase:
+            self.counted("recovered", 1)
+        passed.append(known)
+
+    async def _put(self, records: Sequence[Any]) -> None:
+        await self.inbox.put(records)
 
     def _count_gaps(self, gaps: Sequence[Gap]) -> None:
         if gaps:
@@ -112,6 +125,11 @@ class Intake:
         self._down[feed] = why
         self._tell_trouble()
 
+    def rests(self, feed: str) -> None:
+        """``feed`` is not connected, and need not be."""
+        self._down.pop(feed, None)
+        self._tell_trouble()
+
     def _tell_trouble(self) -> None:
         self._trouble("; ".join(f"feed {feed}: {why}" for feed, why in self._down.items()))
 
@@ -134,7 +152,7 @@ class Intake:
         gaps = self._gaps.away(before)
         if gaps:
             self._count_gaps(gaps)
-            await self.inbox.put(gaps)
+            await self._put(gaps)
 
     def tell(self, events: Sequence[FeedEvent]) -> None:
         """Events for the output ``events``, the counters and the log."""

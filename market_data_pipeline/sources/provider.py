@@ -8,7 +8,7 @@ with more than can be worked off is the business of ``ProviderSource``, never of
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from market_data_pipeline.errors import MdpError
 from market_data_pipeline.records import Gap, Quote, Trade
@@ -23,7 +23,14 @@ class Refused(NamedTuple):
     reason: str
 
 
-FeedRecord = Trade | Quote | Gap | Refused
+class Unusable(NamedTuple):
+    """What a venue sent and nobody can read, and why. Handed out among the records; it goes to the dead letters."""
+
+    item: Any
+    reason: str
+
+
+FeedRecord = Trade | Quote | Gap | Refused | Unusable
 """What a connection hands out."""
 
 

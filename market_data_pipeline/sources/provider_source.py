@@ -19,7 +19,7 @@ from market_data_pipeline.errors import ConfigError, SourceError
 from market_data_pipeline.records import Gap
 from market_data_pipeline.sources.base import Batch, Source, SourceContext, checked_idleness
 from market_data_pipeline.sources.feed_gaps import FeedGaps
-from market_data_pipeline.sources.feed_health import FeedHealth
+from market_data_pipeline.sources.feed_health import Feed, FeedHealth
 from market_data_pipeline.sources.feed_link import FeedLink, Patience, Wanted
 from market_data_pipeline.sources.inbox import POLICIES, Inbox, Overload
 from market_data_pipeline.sources.intake import Intake
@@ -44,6 +44,7 @@ class ProviderSource(Source):
     ``provider``: any object with the methods of :class:`MarketDataProvider`; or a sequence of them: redundant feeds of one
     venue, all of them connected, their records merged in order of arrival. ``dedupe("symbol", "trade_id")`` behind them drops
     the doubles. That one of them is away is an event and no gap as long as another one brings the symbol.
+    :class:`SourceRouter` passes on one of several at a time.
 
     **Guarantee.** A live feed cannot be read again. From its first commit on a record is in the job exactly once. What was
     received and not yet committed when the process died is lost, unless the venue sends it again (a snapshot) or another feed
@@ -104,6 +105,7 @@ class ProviderSource(Source):
     ) -> None:
         self.provider = provider
         self.providers = tuple(provider) if isinstance(provider, Sequence) else (provider,)
+        self.labels = labels_of(self.providers)
         self.symbols, self.kinds = tuple(symbols), tuple(kinds)
         self.on_overload, self.queue_items = on_overload, queue_items
         self.spill_path, self.spill_bytes = None if spill_path is None else Path(spill_path), spill_bytes
@@ -141,7 +143,7 @@ class ProviderSource(Source):
             raise ConfigError(
                 f"queue_items={self.queue_items}, spill_bytes={self.spill_bytes}: needed: at least 4, and 1"
             )
-        for one in self.providers:
+        for label, one in zip(self.labels, self.providers, strict=True):
             for kind in self.kinds:
                 if kind not in KINDS or kind not in one.kinds:
                     has = ", ".join(sorted(one.kinds))
@@ -151,7 +153,8 @@ class ProviderSource(Source):
                     f"{one.name}: limits.per_second={one.limits.per_second} must be greater than 0 and finite"
                 )
             budget_name(one)
-            one.check(self.symbols, self.kinds)
+            if mine := self._symbols_of(label, self.symbols):
+                one.check(mine, self.kinds)
 
     def fresh(self) -> Self:
         """Shares the providers, which keep what they know of their venue between connections."""
@@ -176,37 +179,51 @@ class ProviderSource(Source):
         gaps = FeedGaps(leading)
         if position is not None:
             gaps.restarted(own, ctx.clock.monotonic())
-        self._intake = Intake(self._inbox, gaps, ctx.clock, ctx.counted, ctx.node, self.gap_after / 1e9, ctx.trouble)
-        self._links = self._make_links(own, leading, ctx)
+        feeds = self._feeds(own, ctx)
+        self._intake = self._make_intake(feeds, gaps, ctx)
+        self._links = self._make_links(feeds, leading, ctx)
         self._tasks = [asyncio.create_task(self._run(self._links)), asyncio.create_task(self._look())]
 
-    def _make_links(self, symbols: list[str], leading: str, ctx: SourceContext) -> list[FeedLink]:
-        """A link for each provider and as many symbols as it takes on one connection."""
-        patience = Patience(self.connect_timeout / 1e9, self.reconnect.stable_seconds, (self.give_up_after or 0) / 1e9)
-        names = Counter(one.name for one in self.providers)
-        links: list[FeedLink] = []
-        for number, provider in enumerate(self.providers):
-            budget = budget_of(provider, ctx)
+    def _symbols_of(self, label: str, symbols: Sequence[str]) -> tuple[str, ...]:
+        """Those of ``symbols`` that the provider ``label`` is asked for."""
+        return tuple(symbols)
+
+    def _feeds(self, symbols: Sequence[str], ctx: SourceContext) -> list[Feed]:
+        """A connection for each provider and as many symbols as it takes on one."""
+        feeds: list[Feed] = []
+        for label, provider in zip(self.labels, self.providers, strict=True):
+            mine = self._symbols_of(label, symbols)
             limit = provider.limits.symbols
-            most = max(1, limit // len(self.kinds)) if limit else max(1, len(symbols))
-            for begin in range(0, len(symbols), most):
-                feed = f"{provider.name}#{number + 1}" if names[provider.name] > 1 else provider.name
-                if len(symbols) > most:
-                    feed = f"{feed}/{begin // most + 1}"
+            most = max(1, limit // len(self.kinds)) if limit else max(1, len(mine))
+            for begin in range(0, len(mine), most):
+                name = f"{label}/{begin // most + 1}" if len(mine) > most else label
                 if ctx.partitions > 1:
-                    feed = f"{feed}@{ctx.partition}"
-                wanted = Wanted(tuple(symbols[begin : begin + most]), self.kinds, leading)
+                    name = f"{name}@{ctx.partition}"
+                feeds.append(Feed(name, label, mine[begin : begin + most]))
+        return feeds
+
+    def _make_intake(self, feeds: list[Feed], gaps: FeedGaps, ctx: SourceContext) -> Intake:
+        return Intake(self._inbox, gaps, ctx.clock, ctx.counted, ctx.node, self.gap_after / 1e9, ctx.trouble)
+
+    def _make_links(self, feeds: list[Feed], leading: str, ctx: SourceContext) -> list[FeedLink]:
+        patience = Patience(self.connect_timeout / 1e9, self.reconnect.stable_seconds, (self.give_up_after or 0) / 1e9)
+        links: list[FeedLink] = []
+        for label, provider in zip(self.labels, self.providers, strict=True):
+            budget = budget_of(provider, ctx)
+            for feed in feeds:
+                if feed.provider != label:
+                    continue
                 links.append(
                     FeedLink(
                         provider,
-                        wanted,
+                        Wanted(feed.symbols, self.kinds, leading),
                         intake=self._intake,
-                        health=FeedHealth(feed, self.quiet_after / 1e9),
+                        health=FeedHealth(feed.name, self.quiet_after / 1e9),
                         breaker=CircuitBreaker(self.circuit),
-                        backoff=Backoff(self.reconnect, self.reconnect.rng(ctx.node, ctx.partition, feed)),
+                        backoff=Backoff(self.reconnect, self.reconnect.rng(ctx.node, ctx.partition, feed.name)),
                         budget=budget,
                         patience=patience,
-                        show=partial(ctx.gauge, "circuit_state", feed),
+                        show=partial(ctx.gauge, "circuit_state", feed.name),
                     )
                 )
         return links
@@ -235,12 +252,17 @@ class ProviderSource(Source):
             return error
         return None
 
-    async def _look(self) -> None:
+    def _look_often(self) -> list[float]:
+        """Seconds; it is looked at least as often as the least of them says."""
         seconds = [self.quiet_after / 4e9, self.gap_after / 4e9 or _LONGEST_LOOK, _LONGEST_LOOK]
         if self.idle_after is not None:
             seconds.append(self.idle_after / 3e9)
         if self.give_up_after is not None:
             seconds.append(self.give_up_after / 4e9)
+        return seconds
+
+    async def _look(self) -> None:
+        seconds = self._look_often()
         while True:
             await self._clock.sleep(max(_SHORTEST_LOOK, min(seconds)))
             for link in self._links:
@@ -286,3 +308,11 @@ class ProviderSource(Source):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._spill is not None:
             self._spill.close()
+
+
+def labels_of(providers: Sequence[MarketDataProvider]) -> tuple[str, ...]:
+    """What providers are called in events: their names, with ``#1``, ``#2`` ... where several have one name."""
+    names = Counter(one.name for one in providers)
+    return tuple(
+        f"{one.name}#{number}" if names[one.name] > 1 else one.name for number, one in enumerate(providers, start=1)
+    )

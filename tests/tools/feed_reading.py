@@ -1,4 +1,4 @@
-"""An open ProviderSource, and what came of it: for tests of live feeds."""
+"""An open ProviderSource or SourceRouter, and what came of it: for tests of live feeds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from market_data_pipeline.circuit import CircuitRule
+from market_data_pipeline.gauges import GaugeName
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.records import FeedEvent, Gap, Quote, Trade
 from market_data_pipeline.sources.base import SourceContext
@@ -36,6 +37,8 @@ class Reading:
         self.events: list[FeedEvent] = []
         self.letters: list[DeadLetter] = []
         self.counts: Counter[str] = Counter()
+        self.routes: dict[str, float] = {}
+        """Symbols by provider, as the gauge says."""
         self.position: Any = None
         self.batches = 0
         self.ended = False
@@ -45,6 +48,10 @@ class Reading:
         self.counts[name] += n
         if name in {"blocked", "spilled"}:
             self.overloaded.set()
+
+    def gauge(self, name: GaugeName, of: str, value: float) -> None:
+        if name == "route_symbols":
+            self.routes[of] = value
 
     @property
     def records(self) -> list[Any]:
@@ -81,9 +88,18 @@ async def reading(
     place = {name: options.pop(name) for name in ("partition", "partitions") if name in options}
     position = options.pop("position", None)
     template = ProviderSource(provider, symbols, kinds, **{"reconnect": QUICK, "circuit": PATIENT, **options})
+    async with reading_of(template, position, **place) as read:
+        yield read
+
+
+@asynccontextmanager
+async def reading_of(
+    template: ProviderSource, position: Any = None, partition: int = 0, partitions: int = 1
+) -> AsyncIterator[Reading]:
     template.check()
     read = Reading(template.fresh())
-    await read.source.open(SourceContext("feed", counted=read.counted, **place), position)
+    context = SourceContext("feed", partition, partitions, counted=read.counted, gauge=read.gauge)
+    await read.source.open(context, position)
     try:
         yield read
     finally:

@@ -38,9 +38,11 @@ class Client:
 class LineFeed:
     """The server. ``refused``: symbols that a call names as refused; ``unknown``: those that make a whole call fail; ``late``:
     those that are taken, and refused by a line behind that. ``history``: what a subscription to trades is sent first.
-    ``unwelcome``: how many connections are dropped as soon as they are made."""
+    ``unwelcome``: how many connections are dropped as soon as they are made. ``left``: symbols that are not subscribed to any
+    more, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        self.port = port
         self.refused: set[str] = set()
         self.unknown: set[str] = set()
         self.late: set[str] = set()
@@ -49,12 +51,13 @@ class LineFeed:
         self.calls: list[tuple[str, list[str]]] = []
         self.clients: list[Client] = []
         self.subscriptions: Counter[str] = Counter()
+        self.left: list[str] = []
         self.made = 0
         self._changed = asyncio.Condition()
         self._serving: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> LineFeed:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -85,6 +88,7 @@ class LineFeed:
             self._serving.discard(task)
             if client in self.clients:
                 self.clients.remove(client)
+            self.left += sorted(symbol for _, symbol in client.symbols)
             writer.close()
             await self._change()
 

@@ -16,10 +16,12 @@ from market_data_pipeline import (
     BarConvention,
     Batcher,
     Bursts,
+    BySymbol,
     CcxtProvider,
     CircuitRule,
     Collect,
     Conflate,
+    CoordinatedSink,
     Count,
     CountWindow,
     CsvFiles,
@@ -27,6 +29,7 @@ from market_data_pipeline import (
     Dedupe,
     Discard,
     DollarBars,
+    Failover,
     Filter,
     First,
     FlatMap,
@@ -49,8 +52,13 @@ from market_data_pipeline import (
     Mean,
     Min,
     Node,
+    OutsideProvider,
+    OutsideSink,
+    OutsideSource,
+    OutsideTransform,
     ParquetFiles,
     PostgresStore,
+    Priority,
     ProviderSource,
     Quantile,
     Reconnect,
@@ -60,9 +68,11 @@ from market_data_pipeline import (
     ReferenceJoin,
     Replay,
     Resample,
+    RoundRobin,
     Router,
     Session,
     SessionBuckets,
+    SourceRouter,
     SqliteStore,
     SqliteTable,
     Std,
@@ -126,6 +136,17 @@ def ccxt() -> CcxtProvider:
     )  # fmt: skip
 
 
+def theirs() -> OutsideProvider:
+    return OutsideProvider(
+        factory="tools.foreign:Feed",
+        name="theirs",
+        kinds=["trade"],
+        instrument=items_of,
+        splittable=True,
+        limits=VenueLimits(2.0),
+    )
+
+
 def brokers() -> InteractiveBrokers:
     contracts = {"ES": ib_async.Future("ES", "202612", "CME"), "EUR": {"secType": "CASH", "symbol": "EUR"}}
     return InteractiveBrokers(contracts, port=7497, client_id=3, name="desk", subscriptions=9, again_after="20s")
@@ -137,6 +158,7 @@ SOURCES = {
         start=datetime(2026, 1, 2, tzinfo=UTC), partitioned="mmh3", on_lost="skip", max_delay=None, batch_items=10,
         options={"sasl.password": "s3cret-c", "fetch.min.bytes": 5}, group="g-${x}",
     ),
+    "outside": lambda: OutsideSource(factory="tools.foreign:Numbers", convert=second_of, repeatable=True, max_delay=None),
     "provider": lambda: ProviderSource(
         [ccxt(), brokers()], ["ES", "EUR"], on_overload="spill", spill_path="spill", spill_bytes=1 << 20,
         quiet_after="10s", give_up_after="1m", reconnect=Reconnect(seed=4), circuit=CircuitRule(window="5s", trials=2),
@@ -150,12 +172,19 @@ SOURCES = {
         [Path("a.csv"), "b.csv"], "quote", {"bid": "b"}, "us", speed=2.5, max_delay="3s", start="2026-01-02T00:00:00Z",
         end=datetime(2026, 1, 3, tzinfo=UTC), idle_after="1s", live=True,
     ),
+    "router": lambda: SourceRouter(
+        [ccxt(), brokers()], ["ES", "EUR"], ("trade", "quote"), route=Failover(recover_after="1m"), overlap="3s",
+        overlap_items=9, quiet_after="10s", reconnect=Reconnect(seed=4), circuit=CircuitRule(window="5s"), live=False,
+    ),
     "synthetic": lambda: Synthetic(
         5, None, rate=10.0, duplicates=0.5, disorder=0.25, disorder_by="1s", zipf=0.0, seed=4, kinds=("trade", "quote"),
         sessions=["09:30-16:00"], bursts=Bursts("2m", "3s", 4.0), gaps=0.1, gap_records=False, idle_after="1m", live=True,
     ),
 }  # fmt: skip
 OPERATORS = {
+    "outside": lambda: OutsideTransform(
+        factory="tools.foreign:Doubler", make=item_of, convert=items_of, concurrency=2, timeout="2s", retries=1
+    ),
     "asof_join": lambda: AsofJoin((), "k", "5s", "inner", False, "r_", pair, "side_output"),
     "async_map": lambda: AsyncMap(answered, 4, False, "2s", 5, "1s", "3s"),
     "bars": lambda: TumblingBars(
@@ -186,6 +215,10 @@ OPERATORS = {
     ),
 }  # fmt: skip
 SINKS = {
+    "coordinated": lambda: CoordinatedSink(
+        factory="tools.foreign:coordinator", make=item_of, settle="queue", timeout="9s", high=0.7, low=0.1
+    ),
+    "outside": lambda: OutsideSink(factory="tools.foreign:lines", make=item_of),
     "collect": Collect,
     "csv": lambda: CsvFiles("out", 1000, "5s", True),
     "discard": Discard,
@@ -226,7 +259,13 @@ WINDOWS = {
     "tumble": lambda: Tumble("5s", "-1s"),
 }
 BUCKETS = {"session_buckets": lambda: SessionBuckets("XNYS", "session", "5m")}
-PROVIDERS = {"ccxt": ccxt, "interactive_brokers": brokers}
+ROUTES = {
+    "by_symbol": lambda: BySymbol({"E*": ["desk", "coinbase"]}, "coinbase", fail_after="1s", stale_after="9s"),
+    "failover": lambda: Failover(fail_after="1s", recover_after="2m", stale_after="9s", standby="cold"),
+    "priority": lambda: Priority([["desk", "coinbase"]], standby="cold"),
+    "round_robin": lambda: RoundRobin(recover_after="5s"),
+}
+PROVIDERS = {"ccxt": ccxt, "interactive_brokers": brokers, "outside": theirs}
 
 
 def written() -> Mapping[tuple[str, str], Any]:
@@ -237,8 +276,9 @@ def written() -> Mapping[tuple[str, str], Any]:
     windows = {name: WindowAggregate(make(), {"n": Sum("size")}) for name, make in WINDOWS.items()}
     aggregated = {name: WindowAggregate(Tumble("1s"), {"x": make()}) for name, make in AGGREGATIONS.items()}
     bars = {name: TumblingBars(make()) for name, make in BUCKETS.items()}
-    found |= {("value", name): made for name, made in {**windows, **aggregated, **bars}.items()}
-    symbols = {"ccxt": "BTC/USD", "interactive_brokers": "ES"}
+    routes = {name: SourceRouter([ccxt(), brokers()], ["ES"], route=make()) for name, make in ROUTES.items()}
+    found |= {("value", name): made for name, made in {**windows, **aggregated, **bars, **routes}.items()}
+    symbols = {"ccxt": "BTC/USD", "interactive_brokers": "ES", "outside": "X"}
     said = HttpFeedback("http://writes:8080/queue", "stats.depth", 100.0, 10.0, token="s3cret-a")
     fed = Dag("fed")
     fed.add_node(Node("source", Synthetic()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -266,6 +267,16 @@ def test_secrets_come_from_the_environment_and_nothing_shows_them() -> None:
     assert "tiger" not in str(caught.value)
     assert "environment has no variable 'NO'" in str(caught.value)
     assert len(caught.value.mistakes) >= 4
+
+
+def test_a_secret_that_begins_with_another_is_hidden_whole() -> None:
+    environment = {f"PW{length}": "tiger-stripes-in-a-row"[:length] for length in range(5, 23)}
+    fields = [f"${{env:{name}}}" for name in environment]
+    document = line({"operator": "dedupe", "with": {"fields": fields}}, {"operator": "${env:PW22}"})
+    with pytest.raises(DocumentError) as caught:
+        dag_of(document, environment=environment)
+    assert "no operator '***'" in str(caught.value)
+    assert not re.search("tiger|stripes|row", str(caught.value))
 
 
 def test_a_file_has_no_attributes(tmp_path: Path) -> None:

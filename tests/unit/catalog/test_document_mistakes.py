@@ -49,6 +49,13 @@ def test_a_document_without_a_file_has_paths_only() -> None:
         dag_of({"name": "x", "nodes": [{"source": "synthetic", "with": {"a b": 1}}, {"sink": "discard"}]})
 
 
+def test_what_a_document_says_does_not_move_a_terminals_cursor() -> None:
+    document = {"name": "x", "nodes": [{"source": "synthetic"}, {"sink": "discard"}]}
+    with pytest.raises(DocumentError) as caught:
+        dag_of(document, {"a\x1b[2Jb\n": "1"})
+    assert str(caught.value) == ("parameters: --set a\\u001b[2Jb\\u000a: there is no such parameter; there are none")
+
+
 def cli(*args: str) -> tuple[int, str, str]:
     done = CliRunner().invoke(main, args)
     return done.exit_code, done.stdout, done.stderr

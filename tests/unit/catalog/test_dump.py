@@ -328,6 +328,23 @@ class Shy(Operator):
         return {}
 
 
+class Turned(Operator):
+    """One that makes another secret of the one that it is given, and shows none."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.replace("@", "0@")
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+
+class Dropping(Operator):
+    """One that drops what it is given, and shows what it has."""
+
+    def __init__(self, url: str = "") -> None:
+        self.url = ""
+
+
 class Untyped(Operator):
     def __init__(self, fn, lines=()):  # type: ignore[no-untyped-def]
         self.fn, self.lines = fn, lines
@@ -424,6 +441,7 @@ def test_a_local_class_and_a_local_coroutine_are_refused() -> None:
     [
         (Kept(2.0), r"plan\.nodes\.step-0\.config\.seconds: ours 2000\.0, theirs 2000000\.0"),
         (Shy(1), r"document\.nodes\.step-0\.with\.n: ours 2, theirs 3"),
+        (Turned("http://me:s3cret-a@h"), r"loaded from its document: document: a secret$"),
         (Loose({"a": (1, Path("x"))}), "argument every.a is a tuple"),
         (Loose({"value": "no_module:Here"}), "dag 'mine' cannot be loaded from its document: "),
         (Map(Scale(2.0, Line())), r"loaded from its document: nodes\[1\]\.with\.fn: a mapping is not a function"),
@@ -443,6 +461,10 @@ def test_no_secret_stands_in_an_error() -> None:
     with pytest.raises(ConfigError) as refused:
         dump(through(Kept(1.0, "http://me:s3cret-a@h"), Kept(3.0)))
     assert "s3cret-a" not in str(refused.value)
+    changed = Dropping()
+    changed.url = "http://me:s3cret-a@h"
+    with pytest.raises(ConfigError, match=r"config\.url: ours '\*\*\*', theirs ''$"):
+        dump(through(changed))
 
 
 PROGRAM = """

@@ -255,7 +255,7 @@ def test_the_nearest_name() -> None:
     found = Registry([])
     with pytest.raises(ConfigError, match=r"^no operator 'dedup'; did you mean 'dedupe'\?$"):
         found.get("operator", "dedup")
-    with pytest.raises(ConfigError, match=r"^no provider 'zzz'; there are: ccxt, interactive_brokers$"):
+    with pytest.raises(ConfigError, match=r"^no provider 'zzz'; there are: ccxt, interactive_brokers, outside$"):
         found.get("provider", "zzz")
 
 

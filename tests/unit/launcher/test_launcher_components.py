@@ -107,7 +107,7 @@ def test_the_list_tells_what_cannot_be_used_and_why() -> None:
 
 def test_the_command() -> None:
     listed = CliRunner().invoke(main, ["components", "provider"])
-    assert [line.split()[1] for line in listed.output.splitlines()[1:]] == ["ccxt", "interactive_brokers"]
+    assert [line.split()[1] for line in listed.output.splitlines()[1:]] == ["ccxt", "interactive_brokers", "outside"]
     assert json.loads(CliRunner().invoke(main, ["components", "--json"]).output)[0]["name"] == "kafka"
     one = CliRunner().invoke(main, ["components", "operator", "bars"]).output
     assert "late              'drop' | 'side_output' | 'revise'  'drop'" in one.splitlines()

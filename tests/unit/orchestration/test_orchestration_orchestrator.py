@@ -160,6 +160,13 @@ def test_what_distributed_cannot_be() -> None:
         Distributed(partitions=0).effective_settings()
 
 
+async def test_a_job_that_is_stopped_before_it_began_starts_nothing() -> None:
+    runtime = PipelineRuntime(Distributed(workers=1))
+    running = runtime.start(Pipeline("early").source(Synthetic(symbols=1, items=5)).sink(Discard()))
+    status = await running.stop()
+    assert (status.state, status.error, status.nodes) == ("stopped", "", {})
+
+
 async def test_a_job_is_refused_before_anything_starts(tmp_path: Path) -> None:
     app = tmp_path / "named_for_a_job.py"
     app.write_text(

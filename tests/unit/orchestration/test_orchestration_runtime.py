@@ -186,6 +186,17 @@ async def test_a_name_is_free_again_when_its_run_is_over() -> None:
     assert await runtime.stop("again") == {"again": status}, "it is over: nothing to do"
 
 
+async def test_an_end_that_is_told_late_leaves_the_next_run_of_its_name() -> None:
+    """A run is over before those who are called then are: the name is free in between."""
+    runtime, out = PipelineRuntime(), Collect()
+    first = runtime.start(numbers(5, Collect()), "again")
+    await until(lambda: first.done)
+    second = runtime.start(endless(out), "again")
+    await until(lambda: len(out.items) >= 30)
+    assert runtime.running == {"again": second}
+    assert (await runtime.stop())["again"].state == second.status().state == "stopped"
+
+
 async def test_an_unknown_name_is_refused_with_those_that_are_there() -> None:
     runtime = PipelineRuntime()
     with pytest.raises(ConfigError, match=r"^no run 'x'; there are: none$"):
@@ -256,6 +267,27 @@ async def test_leaving_the_block_stops_what_runs(error: type[Exception] | None) 
     assert out.items == list(range(len(out.items)))
     async with runtime:
         assert (await runtime.run_pipeline(numbers(4, again))).state == "finished"
+
+
+async def test_being_cancelled_while_the_block_is_left_ends_what_runs_at_once() -> None:
+    runtime, left = PipelineRuntime(), asyncio.Event()
+
+    async def block() -> None:
+        async with runtime:
+            runtime.start(never_ending())
+            left.set()
+
+    leaving = asyncio.create_task(block())
+    await left.wait()
+    running = runtime.running["stubborn"]
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    cut = running.done
+    await running.cancel()
+    assert cut, "nobody is there any more to stop it"
 
 
 async def test_cancelling_who_waits_leaves_the_run_and_cancelling_run_dag_ends_it() -> None:

@@ -56,8 +56,9 @@ async def test_a_crowd_of_the_dead_has_taken_no_more_than_a_second(client: Clien
     """Nobody waits for the places, nobody uses them."""
     answers = [await ask(client, 20) for _ in range(1000)]
     assert max(answers) <= LONGEST
-    assert answers[-1] < 0
-    assert -answers[-1] <= LONGEST + 50_000, "whoever comes next is told to come again in time"
+    refused = [-answer for answer in answers if answer < 0]
+    assert refused
+    assert max(refused) <= LONGEST + 50_000, "whoever comes next is told to come again in time"
 
 
 async def test_what_is_full_is_forgotten(client: Client) -> None:

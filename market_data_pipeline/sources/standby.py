@@ -1,0 +1,292 @@
+"""Whose records of a symbol are passed on, and what waits of the others: so that a change between providers loses nothing that
+one of them had. No clock, no I/O.
+
+===================================== =============================================================================
+the symbol's provider                 whose records pass
+===================================== =============================================================================
+fit                                   its own; what the others bring waits for ``overlap``, then goes
+was there, and is away or quiet       another one's that is fit, at once, from behind the last record that was passed
+starting                              its own, when they come; what the others bring waits
+back, or another one now              that one's, when it has been fit for ``overlap``, from behind the last record
+===================================== =============================================================================
+
+**Behind the last record**: where both have the last record's trade id at the same time, what has a larger id; else what is not
+earlier (``ts_event``) than the last of its kind. What then comes twice (of one time, or because the other one is behind) is
+left to ``dedupe``. A provider that lags is not heard before it has caught up, for ``overlap`` at most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from market_data_pipeline.records import Gap
+from market_data_pipeline.sources.feed_gaps import number_of
+from market_data_pipeline.sources.feed_health import Feed
+from market_data_pipeline.sources.routing import STARTING, Routing
+
+
+class Waiting(NamedTuple):
+    """A record that waits: the how manyth it is, when it came (monotonic s), and from which feed."""
+
+    number: int
+    at: float
+    feed: str
+    record: Any
+
+
+class Settled(NamedTuple):
+    """What is passed on now, in order of arrival. Before that: symbols of which something is missing, and symbols whose trade
+    ids may count something else from here on. After that: symbols that nobody has any more (``left``)."""
+
+    passed: list[Waiting]
+    missed: list[str]
+    renumbered: list[str]
+    left: list[str]
+
+
+class _Memory:
+    """What waits of one symbol from one provider, the last live one of the leading type that went unheard, and whether the
+    connection broke off behind what waits."""
+
+    __slots__ = ("ended", "gone", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[Waiting] = deque()
+        self.gone: Waiting | None = None
+        self.ended = False
+
+
+class _Voice:
+    """Of one symbol: who is passed on, the last record that was, by type, and the memories of the others. ``behind``: types of
+    which who is passed on has not caught up yet, and ``until`` when that is waited for. ``held``: from when on all is kept,
+    because a change waits. ``probe``: a trade, and whose it was, that is looked for in what another one brings, to see whether
+    both count the same way."""
+
+    __slots__ = ("behind", "held", "last", "memories", "probe", "speaker", "until")
+
+    def __init__(self, speaker: str) -> None:
+        self.speaker = speaker
+        self.last: dict[type[Any], Any] = {}
+        self.memories: dict[str, _Memory] = {}
+        self.behind: set[type[Any]] = set()
+        self.probe: tuple[str, Any] | None = None
+        self.until, self.held = 0.0, math.inf
+
+
+class Standby:
+    """``leading``: the type of records that tell of gaps. ``venues``: by provider; those of one venue have the same trade ids.
+    ``overlap``, ``keep`` (seconds): how long who is fit must be so before another one that is fit makes room for it, and how
+    long a record waits while nothing is wrong. ``most``: records that wait per symbol and provider."""
+
+    def __init__(
+        self,
+        routing: Routing,
+        leading: type[Any],
+        venues: Mapping[str, str],
+        *,
+        overlap: float,
+        keep: float,
+        most: int,
+    ) -> None:
+        self._routing, self._leading, self._venues = routing, leading, dict(venues)
+        self._overlap, self._keep, self._most = overlap, keep, most
+        self._strangers = {(a, b) for a in venues for b in venues if venues[a] != venues[b]}
+        self._voices = {symbol: _Voice(routing.assignment(symbol)) for symbol in routing.symbols}
+        self._open: dict[str, None] = {}
+        self._count = 0
+
+    def speaker(self, symbol: str) -> str:
+        """The provider whose records of ``symbol`` pass."""
+        return self._voices[symbol].speaker
+
+    def speaks(self, feed: Feed) -> bool:
+        """Whether records of one of the symbols of ``feed`` pass."""
+        return any(self.speaker(symbol) == feed.provider for symbol in feed.symbols)
+
+    def take(self, provider: str, feed: str, record: Any, now: float) -> bool:
+        """Whether ``record`` passes; else it waits, or is not needed."""
+        voice = self._voices.get(record.symbol)
+        if voice is None:
+            return True  # nobody asked for it, so nobody else brings it
+        if self._strangers and (voice.probe is None or voice.probe[0] != provider):
+            self._compare(voice, provider, record)
+        if provider != voice.speaker:
+            if not self._routing.has(record.symbol, provider):
+                return True
+            self._remember(voice, provider, feed, record, now)
+            return False
+        kind = self._leading if type(record) is Gap else type(record)
+        if voice.behind and kind in voice.behind:
+            last, is_waited_for = voice.last[kind], now < voice.until
+            if not is_waited_for or record.ts_event >= last.ts_event:
+                voice.behind.discard(kind)
+            if is_waited_for and (kind in voice.behind or _is_same(record, last)):
+                return False
+        if type(record) is not Gap:
+            voice.last[kind] = record
+        return True
+
+    def _compare(self, voice: _Voice, provider: str, record: Any) -> None:
+        """Those of which one trade was seen with one id count the same way."""
+        if number_of(record) is None:
+            return
+        if voice.probe is None:
+            voice.probe = provider, record
+            return
+        other, probe = voice.probe
+        if (provider, other) in self._strangers:
+            if _is_same(record, probe):
+                self._strangers -= {(provider, other), (other, provider)}
+            elif record.ts_event > probe.ts_event:
+                voice.probe = provider, record
+
+    def _kind(self, record: Any) -> type[Any]:
+        return self._leading if type(record) is Gap else type(record)
+
+    def _remember(self, voice: _Voice, provider: str, feed: str, record: Any, now: float) -> None:
+        memory = voice.memories.get(provider)
+        if memory is None or memory.ended:  # what comes now does not go on from there
+            memory = voice.memories[provider] = _Memory()
+        self._count += 1
+        memory.waiting.append(Waiting(self._count, now, feed, record))
+        if len(memory.waiting) > self._most:
+            self._drop(memory)
+        self._trim(record.symbol, voice, memory, now)
+
+    def _trim(self, symbol: str, voice: _Voice, memory: _Memory, now: float) -> None:
+        """Let go what had waited long enough while nothing was wrong with who is passed on."""
+        wrong = bool(self._routing.reason(symbol, voice.speaker))
+        until = min(self._routing.since(symbol, voice.speaker) if wrong else now, voice.held)
+        while memory.waiting and memory.waiting[0].at < until - self._keep:
+            self._drop(memory)
+
+    def _drop(self, memory: _Memory) -> None:
+        gone = memory.waiting.popleft()
+        if type(gone.record) is self._leading and gone.record.phase == "live":
+            memory.gone = gone
+
+    def lost(self, provider: str, symbols: Iterable[str]) -> None:
+        """``provider`` has broken off."""
+        for symbol in symbols:
+            voice = self._voices.get(symbol)
+            if voice is not None and provider in voice.memories:
+                voice.memories[provider].ended = True
+
+    @property
+    def is_touched(self) -> bool:
+        """Whether :meth:`settle` may change something though no time has gone on."""
+        return bool(self._routing.touched)
+
+    def settle(self, now: float) -> Settled:
+        """Change who is passed on where that is due."""
+        self._open.update(self._routing.touched)
+        self._routing.touched.clear()
+        routing, settled = self._routing, Settled([], [], [], [])
+        for symbol in list(self._open):
+            voice = self._voices[symbol]
+            to = self._due(symbol, voice.speaker, now)
+            if to is None:
+                voice.held = routing.since(symbol, routing.assignment(symbol))
+                continue
+            del self._open[symbol]
+            if to != voice.speaker:
+                self._change(symbol, voice, to, now, settled)
+            elif routing.reason(symbol, voice.speaker) not in ("", STARTING):
+                self._give_out(symbol, voice, now, settled)
+            voice.held = math.inf
+        settled.passed.sort()
+        return settled
+
+    def _due(self, symbol: str, speaker: str, now: float) -> str | None:
+        """Who is to be passed on; ``None`` while a change waits."""
+        routing = self._routing
+        assigned, unfit = routing.assignment(symbol), bool(routing.reason(symbol, speaker))
+        wanted: str | None = assigned
+        if why := routing.reason(symbol, assigned):
+            stays = not unfit or (speaker == assigned and why == STARTING)
+            wanted = speaker if stays else routing.best(symbol) or speaker
+        elif assigned != speaker and not unfit and now - routing.since(symbol, assigned) < self._overlap:
+            return None
+        return wanted
+
+    def _change(self, symbol: str, voice: _Voice, to: str, now: float, settled: Settled) -> None:
+        memory = voice.memories.pop(to, None)
+        if memory is None or memory.ended:
+            memory = _Memory()
+        self._trim(symbol, voice, memory, now)
+        if self._is_missed(symbol, voice, memory, to, now):
+            settled.missed.append(symbol)
+        if (voice.speaker, to) in self._strangers:
+            settled.renumbered.append(symbol)
+        voice.speaker, voice.until, voice.behind = to, now + self._overlap, set(voice.last)
+        settled.passed.extend(self._behind(voice, memory))
+
+    def _behind(self, voice: _Voice, memory: _Memory) -> Iterator[Waiting]:
+        """What waits behind the last record that was passed on; it is that now."""
+        begins = {kind: _begin(last, memory.waiting) for kind, last in voice.last.items()}
+        for waiting in memory.waiting:
+            kind = self._kind(waiting.record)
+            if kind in begins and not begins[kind].includes(waiting.record):
+                continue
+            yield waiting
+            voice.behind.discard(kind)
+            if type(waiting.record) is not Gap:
+                voice.last[kind] = waiting.record
+
+    def _give_out(self, symbol: str, voice: _Voice, now: float, settled: Settled) -> None:
+        """Nobody is there: also what those had brought goes on that broke off before. It is of no feed any more."""
+        for provider in [name for name, memory in voice.memories.items() if memory.ended]:
+            memory = voice.memories.pop(provider)
+            self._trim(symbol, voice, memory, now)
+            if self._is_gone(symbol, voice, memory):
+                settled.missed.append(symbol)
+            if given := [waiting._replace(feed="") for waiting in self._behind(voice, memory)]:
+                settled.passed.extend(given)
+                settled.left.append(symbol)
+
+    def _is_missed(self, symbol: str, voice: _Voice, memory: _Memory, to: str, now: float) -> bool:
+        """Whether there may be a hole though ``to`` was there when who was passed on went: it was not for as long as one may
+        lag behind the other, or did not keep all."""
+        if not self._routing.reason(symbol, voice.speaker) or not voice.last:
+            return False
+        return now - self._routing.since(symbol, to) < self._overlap or self._is_gone(symbol, voice, memory)
+
+    def _is_gone(self, symbol: str, voice: _Voice, memory: _Memory) -> bool:
+        """Whether something went that who was passed on may have lacked: it came later than the last of that one, which was
+        not heard of (of any symbol) for as long as it may lag, and did not bring it."""
+        gone, last = memory.gone, voice.last.get(self._leading)
+        if gone is None or last is None or gone.at + self._overlap <= self._routing.heard(symbol, voice.speaker):
+            return False
+        return _is_behind(gone.record, last)
+
+
+class _Begin(NamedTuple):
+    """Where ``last`` was reached: by its trade id where that counts the same way here, else by time."""
+
+    last: Any
+    counts: bool
+
+    def includes(self, record: Any) -> bool:
+        if self.counts and (number := number_of(record)) is not None:
+            return number > (number_of(self.last) or 0)
+        return bool(record.ts_event >= self.last.ts_event)
+
+
+def _begin(last: Any, waiting: Iterable[Waiting]) -> _Begin:
+    return _Begin(last, any(_is_same(one.record, last) for one in waiting))
+
+
+def _is_same(record: Any, last: Any) -> bool:
+    """Whether both are one trade."""
+    number = number_of(last)
+    return number is not None and number_of(record) == number and bool(record.ts_event == last.ts_event)
+
+
+def _is_behind(record: Any, last: Any) -> bool:
+    number, reached = number_of(record), number_of(last)
+    if number is not None and reached is not None and number <= reached:
+        return False
+    return bool(record.ts_event > last.ts_event)

@@ -1,0 +1,357 @@
+"""SourceRouter on real TCP feeds that break, come back, refuse and fall silent."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from market_data_pipeline.catalog.registry import registry
+from market_data_pipeline.component import describe
+from market_data_pipeline.dag.partition import partition_of
+from market_data_pipeline.dag.pipeline import Pipeline
+from market_data_pipeline.errors import ConfigError, SourceError
+from market_data_pipeline.operators.dedupe import Dedupe
+from market_data_pipeline.records import FEED_EVENTS, FeedEvent, Gap, Trade
+from market_data_pipeline.runtime.local import DagRuntime
+from market_data_pipeline.sinks.collect import Collect
+from market_data_pipeline.sources.provider import VenueLimits
+from market_data_pipeline.sources.router import SourceRouter
+from market_data_pipeline.sources.routes import BySymbol, Failover, Priority, RoundRobin
+from tests.tools.feed_reading import PATIENT, QUICK, Reading, reading_of, trade
+from tests.tools.line_feed import LineFeed, LineProvider
+
+SOON = Failover(fail_after="20ms", recover_after="60ms")
+LATE = Failover(fail_after="20ms", recover_after="1h")
+
+
+def router(*feeds: LineFeed, symbols: Any = ("A",), **options: Any) -> SourceRouter:
+    """Providers ``a``, ``b`` ... of the feeds; they try again at once."""
+    providers = [LineProvider(feed.port, name) for feed, name in zip(feeds, "abc", strict=False)]
+    quick = {"reconnect": QUICK, "circuit": PATIENT, "overlap": "40ms", "route": LATE}
+    return SourceRouter(providers, symbols, **{**quick, **options})
+
+
+@asynccontextmanager
+async def two(*symbols: str, **options: Any) -> AsyncIterator[tuple[LineFeed, LineFeed, Reading]]:
+    """Feeds ``a`` and ``b``, both subscribed to; of each symbol the first trade has come from both."""
+    names = symbols or ("A",)
+    async with LineFeed() as a, LineFeed() as b, reading_of(router(a, b, symbols=names, **options)) as read:
+        for feed in (a, b):
+            for symbol in names:
+                await feed.subscribed(symbol)
+        for feed in (a, b):
+            await feed.send(*(trade(1, symbol) for symbol in names))
+        await read.got(len(names))
+        await kept(read, len(names))
+        yield a, b, read
+
+
+async def kept(read: Reading, count: int) -> None:
+    """Until so many records of backups wait."""
+
+    def waiting() -> int:
+        voices = read.source._standby._voices.values()  # type: ignore[attr-defined]
+        return sum(len(memory.waiting) for voice in voices for memory in voice.memories.values())
+
+    async with asyncio.timeout(20):
+        while waiting() < count:  # noqa: ASYNC110 - a record that waits tells nobody
+            await asyncio.sleep(0.001)
+
+
+def switches(read: Reading) -> list[tuple[str, str, str]]:
+    return [(event.feed, event.symbol, event.detail) for event in read.events if event.event == "switched"]
+
+
+async def break_for_good(feed: LineFeed) -> None:
+    feed.unwelcome = 1_000_000
+    await feed.cut()
+
+
+async def test_only_the_primary_is_heard_while_it_is_fit() -> None:
+    async with two() as (a, b, read):
+        await b.send(trade(2))
+        await kept(read, 2)
+        await a.send(trade(2), trade(3))
+        await read.got(3)
+        assert [(item.trade_id, item.venue) for item in read.items] == [(1, "a"), (2, "a"), (3, "a")]
+        assert read.routes == {"a": 1, "b": 0}
+
+
+async def test_a_broken_primary_is_replaced_and_taken_back() -> None:
+    async with two("A", "B", route=SOON) as (a, b, read):
+        await b.send(trade(2), trade(2, "B"))
+        await kept(read, 4)
+        await break_for_good(a)
+        await read.event("switched")
+        assert read.items[2:] == [
+            trade(2)._replace(venue="b", ts_recv=read.items[2].ts_recv),
+            trade(2, "B")._replace(venue="b", ts_recv=read.items[3].ts_recv),
+        ]
+        assert switches(read) == [("b", "", "a -> b: disconnected")]
+        assert read.routes == {"a": 0, "b": 2}
+        a.unwelcome = 0
+        await read.event("switched", 2)
+        assert switches(read)[1:] == [("a", "", "b -> a: recovered")]
+        await a.send(trade(4))
+        await read.got(5)
+        assert read.items[4].venue == "a"
+        assert (read.counts["switched"], read.counts["gap"]) == (2, 0)
+        assert (read.counts["switched_disconnected"], read.counts["switched_recovered"]) == (1, 1)
+        assert (b.subscriptions["A"], b.left) == (1, []), "nothing was subscribed to anew"
+        assert {event.event for event in read.events} <= set(FEED_EVENTS)
+
+
+async def test_a_break_that_is_short_is_no_switch_and_no_hole() -> None:
+    async with two(route=Failover(fail_after="1h")) as (a, b, read):
+        await b.send(trade(2))
+        await kept(read, 2)
+        await a.cut()
+        await asyncio.gather(a.subscribed("A", 2), read.got(2))
+        await a.send(trade(3), trade(4))
+        await read.got(4)
+        assert read.records == [trade(number) for number in (1, 2, 3, 4)]
+        assert [item.venue for item in read.items] == ["a", "b", "a", "a"]
+        assert switches(read) == []
+        assert b.left == []
+
+
+@pytest.mark.parametrize("how", ["refused", "late"])
+async def test_a_refused_symbol_moves_alone(how: str) -> None:
+    async with LineFeed() as a, LineFeed() as b:
+        getattr(a, how).add("B")
+        async with reading_of(router(a, b, symbols=["A", "B"])) as read:
+            await a.subscribed("A")
+            await b.subscribed("B")
+            await read.event("switched")
+            assert switches(read) == [("b", "B", "a -> b: refused")]
+            await a.send(trade(1))
+            await b.send(trade(1), trade(2, "B"))
+            await read.got(2)
+            assert {(item.symbol, item.venue) for item in read.items} == {("A", "a"), ("B", "b")}
+            assert read.counts["refused"] == 1
+
+
+async def test_a_quiet_primary_is_left_while_the_backup_is_not_quiet() -> None:
+    route = Failover(fail_after="0s", recover_after="1h", stale_after="60ms")
+    async with two(route=route) as (a, b, read):
+        for number in range(2, 400):
+            await b.send(trade(number))
+            if await said(read):
+                break
+            await a.say({"beat": True})
+        await read.event("switched")
+        assert switches(read) == [("b", "", "a -> b: quiet")]
+        await read.until(lambda: len(read.items) == number)
+        assert [item.trade_id for item in read.items] == list(range(1, number + 1)), "from behind the last of a"
+        assert a.left == []
+
+
+async def said(read: Reading) -> bool:
+    """Read for a while; whether there was a switch."""
+    reader = asyncio.create_task(read.event("switched"))
+    await asyncio.wait([reader], timeout=0.02)
+    reader.cancel()
+    await asyncio.gather(reader, return_exceptions=True)
+    return read.counts["switched"] > 0
+
+
+async def test_what_nobody_had_is_a_gap() -> None:
+    async with two(gap_after="1h") as (a, b, read):
+        await break_for_good(b)
+        await read.event("disconnected")
+        await break_for_good(a)
+        await read.event("disconnected", 2)
+        b.unwelcome = 0
+        await b.subscribed("A", 2)
+        await b.send(trade(4))
+        await read.got(3)
+        await read.event("switched")
+        assert read.records == [trade(1), Gap("A", 2, 3, 2, 40), trade(4)]
+        assert switches(read) == [("b", "", "a -> b: disconnected")]
+
+
+async def test_while_none_is_there_it_is_told_as_with_one() -> None:
+    async with two(gap_after="50ms") as (a, b, read):
+        await break_for_good(a)
+        await break_for_good(b)
+        await read.got(2)
+        assert read.records == [trade(1), Gap("A", 0, 0, 0, 10)]
+        assert len(switches(read)) <= 1, "from one that is away to one that is not known to be"
+
+
+async def test_a_cold_backup_is_connected_when_it_is_needed_and_let_go_after_the_return() -> None:
+    route = Failover(fail_after="50ms", recover_after="50ms", standby="cold")
+    async with LineFeed() as a, LineFeed() as b, reading_of(router(a, b, route=route)) as read:
+        await a.subscribed("A")
+        await a.send(trade(1))
+        await read.got(1)
+        assert b.made == 0
+        await break_for_good(a)
+        await asyncio.gather(b.subscribed("A"), read.event("connected", 2))
+        await b.send(trade(3))
+        await read.got(3)
+        assert read.records[1:] == [Gap("A", 0, 0, 0, 30), trade(3)], "that b counts as a does is not known"
+        await read.event("switched")
+        assert b.left == []
+        a.unwelcome = 0
+        await read.event("switched", 2)
+        await read.until(lambda: ("b", "not needed now") in {(event.feed, event.detail) for event in read.events})
+        await b.until(lambda: b.left == ["A"])
+        assert a.left == ["A"], "its first connection; it is served again before b is let go"
+        await a.cut()
+        a.unwelcome = 1_000_000
+        await b.subscribed("A", 2)
+
+
+async def test_providers_are_asked_for_their_own_symbols_only() -> None:
+    route = BySymbol({"BTC*": "b", "ETH*": ["a", "b"]}, default="a")
+    async with LineFeed() as a, LineFeed() as b:
+        async with reading_of(router(a, b, symbols=["BTC/USD", "ETH/USD", "SOL/USD"], route=route)) as read:
+            await a.subscribed("SOL/USD")
+            await b.subscribed("ETH/USD")
+            assert (a.calls, b.calls) == ([("trade", ["ETH/USD", "SOL/USD"])], [("trade", ["BTC/USD", "ETH/USD"])])
+            assert read.routes == {"a": 2, "b": 1}
+        async with reading_of(router(a, b, symbols=["BTC/USD"], route=route)) as read:
+            await b.subscribed("BTC/USD", 2)
+            assert a.made == 1
+
+
+async def test_symbols_are_shared_and_several_connections_of_one_provider_are_one() -> None:
+    limits = VenueLimits(per_second=10_000.0, symbols=1)
+    async with LineFeed() as a, LineFeed() as b:
+        providers = [LineProvider(a.port, limits=limits), LineProvider(b.port, limits=limits)]
+        route = RoundRobin(fail_after="20ms", recover_after="1h")
+        source = SourceRouter(providers, list("ABCD"), reconnect=QUICK, circuit=PATIENT, route=route, overlap="40ms")
+        async with reading_of(source) as read:
+            for symbol in "ABCD":
+                await a.subscribed(symbol)
+                await b.subscribed(symbol)
+            assert read.routes == {"line#1": 2, "line#2": 2}
+            slot = next(at for at, client in enumerate(a.clients) if ("trade", "A") in client.symbols)
+            a.unwelcome = 1_000_000
+            await a.cut(slot)
+            await read.event("switched")
+            assert switches(read) == [("line#2", "A", "line#1 -> line#2: disconnected")]
+            assert read.routes == {"line#1": 1, "line#2": 3}
+
+
+async def test_partitions_begin_with_another_one_and_say_so() -> None:
+    symbols = [f"S{number}" for number in range(8)]
+    own = [symbol for symbol in symbols if partition_of(symbol, 4) == 1]
+    async with LineFeed() as a, LineFeed() as b:
+        source = router(a, b, symbols=symbols, route=RoundRobin(fail_after="20ms"))
+        assert source.splittable
+        async with reading_of(source, partition=1, partitions=4) as read:
+            await asyncio.gather(a.subscribed(own[-1]), b.subscribed(own[-1]))
+            assert a.calls == [("trade", own)]
+            assert read.routes["b"] == (len(own) + 1) // 2, "the first of an odd partition is b's"
+            await break_for_good(b)
+            await read.event("switched")
+            assert switches(read) == [("a@1", "", "b -> a: disconnected")]
+
+
+async def test_when_the_job_stands_still_nobody_is_quiet_and_order_is_kept() -> None:
+    """The primary has to wait for room; the backup reads on. What had room or waits goes in front of what the backup has."""
+    route = Failover(fail_after="0s", recover_after="1h", stale_after="30ms")
+    sent = [trade(number) for number in range(2, 400)]
+    async with two(route=route, queue_items=8) as (a, b, read):
+        await a.send(*sent[:100])
+        async with asyncio.timeout(20):
+            await read.overloaded.wait()
+        await b.send(*sent)
+        closing = asyncio.create_task(break_for_good(a))
+        await read.until(lambda: read.items[-1].trade_id == 399)
+        await closing
+        numbers = [item.trade_id for item in read.items if isinstance(item, Trade)]
+        assert sorted(set(numbers)) == list(range(1, 400))
+        assert numbers == sorted(numbers)
+        assert "quiet" not in " ".join(event.detail for event in read.events)
+
+
+async def test_feeds_that_are_over_end_the_source_with_all_they_had() -> None:
+    async with two() as (a, b, read):
+        await b.send(trade(2), trade(3))
+        await b.say({"end": True})
+        await b.until(lambda: b.clients == [])
+        await a.say({"end": True})
+        await read.until(lambda: False)
+        assert read.ended
+        assert read.records == [trade(1), trade(2), trade(3)]
+
+
+async def test_a_primary_with_a_wrong_key_is_replaced_for_good() -> None:
+    class Forbidden(LineProvider):
+        async def connect(self) -> Any:
+            raise SourceError("wrong key")
+
+    async with LineFeed() as b:
+        providers = [Forbidden(b.port, "bad"), LineProvider(b.port, "good")]
+        async with reading_of(SourceRouter(providers, ["A"], route=SOON, overlap="0s")) as read:
+            await b.subscribed("A")
+            await read.event("switched")
+            assert switches(read) == [("good", "", "bad -> good: failed")]
+
+
+async def test_a_job_gets_each_trade_once_through_many_breaks() -> None:
+    """Each feed is cut while the other one is there, again and again; trades come on, to whoever is connected."""
+    async with LineFeed() as a, LineFeed() as b:
+        out = Collect()
+        source = router(a, b, route=Failover(fail_after="5ms", recover_after="30ms"), idle_after=None, live=False)
+        unlike = Dedupe("symbol", "trade_id", content=("price", "size"))
+        steps = Pipeline("both").source(source).key_by("symbol").operator(unlike, name="dedupe").sink(out)
+        runtime = DagRuntime(steps)
+        running = asyncio.create_task(runtime.start())
+        number = 0
+        for turn in range(1, 7):
+            await asyncio.gather(a.subscribed("A", 1 + turn // 2), b.subscribed("A", 1 + (turn - 1) // 2))
+            for _ in range(40):
+                number += 1
+                for feed in (a, b):
+                    await feed.send(trade(number))
+                await asyncio.sleep(0.001)
+            await (a, b)[turn % 2 == 0].cut()
+        await asyncio.gather(a.subscribed("A", 4), b.subscribed("A", 4))
+        for feed in (b, a):
+            await feed.send(trade(number + 1))
+            await feed.say({"end": True})
+        async with asyncio.timeout(20):
+            await running
+    assert [item.trade_id for item in out.items if isinstance(item, Trade)] == list(range(1, number + 2))
+    assert [item for item in out.items if isinstance(item, Gap)] == []
+    assert runtime.counts["dedupe"]["conflict"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"providers": LineProvider(1)}, "providers: a sequence of them"),
+        ({"providers": []}, "at least one of each is needed"),
+        ({"route": "failover"}, "route: 'failover' is no rule"),
+        ({"route": Priority(["a", "bb"])}, "no provider 'bb'; did you mean 'b'?"),
+        ({"overlap": "-1s"}, "overlap: '-1s' is not a duration"),
+        ({"overlap_items": 0}, "overlap_items=0"),
+        ({"kinds": ("book",)}, "'book' is not allowed; a has: quote, trade"),
+        ({"symbols": "AB"}, "symbols and kinds are sequences"),
+    ],
+)
+def test_what_the_arguments_may_be(options: dict[str, Any], text: str) -> None:
+    given = {"providers": [LineProvider(1, "a"), LineProvider(2, "b")], "symbols": ["A"], **options}
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        SourceRouter(**given)
+
+
+def test_a_router_is_known_by_name_and_described_by_its_arguments() -> None:
+    made = registry().get("source", "router")([LineProvider(1, "a")], ["A"], route=BySymbol({"A": "a"}))
+    assert registry().name_of("source", made) == "router"
+    assert registry().get("value", "by_symbol") is BySymbol
+    described = describe(made)
+    assert described["providers"][0]["name"] == "a"
+    assert described["route"]["patterns"] == {"A": "a"}
+    assert described["overlap"] == 2_000_000_000
+    assert described != describe(SourceRouter([LineProvider(1, "a")], ["A"]))
+    assert FeedEvent("b", "switched", "", 1, "a -> b: even").event in FEED_EVENTS

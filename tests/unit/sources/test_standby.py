@@ -1,0 +1,315 @@
+"""Whose records pass, and what waits of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from market_data_pipeline.records import Gap, Quote, Trade
+from market_data_pipeline.sources.feed_gaps import FeedGaps
+from market_data_pipeline.sources.feed_health import Feed
+from market_data_pipeline.sources.routes import Failover, RouteRule
+from market_data_pipeline.sources.routing import Routing
+from market_data_pipeline.sources.standby import Standby
+
+RULE = Failover(fail_after="3s", recover_after="10s")
+
+
+def trade(number: int, symbol: str = "A", ts: int | None = None, **fields: Any) -> Trade:
+    return Trade(symbol, number * 10 if ts is None else ts, 0, 1.0, 1.0, trade_id=number, **fields)
+
+
+class Play:
+    """What ``RoutedIntake`` does, with time as the test says it."""
+
+    def __init__(
+        self, *providers: str, rule: RouteRule = RULE, most: int = 100, symbols: Sequence[str] = ("A",)
+    ) -> None:
+        self.now = 0.0
+        feeds = [Feed(name, name, tuple(symbols)) for name in providers]
+        self.symbols = tuple(symbols)
+        self.routing = Routing(rule, {symbol: rule.ranking(symbol, providers) for symbol in symbols}, feeds, 0.0)
+        venues = {name: name for name in providers}
+        self.standby = Standby(self.routing, Trade, venues, overlap=1.0, keep=1.0, most=most)
+        self.gaps = FeedGaps("trade")
+        self.out: list[Any] = []
+
+    def up(self, *providers: str) -> None:
+        for provider in providers:
+            self.gaps.served(provider, self.symbols)
+            self.routing.fit(provider, self.symbols, self.now)
+        self.look()
+
+    def down(self, provider: str) -> None:
+        self.routing.lost(provider, "disconnected", self.now)
+        self.standby.lost(provider, self.symbols)
+        self.look()
+        self.gaps.lost(provider, self.now)
+
+    def look(self, now: float | None = None) -> None:
+        self.now = self.now if now is None else now
+        self.routing.decide(self.now)
+        settled = self.standby.settle(self.now)
+        for symbol in settled.missed:
+            self.gaps.missed(symbol, self.now)
+        for symbol in settled.renumbered:
+            self.gaps.renumbered(symbol)
+        for waiting in settled.passed:
+            self.give(waiting.feed, waiting.record)
+        for symbol in settled.left:
+            self.gaps.missed(symbol, self.now)
+
+    def bring(self, provider: str, *records: Any) -> None:
+        self.routing.brought(provider, self.now)
+        for record in records:
+            if self.standby.take(provider, provider, record, self.now):
+                self.give(provider, record)
+
+    def give(self, feed: str, record: Any) -> None:
+        before, passed = self.gaps.see(record, feed) if not isinstance(record, Gap) else ([], record)
+        self.out += [*before, passed]
+
+    def ids(self) -> list[Any]:
+        return [item.trade_id if isinstance(item, Trade) else item for item in self.out]
+
+
+def test_a_backup_stands_in_from_behind_the_last_record() -> None:
+    play = Play("a", "b")
+    play.up("a", "b")
+    play.bring("a", trade(1), trade(2))
+    play.bring("b", trade(1), trade(2), trade(3), trade(4))
+    assert play.ids() == [1, 2]
+    play.down("a")
+    assert play.ids() == [1, 2, 3, 4], "at once, and without a gap"
+    assert play.routing.assignment("A") == "a"
+    play.bring("b", trade(5))
+    assert play.ids() == [1, 2, 3, 4, 5]
+
+
+def test_a_backup_that_lags_is_not_heard_before_it_has_caught_up() -> None:
+    play = Play("a", "b")
+    play.up("a", "b")
+    play.look(10.0)
+    play.bring("a", trade(1), trade(2), trade(3))
+    play.bring("b", trade(1))
+    play.down("a")
+    play.bring("b", trade(2), trade(3), trade(4), trade(3))
+    assert play.ids() == [1, 2, 3, 4, 3]
+    play.up("a")
+    play.look(12.0)
+    play.down("a")
+    play.look(13.5)
+    play.bring("b", trade(1))
+    assert play.ids()[-1] == 1, "its clock may be another one: it is waited for the overlap, no longer"
+
+
+def test_other_ids_are_compared_by_time_and_one_time_comes_twice() -> None:
+    """Trades of one millisecond: which of them had come is not known."""
+    play = Play("a", "b")
+    play.up("a", "b")
+    play.look(10.0)
+    play.bring("a", trade(1, ts=100), trade(2, ts=200))
+    play.bring("b", trade(901, ts=100), trade(902, ts=200), trade(903, ts=200), trade(904, ts=300))
+    play.down("a")
+    assert play.ids() == [1, 2, 902, 903, 904]
+
+
+def test_ids_of_another_kind_make_no_gap_with_a_number() -> None:
+    play = Play("a", "b")
+    play.up("a")
+    play.bring("a", trade(1), trade(2), trade(3))
+    play.down("a")
+    play.up("b")
+    play.bring("b", trade(1_000_000, ts=40))
+    assert play.ids() == [1, 2, 3, Gap("A", 0, 0, 0, 40), 1_000_000]
+
+
+def test_ids_that_were_seen_of_both_count_for_both() -> None:
+    play = Play("a", "b")
+    play.up("a", "b")
+    play.bring("a", trade(1), trade(2), trade(3))
+    play.bring("b", trade(1), trade(2), trade(3))
+    play.down("a")
+    play.bring("b", trade(4))
+    play.down("b")
+    play.up("a")
+    play.bring("a", trade(7))
+    assert play.ids() == [1, 2, 3, 4, Gap("A", 5, 6, 2, 70), 7]
+
+
+def test_what_one_had_that_broke_off_first_is_given_out_when_nobody_is_left() -> None:
+    play = Play("a", "b")
+    play.up("a", "b")
+    play.look(10.0)
+    play.bring("a", trade(1), trade(2))
+    play.bring("b", trade(1), trade(2), trade(3))
+    play.down("b")
+    assert play.ids() == [1, 2]
+    play.down("a")
+    play.up("b")
+    play.bring("b", trade(6))
+    assert play.ids() == [1, 2, 3, Gap("A", 4, 5, 2, 60), 6]
+
+
+def test_what_one_had_before_it_broke_off_does_not_go_on_into_what_it_has_now() -> None:
+    play = Play("a", "b")
+    play.up("a", "b")
+    play.look(10.0)
+    play.bring("a", trade(1), trade(2))
+    play.bring("b", trade(1), trade(2), trade(3))
+    play.down("b")
+    play.up("b")
+    play.bring("b", trade(5))
+    play.down("a")
+    assert play.ids() == [1, 2, Gap("A", 3, 4, 2, 50), 5]
+
+
+def test_who_is_back_is_heard_after_the_overlap() -> None:
+    play = Play("a", "b")
+    play.up("a", "b")
+    play.look(5.0)
+    play.bring("a", trade(1))
+    play.down("a")
+    play.look(6.0)
+    play.up("a")
+    play.bring("a", trade(4), trade(5))
+    play.bring("b", trade(2), trade(3))
+    play.look(6.9)
+    play.bring("b", trade(4))
+    assert play.ids() == [1, 2, 3, 4], "b lags, and has what a missed"
+    play.look(7.0)
+    assert play.ids() == [1, 2, 3, 4, 5]
+    assert play.standby.speaker("A") == "a"
+
+
+def test_what_waited_too_long_is_no_news() -> None:
+    """Of a venue that had it long ago, and not of the one that is heard, which was there: also after a return."""
+    play = Play("a", "b")
+    play.up("a", "b")
+    play.look(5.0)
+    play.bring("a", trade(1))
+    play.down("a")
+    play.up("a")
+    play.look(7.0)
+    play.look(20.0)
+    play.bring("b", trade(901, ts=500))
+    play.look(100.0)
+    play.routing.brought("a", 100.0)
+    play.down("a")
+    play.bring("b", trade(902, ts=600))
+    assert play.ids() == [1, 902]
+
+
+def test_at_the_beginning_the_primary_is_waited_for() -> None:
+    play = Play("a", "b")
+    play.up("b")
+    play.bring("b", trade(1), trade(2))
+    play.look(2.0)
+    play.bring("b", trade(3))
+    assert play.ids() == []
+    play.look(3.0)
+    assert play.ids() == [1, 2, 3], "what waited is there from the beginning, though older than the overlap"
+    assert play.routing.assignment("A") == "b"
+
+
+def test_what_waits_is_bounded_and_what_is_missing_then_is_told() -> None:
+    play = Play("a", "b", most=3)
+    play.up("a", "b")
+    play.look(100.0)
+    play.bring("a", trade(1), trade(2))
+    play.bring("b", *(trade(number) for number in range(1, 9)))
+    play.down("a")
+    assert play.ids() == [1, 2, Gap("A", 3, 5, 3, 60), 6, 7, 8]
+
+
+def test_what_a_living_feed_did_not_bring_is_not_missing() -> None:
+    """Another venue trades more often. What only that one had is no hole while the first one brings other symbols."""
+    play = Play("a", "b", symbols=("A", "B"))
+    play.up("a", "b")
+    play.look(10.0)
+    play.bring("a", trade(1))
+    play.bring("b", trade(901, ts=500))
+    play.look(20.0)
+    play.bring("a", trade(2, "B"))
+    play.down("a")
+    play.bring("b", trade(902, ts=600))
+    assert play.ids() == [1, 2, 902]
+    dead = Play("a", "b")
+    dead.up("a", "b")
+    dead.look(10.0)
+    dead.bring("a", trade(1))
+    dead.bring("b", trade(901, ts=500))
+    dead.look(20.0)
+    dead.bring("b", trade(902, ts=600))
+    dead.down("a")
+    assert dead.ids() == [1, Gap("A", 0, 0, 0, 600), 902]
+
+
+def test_quotes_have_a_last_record_of_their_own() -> None:
+    def quote(ts: int) -> Quote:
+        return Quote("A", ts, 0, 1.0, 1.0, 2.0, 1.0)
+
+    play = Play("a", "b")
+    play.up("a", "b")
+    play.bring("a", trade(5), quote(20))
+    play.bring("b", trade(5), quote(10), quote(30), trade(6))
+    play.down("a")
+    assert play.out == [trade(5), quote(20), quote(30), trade(6)]
+
+
+def test_symbols_that_change_together_stay_in_order_of_arrival() -> None:
+    """Else those of the one would be late behind the other's."""
+    play = Play("a", "b", symbols=("A", "B"))
+    play.up("a", "b")
+    play.bring("b", trade(1), trade(2, "B"), trade(3), trade(4, "B"))
+    play.down("a")
+    assert play.ids() == [1, 2, 3, 4]
+
+
+TIMES = st.lists(st.tuples(st.integers(1, 30), st.sampled_from("ab")), max_size=40)
+
+
+@given(TIMES, st.integers(0, 5), st.integers(0, 5), st.sampled_from([{"a", "b"}, {"a"}, {"b"}]))
+def test_nothing_is_lost_that_one_of_them_had(
+    changes: list[tuple[int, str]], lag_a: int, lag_b: int, fallible: set[str]
+) -> None:
+    """A trade happens each tick; a feed brings it ``lag`` ticks later if it is up all that time. Feeds break (``fallible``) and
+    come back at any tick. What comes out grows, and what is not there is told as missing; while one feed is always up,
+    nothing is."""
+    play = Play("a", "b", rule=Failover(fail_after="300ms", recover_after="1s"))
+    play.up("a", "b")
+    # so that it is known that both count the same way
+    for number in range(1, 40):
+        play.now = number / 10
+        for name, lag in (("a", lag_a), ("b", lag_b)):
+            if number > lag:
+                play.bring(name, trade(number - lag))
+    at, lags, since = 40, {"a": lag_a, "b": lag_b}, {"a": 0, "b": 0}
+    is_up = {"a": True, "b": True}
+    switches = iter(changes + [(15, name) for name in "ab" if sum(c[1] == name for c in changes) % 2] + [(60, "")])
+    for ticks, name in switches:
+        for _ in range(ticks):
+            play.look(at / 10)
+            for feed, lag in lags.items():
+                if is_up[feed] and at - lag >= since[feed]:
+                    play.bring(feed, trade(at - lag))
+            at += 1
+        if name in fallible:
+            is_up[name] = not is_up[name]
+            if is_up[name]:
+                since[name] = at
+                play.up(name)
+            else:
+                play.down(name)
+    passed = [item for item in play.ids() if not isinstance(item, Gap)]
+    gaps = [item for item in play.out if isinstance(item, Gap)]
+    assert passed == sorted(set(passed))
+    told = {number for gap in gaps for number in range(gap.first, gap.last + 1)}
+    assert told.isdisjoint(passed)
+    assert {*passed, *told} == set(range(1, max(passed) + 1))
+    assert max(passed) >= at - 1 - max(lags.values())
+    if len(fallible) == 1:
+        assert gaps == []
