@@ -105,7 +105,9 @@ def _dumps() -> list[Mutation]:
         Mutation(
             "dump: no secret in an error",
             DUMP,
-            'difference = difference.replace(secret, "***") if secret else difference',
+            "hidden(difference, writing.secrets.values())",
+            "difference",
+            (secret, "***") if secret else difference',
             "pass",
             (dumps + "test_no_secret_stands_in_an_error",),
         ),
