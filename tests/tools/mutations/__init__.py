@@ -12,6 +12,7 @@ from tools.mutations import (
     guards_control,
     guards_outside,
     guards_rates,
+    guards_router,
     guards_runtime,
     guards_sinks,
 )
@@ -22,4 +23,5 @@ __all__ = ["MUTATIONS", "Mutation", "occurrences"]
 MUTATIONS: tuple[Mutation, ...] = (
     *guards_commit.GUARDS, *guards_control.GUARDS, *guards_runtime.GUARDS, *guards_sinks.GUARDS,
     *guards_catalog.GUARDS, *guards_rates.GUARDS, *guards_outside.GUARDS,
+    *guards_router.GUARDS,
 )  # fmt: skip

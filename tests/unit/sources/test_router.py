@@ -208,6 +208,24 @@ async def test_a_cold_backup_is_connected_when_it_is_needed_and_let_go_after_the
         await b.subscribed("A", 2)
 
 
+async def test_a_cold_backup_that_is_still_heard_is_not_let_go() -> None:
+    route = Failover(fail_after="20ms", recover_after="20ms", standby="cold")
+    async with LineFeed() as a, LineFeed() as b, reading_of(router(a, b, route=route, overlap="1h")) as read:
+        await a.subscribed("A")
+        await a.send(trade(1))
+        await read.got(1)
+        await break_for_good(a)
+        await b.subscribed("A")
+        await read.event("switched")
+        a.unwelcome = 0
+        await read.event("switched", 2)
+        await a.send(trade(2))
+        await kept(read, 1)
+        await b.send(trade(3))
+        await read.got(3)
+        assert (read.records[-1], b.left) == (trade(3), [])
+
+
 async def test_providers_are_asked_for_their_own_symbols_only() -> None:
     route = BySymbol({"BTC*": "b", "ETH*": ["a", "b"]}, default="a")
     async with LineFeed() as a, LineFeed() as b:
@@ -259,16 +277,18 @@ async def test_when_the_job_stands_still_nobody_is_quiet_and_order_is_kept() -> 
     """The primary has to wait for room; the backup reads on. What had room or waits goes in front of what the backup has."""
     route = Failover(fail_after="0s", recover_after="1h", stale_after="30ms")
     sent = [trade(number) for number in range(2, 400)]
-    async with two(route=route, queue_items=8) as (a, b, read):
+    async with two(route=route, queue_items=8, overlap="1h") as (a, b, read):
         await a.send(*sent[:100])
         async with asyncio.timeout(20):
             await read.overloaded.wait()
         await b.send(*sent)
         closing = asyncio.create_task(break_for_good(a))
-        await read.until(lambda: read.items[-1].trade_id == 399)
+        await read.event("disconnected")
+        await b.send(trade(400))  # while a was read on, b may have been taken to be quiet
+        await read.until(lambda: read.items[-1].trade_id == 400)
         await closing
         numbers = [item.trade_id for item in read.items if isinstance(item, Trade)]
-        assert sorted(set(numbers)) == list(range(1, 400))
+        assert sorted(set(numbers)) == list(range(1, 401))
         assert numbers == sorted(numbers)
         assert "quiet" not in " ".join(event.detail for event in read.events)
 

@@ -116,6 +116,15 @@ def test_a_short_break_changes_nothing() -> None:
         assert of.decide(second + 2.99) == []
 
 
+def test_another_reason_is_no_new_beginning() -> None:
+    of = routing(Failover(fail_after="3s"))
+    fit(of, 0.0, "a", "b")
+    for second, why in [(10.0, "disconnected"), (11.0, "suspended"), (12.0, "disconnected"), (12.9, "suspended")]:
+        of.lost("a", why, second)
+        assert of.decide(second) == []
+    assert of.decide(13.0) == [Switch("A", "a", "b", "suspended"), Switch("B", "a", "b", "suspended")]
+
+
 def test_where_none_is_fit_nobody_moves() -> None:
     of = routing(Failover(fail_after="1s"))
     fit(of, 0.0, "a", "b")

@@ -1,0 +1,113 @@
+"""What keeps several providers for the same symbols from losing records, and from being changed too often."""
+
+from __future__ import annotations
+
+from tools.mutations.mutation import Mutation
+
+ROUTING = "market_data_pipeline/sources/routing.py"
+STANDBY = "market_data_pipeline/sources/standby.py"
+INTAKE = "market_data_pipeline/sources/routed_intake.py"
+ROUTES_TESTS = ("tests/unit/sources/test_routes.py",)
+STANDBY_TESTS = ("tests/unit/sources/test_standby.py",)
+
+
+def _routes() -> list[Mutation]:
+    """When a symbol goes to another provider."""
+    failed = "if fitness.reason and now - fitness.since >= self._fail_after:"
+    return [
+        Mutation("route: not left before its time", ROUTING, failed, "if fitness.reason:", ROUTES_TESTS),
+        Mutation(
+            "route: not gone back to before its time",
+            ROUTING,
+            "to = self._best(symbol, better, now - self._recover_after)",
+            "to = self._best(symbol, better, -math.inf)",
+            ROUTES_TESTS,
+        ),
+        Mutation(
+            "route: not evened before its time",
+            ROUTING,
+            "not fitness.reason and now - fitness.since >= self._recover_after:",
+            "not fitness.reason:",
+            ROUTES_TESTS,
+        ),
+        Mutation(
+            "route: another reason is no new beginning",
+            ROUTING,
+            "        if not fitness.reason:\n            fitness.since = now\n",
+            "        fitness.since = now\n",
+            ROUTES_TESTS,
+        ),
+        Mutation(
+            "route: a symbol that was refused stays so",
+            ROUTING,
+            "if fitness.reason and not fitness.refused:",
+            "if fitness.reason:",
+            ROUTES_TESTS,
+        ),
+        Mutation(
+            "route: who is not read on is not quiet",
+            ROUTING,
+            "return not self.busy and now",
+            "return now",
+            ROUTES_TESTS,
+        ),
+        Mutation(
+            "router: a cold backup that is heard does not rest",
+            "market_data_pipeline/sources/router.py",
+            "self._routing.is_needed(feed, now) or self._standby.speaks(feed)",
+            "self._routing.is_needed(feed, now)",
+            ("tests/unit/sources/test_router.py::test_a_cold_backup_that_is_still_heard_is_not_let_go",),
+        ),
+    ]
+
+
+def _standby() -> list[Mutation]:
+    """What passes, and what is told to be missing."""
+    kept = "until = min(self._routing.since(symbol, voice.speaker) if wrong else now, voice.held)"
+    lagging = "if is_waited_for and (kind in voice.behind or _is_same(record, last)):"
+    missed = "if self._is_missed(symbol, voice, memory, to, now):\n            settled.missed.append(symbol)"
+    return [
+        Mutation("standby: what waits is kept while something is wrong", STANDBY, kept, "until = now", STANDBY_TESTS),
+        Mutation(
+            "standby: what waited goes on in a change",
+            STANDBY,
+            "        settled.passed.extend(self._behind(voice, memory))\n",
+            "",
+            STANDBY_TESTS,
+        ),
+        Mutation(
+            "standby: who is back is heard after the overlap",
+            STANDBY,
+            " and now - routing.since(symbol, assigned) < self._overlap:",
+            " and False:",
+            (STANDBY_TESTS[0] + "::test_who_is_back_is_heard_after_the_overlap",),
+        ),
+        Mutation(
+            "standby: who lags is not heard before it has caught up", STANDBY, lagging, "if False:", STANDBY_TESTS
+        ),
+        Mutation("standby: what nobody had is told", STANDBY, missed, "pass", STANDBY_TESTS),
+        Mutation(
+            "standby: what is behind the last record, and no more",
+            STANDBY,
+            "if kind in begins and not begins[kind].includes(waiting.record):",
+            "if False:",
+            STANDBY_TESTS,
+        ),
+        Mutation(
+            "standby: what comes after a break does not go on from before it",
+            STANDBY,
+            "if memory is None or memory.ended:  # what comes now does not go on from there",
+            "if memory is None:",
+            STANDBY_TESTS,
+        ),
+        Mutation(
+            "standby: records wait for room in the order in which they passed",
+            INTAKE,
+            "async with self._order:  # which is fair: who asked first is first",
+            "if True:",
+            ("tests/unit/sources/test_routed_intake.py",),
+        ),
+    ]
+
+
+GUARDS: tuple[Mutation, ...] = (*_routes(), *_standby())
