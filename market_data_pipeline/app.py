@@ -75,14 +75,23 @@ def _load_file(name: str) -> types.ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
+    before = sys.modules.get(path.stem)
+    if before is None or _is_of(before, path):  # the one before it, where this process loads it once more
+        sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
-    except MdpError:
-        raise
-    except Exception as error:
+    except BaseException as error:
+        if sys.modules.get(path.stem) is module:  # it is not whole
+            del sys.modules[path.stem]
+        if isinstance(error, MdpError) or not isinstance(error, Exception | SystemExit):
+            raise
         raise ConfigError(f"app {name!r}: importing it raised {type(error).__name__}: {error}") from error
     return module
+
+
+def _is_of(module: types.ModuleType, path: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).resolve() == path.resolve()
 
 
 def _load_module(name: str) -> types.ModuleType:
@@ -96,7 +105,7 @@ def _load_module(name: str) -> types.ModuleType:
         raise ConfigError(f"app {name!r}: importing it raised {error}") from error
     except MdpError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a program may end itself; this process goes on
         raise ConfigError(f"app {name!r}: importing it raised {type(error).__name__}: {error}") from error
 
 
@@ -151,7 +160,7 @@ def _call(app: str, fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         return fn(**arguments)
     except MdpError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{app}: {fn.__name__}() raised {type(error).__name__}: {error}") from error
 
 

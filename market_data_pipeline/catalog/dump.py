@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from ruamel.yaml import YAML
 
+from market_data_pipeline.catalog.filling import hidden
 from market_data_pipeline.catalog.importable import MAIN, check_runs_once, main_name, search_path
 from market_data_pipeline.catalog.load import dag_of
 from market_data_pipeline.catalog.writing import SECRET, Unwritable, Writing
@@ -159,9 +160,7 @@ def _prove(dag: Dag, dumped: Dumped, writing: Writing) -> None:
     else:
         difference = _difference(dag, loaded, dumped, writing)
     if difference is not None:
-        for secret in sorted(writing.secrets.values(), key=len, reverse=True):
-            difference = difference.replace(secret, "***") if secret else difference
-        raise ConfigError(f"dag {dag.name!r} {difference}")
+        raise ConfigError(f"dag {dag.name!r} {hidden(difference, writing.secrets.values())}")
 
 
 def _difference(dag: Dag, loaded: Dag, dumped: Dumped, writing: Writing) -> str | None:

@@ -7,7 +7,7 @@ filled, and neither is what was filled in: a value that holds ``${`` stays as it
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import PurePath
@@ -18,6 +18,10 @@ from market_data_pipeline.catalog.text import Place
 _MARK = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 _ENVIRONMENT = "env:"
 _LONGEST_NAME = 100
+_MOST_NAMES = 1000
+_SHORTEST_SECRET = 4
+_SURE = 20
+"""So many letters of a secret are one, where a message was cut behind them."""
 
 
 class Filled(str):
@@ -108,5 +112,23 @@ class _NotThere(Exception):
 
 def nearest(name: str, among: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
     """``; did you mean 'x'?`` for the end of a message, or nothing where nothing is near."""
-    near = get_close_matches(name, list(among), 1) if len(name) <= _LONGEST_NAME else []
+    near = get_close_matches(name, list(among)[:_MOST_NAMES], 1) if len(name) <= _LONGEST_NAME else []
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def hidden(text: str, secrets: Iterable[str]) -> str:
+    """``text`` with ``***`` for each of ``secrets`` of more than three letters: as it is, as ``repr`` writes it, and cut."""
+    forms = {form for secret in secrets if len(secret) >= _SHORTEST_SECRET for form in (secret, repr(secret)[1:-1])}
+    for form in sorted(forms, key=len, reverse=True):  # one may begin with another
+        text = text.replace(form, "***")
+    long = [form for form in forms if len(form) > _SURE]
+    for form in long:
+        while (start := text.find(form[:_SURE])) >= 0:
+            shared = max(_shared(other, text[start:]) for other in long)
+            text = f"{text[:start]}***{text[start + shared :]}"
+    return text
+
+
+def _shared(one: str, other: str) -> int:
+    """How many letters both begin with."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

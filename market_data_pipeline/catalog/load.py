@@ -19,9 +19,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
 from market_data_pipeline.catalog.document import EDGE_KEYS, STEPS, Document, From, Step
-from market_data_pipeline.catalog.filling import MISSING, Filled, Filling, nearest
+from market_data_pipeline.catalog.filling import MISSING, Filled, Filling, hidden, nearest
 from market_data_pipeline.catalog.parameters import checked, factory_of, made, named
-from market_data_pipeline.catalog.shapes import UNKNOWN, details, shown
+from market_data_pipeline.catalog.shapes import FUNCTION, UNKNOWN, details, shown
 from market_data_pipeline.catalog.text import Place, Position, Text, read_text
 from market_data_pipeline.dag.graph import Dag, Edge, Node
 from market_data_pipeline.dag.planner import compile_dag
@@ -33,7 +33,6 @@ from market_data_pipeline.terminal import visible
 SUFFIXES = (".yaml", ".yml", ".json")
 """How the names of documents end."""
 _PLAIN = re.compile(r"\w+", re.ASCII)
-_SHORTEST_SECRET = 4
 _MOST_NODES = 1000
 _MOST_MISTAKES = 100
 _LONGEST_MESSAGE = 600
@@ -46,10 +45,13 @@ def load_file(path: Path | str, values: Mapping[str, Any] | None = None) -> Dag:
     of modules beside it. Raises ``ConfigError``; ``DocumentError``, which lists all mistakes, where it could be read."""
     file = Path(path)
     text = read_text(file)
-    folder = str(file.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    return _Loading(text, values or {}, os.environ).dag()
+    folder = file.resolve().parent
+    if str(folder) in sys.path:
+        sys.path.remove(str(folder))
+    sys.path.insert(0, str(folder))  # before those of other files: each names what stands beside it
+    loading = _Loading(text, values or {}, os.environ)
+    loading.look_beside(folder)
+    return loading.dag()
 
 
 def dag_of(
@@ -100,6 +102,25 @@ class _Loading:
         if document is None or self._mistakes or self._unfilled:
             raise self._error()
         return self._built(document.name, parts, edges)
+
+    def look_beside(self, folder: Path) -> None:
+        """Tell of modules that the document names, that stand in ``folder``, and that are others in this process already: one
+        process has one module of a name."""
+        for place in self.text.values:
+            value = self._raw(place)
+            if not isinstance(value, str) or FUNCTION.fullmatch(value) is None:
+                continue
+            name = re.split("[.:]", value)[0]
+            there = getattr(sys.modules.get(name), "__file__", None)
+            beside = next(
+                (one for one in (folder / f"{name}.py", folder / name / "__init__.py") if one.is_file()), None
+            )
+            if there is not None and beside is not None and Path(there).resolve() != beside.resolve():
+                self._add(
+                    place,
+                    f"the module {name} of this process is {there}, and not {beside}: give one of them another name, or"
+                    " load this file in a process of its own",
+                )
 
     def _parameters(self, declared: Any) -> dict[str, Any]:
         declared = declared if isinstance(declared, Mapping) else {}
@@ -300,6 +321,8 @@ class _Loading:
         self._unfilled.add(place)
         if why:
             self._add(place, why)
+        if len(self._mistakes) > _MOST_MISTAKES:  # to look for the nearest name of each would take long
+            raise self._error()
 
     def _tell(self, place: Place, why: str, key: bool = False) -> None:
         """A mistake at ``place``, unless it follows from something that was not filled in."""
@@ -312,8 +335,7 @@ class _Loading:
 
     def _add(self, place: Place, why: str, key: bool = False) -> None:
         where, path = self.text.where(place, key), _path(place)
-        for secret in sorted(self._secrets, key=len, reverse=True):  # one may begin with another
-            why = why.replace(secret, "***") if len(secret) >= _SHORTEST_SECRET else why
+        why = hidden(why, self._secrets)
         why = why if len(why) <= _LONGEST_MESSAGE else f"{why[:_LONGEST_MESSAGE]}..."
         line = ": ".join(part for part in (where, path, why) if part)
         self._mistakes.append((self.text.position(place, key) or Position(0, 0), visible(line)))

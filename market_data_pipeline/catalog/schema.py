@@ -70,8 +70,10 @@ class _Schemas:
         self._factories: dict[tuple[ComponentKind, str], Factory | None] = {}
         for entry in registry().entries():
             try:
-                self._factories[entry.kind, entry.name] = registry().get(entry.kind, entry.name)
-            except ConfigError:  # an extra that is not installed: the name is known, its arguments are not
+                factory = registry().get(entry.kind, entry.name)
+                accepted_by(factory)
+                self._factories[entry.kind, entry.name] = factory
+            except ConfigError:  # an extra that is not installed, say: the name is known, its arguments are not
                 self._factories[entry.kind, entry.name] = None
 
     def node(self) -> Schema:

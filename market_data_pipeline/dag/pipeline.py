@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
+from itertools import chain, count
 from typing import Any, Self
 
 from market_data_pipeline.dag.graph import Dag, Edge, Node
@@ -213,7 +214,7 @@ class Pipeline:
             raise DagValidationError(f"pipeline {self.name!r}: begin with .source(...)")
         base = name or type(fn).__name__.lower()
         taken = {node.name for node in self._nodes}
-        name = name or next(n for n in (base, *(f"{base}-{i}" for i in range(2, 1000))) if n not in taken)
+        name = name or next(n for n in chain([base], (f"{base}-{i}" for i in count(2))) if n not in taken)
         self._nodes.append(Node(name, fn, on_error=on_error))
         self._edges.append(Edge(self._tail, name, key=self._key, boundary=self._boundary and self._key is None))
         self._key, self._boundary = None, False

@@ -80,9 +80,9 @@ def _kind(kind: str, known: Registry) -> ComponentKind:
 def _looked_at(entry: Entry, known: Registry) -> Described:
     try:
         factory = known.get(entry.kind, entry.name)
-    except ConfigError as error:
+        arguments = tuple((one.name, type_text(one.hint), default_text(one)) for one in arguments_of(factory))
+    except (ConfigError, TypeError, ValueError) as error:  # the last two: a signature that nobody can read
         return Described(entry, problem=str(error))
-    arguments = tuple((one.name, type_text(one.hint), default_text(one)) for one in arguments_of(factory))
     return Described(entry, summary(factory), docstring(factory), arguments)
 
 

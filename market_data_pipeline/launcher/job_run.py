@@ -346,13 +346,17 @@ def child_environment(settings: Settings, address: Address, embedded: bool, work
     """The settings as environment, for children: a password never stands in a command line. The workers share the cores, so
     each has one thread for linear algebra where the user says nothing else (starting more also costs each child 50 ms of
     CPU)."""
-    kept = {"MDP_REDIS_URL", "MDP_JOB"}
-    env = {name: text for name, text in as_environment(settings).items() if name.upper() not in kept}
-    env["MDP_REDIS_URL"] = address.url
-    env["MDP_HTTP_PORT"] = "0"  # they are several on one machine
-    env["MDP_MIN_WORKERS"] = str(workers)
+    own = {
+        "MDP_REDIS_URL": address.url,
+        "MDP_HTTP_PORT": "0",
+        "MDP_MIN_WORKERS": str(workers),
+    }  # several on one machine
     if embedded:
-        env["MDP_ALLOW_VOLATILE"] = "true"
+        own["MDP_ALLOW_VOLATILE"] = "true"
+    given = {name: text for name, text in as_environment(settings).items() if name.upper() != "MDP_JOB"}
+    env = {
+        name: own.get(name.upper(), text) for name, text in given.items()
+    } | own  # in whichever case they are inherited
     if not any(name in os.environ for name in _BLAS_THREADS):
         env |= dict.fromkeys(_BLAS_THREADS, "1")
     return env

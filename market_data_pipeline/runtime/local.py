@@ -12,6 +12,7 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from market_data_pipeline.errors import ChannelClosed, ConfigError
 from market_data_pipeline.frame import END, IDLE, NO_MARK, Frame, Items, to_rows
 from market_data_pipeline.operators.async_map import all_of
 from market_data_pipeline.operators.base import AsyncOperator, DeadLetter
+from market_data_pipeline.runtime.cancellation import told_apart
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
 from market_data_pipeline.runtime.local_ends import LocalSink, LocalSource
 from market_data_pipeline.runtime.progress import SourceWatermark
@@ -158,10 +160,11 @@ class DagRuntime:
     async def _run(self, subgraph: Subgraph) -> None:
         node = self.dag.nodes[subgraph.nodes[0]]
         try:
-            if node.kind == "coroutine":
-                await self._run_coroutine(subgraph, node.fn)  # type: ignore[arg-type]
-            else:
-                await _LocalTask(self, subgraph).run()
+            with told_apart(f"node {', '.join(subgraph.nodes)}"):
+                if node.kind == "coroutine":
+                    await self._run_coroutine(subgraph, node.fn)  # type: ignore[arg-type]
+                else:
+                    await _LocalTask(self, subgraph).run()
         except Exception as error:
             self._errors.append(error)  # in order of time: the first is the cause
             raise
@@ -241,15 +244,16 @@ class _LocalTask:
             else:
                 async with asyncio.TaskGroup() as group:
                     for edge in self.plan.inputs(self.subgraph):
-                        group.create_task(self._pump(edge))
+                        group.create_task(self._pumped(edge))
         except BaseExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
         finally:
             for edge in (*self.outputs.values(), *self.plan.inputs(self.subgraph)):
                 self.runtime.channel(edge).close()
             self.runtime.stores.closed(self.sinks)
-            for sink in self.sinks.values():
-                await sink.close()
+            async with AsyncExitStack() as stack:  # each, also where another one raises
+                for sink in reversed(self.sinks.values()):
+                    stack.push_async_callback(sink.close)
 
     async def _pump_source(self, name: str, template: Source) -> None:
         watermark = SourceWatermark(template.max_delay, template.idle_after, template.live)
@@ -302,6 +306,10 @@ class _LocalTask:
         """Seconds to wait, so that an operator is woken in time."""
         wake = self.chain.wake_at()
         return most if wake is None else min(most, max(0.0, (wake - self.runtime.clock.time_ns()) / 1e9))
+
+    async def _pumped(self, edge: PlanEdge) -> None:
+        with told_apart(f"node {', '.join(self.subgraph.nodes)}"):  # a group of tasks overlooks what is cancelled
+            await self._pump(edge)
 
     async def _pump(self, edge: PlanEdge) -> None:
         channel = self.runtime.channel(edge)

@@ -21,6 +21,7 @@ from market_data_pipeline.errors import SourceError, StaleTask
 from market_data_pipeline.faults import fault_point, note_commit
 from market_data_pipeline.feedback import StoreFeedback
 from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.runtime.cancellation import told_apart
 from market_data_pipeline.runtime.channel_limits import channel_limits
 from market_data_pipeline.runtime.contract import (
     MAX_ENTRIES,
@@ -147,10 +148,12 @@ class Task:
     async def run(self) -> bool:
         """Work until the end of input (True) or until stopped (False).
 
-        Raises ``Fenced``, ``JobChanged``, ``LostTask``, ``CorruptState``, or what a node with policy ``fail`` raised.
+        Raises ``Fenced``, ``JobChanged``, ``LostTask``, ``CorruptState``, or what a node with policy ``fail`` raised;
+        ``OperatorFailed`` too where a node is cancelled from within.
         """
         try:
-            return await self._run()
+            with told_apart(f"node {', '.join(self.subgraph.nodes)}"):
+                return await self._run()
         finally:
             self.observer.rests()
 

@@ -36,16 +36,30 @@ def _documents() -> list[Mutation]:
         Mutation(
             "document: no secret in a mistake",
             LOAD,
-            'why = why.replace(secret, "***") if len(secret) >= _SHORTEST_SECRET else why',
+            "why = hidden(why, self._secrets)",
             "why = why",
             (secrets,),
         ),
         Mutation(
             "document: a secret that begins with another",
-            LOAD,
-            "for secret in sorted(self._secrets, key=len, reverse=True):",
-            "for secret in sorted(self._secrets, key=len):",
+            CATALOG + "filling.py",
+            "for form in sorted(forms, key=len, reverse=True):",
+            "for form in sorted(forms, key=len):",
             (CATALOG_TESTS + "test_document_load.py::test_a_secret_that_begins_with_another_is_hidden_whole",),
+        ),
+        Mutation(
+            "document: a secret as repr writes it",
+            CATALOG + "filling.py",
+            "for form in (secret, repr(secret)[1:-1])}",
+            "for form in (secret,)}",
+            (CATALOG_TESTS + "test_document_mistakes.py::test_secrets_are_hidden_however_a_message_writes_them",),
+        ),
+        Mutation(
+            "document: its modules are those beside it",
+            LOAD,
+            "if there is not None and beside is not None and Path(there).resolve() != beside.resolve():",
+            "if False:",
+            (CATALOG_TESTS + "test_document_load.py::test_files_of_two_folders_name_what_stands_beside_each",),
         ),
         Mutation(
             "document: a mistake is text for a terminal",
@@ -91,8 +105,8 @@ def _dumps() -> list[Mutation]:
         Mutation(
             "dump: no secret in an error",
             DUMP,
-            'difference = difference.replace(secret, "***") if secret else difference',
-            "pass",
+            "hidden(difference, writing.secrets.values())",
+            "difference",
             (dumps + "test_no_secret_stands_in_an_error",),
         ),
         Mutation(

@@ -116,6 +116,13 @@ def _runs() -> list[Mutation]:
             tests,
         ),
         Mutation(
+            "run: a node that is cancelled from within has not finished",
+            "market_data_pipeline/runtime/cancellation.py",
+            "if task is not None and task.cancelling():",
+            "if True:",
+            ("tests/unit/runtime/test_runtime_cancellation.py",),
+        ),
+        Mutation(
             "children: they go with a parent that was killed",
             "market_data_pipeline/processes.py",
             child,

@@ -308,3 +308,27 @@ def test_an_example_gives_what_its_twin_gives(tmp_path: Path, example: str) -> N
         )
     assert sorted(found[0]) == sorted(found[1])
     assert sum(map(len, found[0])) > 50
+
+
+def test_files_of_two_folders_name_what_stands_beside_each(tmp_path: Path) -> None:
+    """One process has one module of a name: the second file is refused rather than run with the first one's function."""
+    files = []
+    for name, factor in (("a", 2), ("b", 3)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "both_of_a_document.py").write_text(f"def times(n):\n    return {factor} * n\n")
+        (folder / f"{name}_of_a_document.py").write_text(f"def times(n):\n    return {factor} * n\n")
+        files.append(folder / "p.yaml")
+    text = "name: x\nnodes:\n- source: synthetic\n- operator: map\n  with: {fn: 'NAME:times'}\n- sink: discard\n"
+    for file, name in zip(files, ("both_of_a_document", "b_of_a_document"), strict=True):
+        file.write_text(text.replace("NAME", name))
+        load_file(file)
+    files[1].write_text(text.replace("NAME", "both_of_a_document"))
+    with pytest.raises(DocumentError) as caught:
+        load_file(files[1])
+    (said,) = caught.value.mistakes
+    assert said.startswith(
+        f"{files[1]}:5:14: nodes[1].with.fn: the module both_of_a_document of this process is {tmp_path}/a/"
+    )
+    assert load_file(files[0]).nodes["map"].fn.fn(1) == 2  # type: ignore[union-attr]
+    assert sys.path[0] == str(tmp_path / "a")

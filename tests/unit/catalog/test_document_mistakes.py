@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from market_data_pipeline.catalog import filling
 from market_data_pipeline.catalog.load import dag_of, load_file
 from market_data_pipeline.cli import main
 from market_data_pipeline.dag.graph import Dag
@@ -137,3 +138,28 @@ def test_any_file_is_a_dag_or_an_error_for_people(tmp_path_factory: pytest.TempP
     except ConfigError as error:
         said = str(error)
     assert said.startswith(str(file))
+
+
+@pytest.mark.parametrize("secret", ["tiger\\1 'x\"y", "tiger" * 30, "tiger\n2"], ids=["quotes", "long", "lines"])
+def test_secrets_are_hidden_however_a_message_writes_them(secret: str) -> None:
+    nodes = [
+        {"source": "${env:PW}"},
+        {"operator": "batch", "from": "${env:PW}"},
+        {"coroutine": "${env:PW}"},
+        {"sink": "discard", "output": "${env:PW}"},
+    ]
+    with pytest.raises(DocumentError) as caught:
+        dag_of({"name": "x", "nodes": nodes}, environment={"PW": secret})
+    assert "tiger" not in str(caught.value)
+    assert str(caught.value).count("***") >= 2
+
+
+def test_of_many_wrong_names_only_some_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest name is looked for as often as it is told."""
+    parameters = {f"parameter_{number}": 1 for number in range(3000)}
+    wrong = [f"${{parametre_{number}}}" for number in range(3000)]
+    looked: list[str] = []
+    monkeypatch.setattr(filling, "nearest", lambda name, among: looked.append(name) or "")
+    with pytest.raises(DocumentError) as caught:
+        dag_of({"name": "x", "parameters": parameters, "nodes": [{"source": "synthetic", "with": {"symbols": wrong}}]})
+    assert len(looked) == len(caught.value.mistakes) == 101

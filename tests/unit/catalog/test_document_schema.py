@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
+from market_data_pipeline import Synthetic
 from market_data_pipeline.catalog.parameters import accepted_by
-from market_data_pipeline.catalog.registry import registry
+from market_data_pipeline.catalog.registry import Registry, registry
 from market_data_pipeline.catalog.schema import document_schema
 from market_data_pipeline.catalog.text import read_text
 from market_data_pipeline.cli import main
@@ -100,3 +102,15 @@ def test_the_command_writes_it(tmp_path: Path) -> None:
     refused = CliRunner().invoke(main, ["schema", "--output", str(tmp_path / "no" / "where")])
     assert refused.exit_code == 2
     assert "No such file or directory" in refused.stderr
+
+
+class Odd(Synthetic):
+    def __init__(self, rate: "NotThere") -> None: ...  # type: ignore[name-defined] # noqa: F821, UP037
+
+
+def test_one_whose_arguments_nobody_can_read_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Registry([EntryPoint("odd", f"{__name__}:Odd", "market_data_pipeline.sources")])
+    monkeypatch.setattr("market_data_pipeline.catalog.schema.registry", lambda: known)
+    parts = document_schema()["$defs"]
+    assert "with.source.synthetic" in parts
+    assert "with.source.odd" not in parts

@@ -156,3 +156,10 @@ def test_a_built_pipeline_may_grow_and_what_was_built_stays_as_it_is() -> None:
     assert grown is not pipeline.build()
     with pytest.raises(DagValidationError, match="cannot be changed"):
         built.add_node(grown.nodes["map-2"])
+
+
+def test_any_number_of_steps_of_one_kind() -> None:
+    pipeline = start()
+    for _ in range(1001):
+        pipeline.map(str)
+    assert list(pipeline.build().nodes)[-1] == "map-1001"

@@ -140,3 +140,10 @@ def test_unknown_names_exit_with_2(arguments: list[str], said: str) -> None:
     done = CliRunner().invoke(main, ["components", *arguments])
     assert done.exit_code == 2
     assert done.stderr == f"main components: error: {said}\n"
+
+
+def test_one_whose_arguments_nobody_can_read_leaves_the_others() -> None:
+    known = Registry([EntryPoint("wide", "builtins:dict", "market_data_pipeline.values")])
+    (wide,) = components("value", "wide", known)
+    assert wide.problem == "no signature found for builtin type <class 'dict'>"
+    assert len(components(None, None, known)) == len(known.entries())

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from market_data_pipeline import errors
 from market_data_pipeline.app import load_app, parse_sets
+from market_data_pipeline.catalog.dump import dump
 from market_data_pipeline.cli import main
 from market_data_pipeline.errors import ConfigError, DagValidationError, MdpError
 from market_data_pipeline.options import one_line_errors, options
@@ -234,3 +235,29 @@ def test_an_example_without_its_extra_is_one_line(tmp_path: Path, monkeypatch: p
     with pytest.raises(ConfigError, match=r"^examples/replay_parquet\.py needs .*: pip install '.*\[parquet\]'$"):
         load_app(str(EXAMPLES / "replay_parquet.py"), {"output": str(tmp_path / "out")})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("text", "attribute"), [("raise SystemExit(3)", ""), ("def f(): raise SystemExit(3)", ":f")])
+def test_a_program_that_ends_itself_ends_no_other(tmp_path: Path, text: str, attribute: str) -> None:
+    program = tmp_path / "ending_program.py"
+    program.write_text(text)
+    with pytest.raises(ConfigError, match="raised SystemExit: 3"):
+        load_app(f"{program}{attribute}", {})
+
+
+def test_a_program_that_was_mended_is_loaded_anew(tmp_path: Path) -> None:
+    """And what the document of its Dag names is the program that was loaded last."""
+    program = tmp_path / "mended_program.py"
+    start = "from market_data_pipeline import Discard, Pipeline, Synthetic\ndef same(x): return x\n"
+    end = "dag = Pipeline('p').source(Synthetic()).map(same).sink(Discard()).build()\n"
+    program.write_text(f"{start}1 // 0\n")
+    with pytest.raises(ConfigError, match="ZeroDivisionError"):
+        load_app(str(program), {})
+    assert "mended_program" not in sys.modules
+    program.write_text(start + end)
+    try:
+        for _ in range(2):
+            assert dump(load_app(str(program), {})).document["nodes"][1]["with"] == {"fn": "mended_program:same"}
+    finally:
+        sys.modules.pop("mended_program")
+        sys.path.remove(str(tmp_path))

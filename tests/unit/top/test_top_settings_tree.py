@@ -364,3 +364,23 @@ def test_wrong_settings_exit_2_before_anything_is_shown(tmp_path: Path) -> None:
 def test_every_setting_says_what_it_is() -> None:
     assert [leaf.name for leaf in leaves(Settings) if not leaf.field.description] == []
     assert isinstance(main, click.Group)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_child_gets_what_is_its_own_in_whichever_case_it_inherits_it(
+    monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
+    """Names of the environment are settings in any case, and of two the last one counts."""
+    monkeypatch.setenv("mdp_redis_url", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("mdp_http_port", "5555")
+    settings = load_settings(redis_url="redis://127.0.0.1:2/0")
+    child = {**os.environ, **child_environment(settings, server_address(settings), False, 2)}
+    inherited = sorted((name for name in child if name.upper() in ("MDP_REDIS_URL", "MDP_HTTP_PORT")), reverse=last)
+    assert len(inherited) == 4
+    for name in inherited:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, child[name])
+    seen = load_settings()
+    assert seen.http_port == 0
+    assert seen.redis_url is not None
+    assert seen.redis_url.get_secret_value() == "redis://127.0.0.1:2/0"

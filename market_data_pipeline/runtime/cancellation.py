@@ -1,0 +1,28 @@
+"""Cancellations that nobody asked for: a node awaited something that was cancelled elsewhere.
+
+For asyncio that ends a task as if it had been told to end, in silence: what the node had still to do would be missing, and
+nobody would know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from market_data_pipeline.errors import OperatorFailed
+
+
+@contextmanager
+def told_apart(nodes: str) -> Iterator[None]:
+    """Raises ``OperatorFailed`` naming ``nodes`` for a cancellation that this task was not told; one that it was told goes
+    on."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise OperatorFailed(
+            f"{nodes}: something that it waited for was cancelled, and nobody had stopped it"
+        ) from error

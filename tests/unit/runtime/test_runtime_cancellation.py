@@ -1,0 +1,101 @@
+"""A node that is cancelled from within has not come to its end: what it had still to do must not be missing in silence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from tools.memory_job import ListSource, MemoryJob
+from tools.memory_store import MemoryServer
+
+from market_data_pipeline import Batch, Collect, Dag, DagRuntime, Frame, Node, Pipeline, Sink, SinkContext
+from market_data_pipeline.dag.graph import NodeFn
+from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.errors import OperatorFailed, SinkError
+from market_data_pipeline.runtime.contract import Limits
+
+
+async def lose() -> None:
+    """Awaits something that somebody else cancels."""
+    other = asyncio.ensure_future(asyncio.Event().wait())
+    other.cancel()
+    await other
+
+
+class Losing(ListSource):
+    async def read(self) -> Batch | None:
+        if self._at == 10:
+            await lose()
+        return await super().read()
+
+
+class LosingSink(Collect):
+    async def write(self, frames: Sequence[Frame]) -> None:
+        await lose()
+
+
+async def losing(in_ch: dict[str, Any], out_ch: dict[str, Any]) -> None:
+    await lose()
+
+
+def dag_of(first: NodeFn, then: NodeFn) -> Dag:
+    dag = Dag("lost")
+    dag.add_node(Node("first", first))
+    dag.add_node(Node("then", then))
+    dag.add_edge("first", "then", boundary=True)
+    return dag
+
+
+NODES = {
+    "source": (Losing(range(30)), Collect(), "first"),
+    "sink": (ListSource(range(30)), LosingSink(), "then"),
+    "coroutine": (losing, Collect(), "first"),
+    "coroutine with inputs": (ListSource(range(30)), losing, "then"),
+}
+
+
+@pytest.mark.parametrize("case", NODES)
+async def test_in_one_process_the_run_fails_and_names_the_node(case: str) -> None:
+    first, then, lost = NODES[case]
+    runtime = DagRuntime(dag_of(first, then))
+    with pytest.raises(OperatorFailed, match=rf"^node {lost}: something that it waited for was cancelled"):
+        await runtime.start()
+    assert runtime.result.failed == 1
+
+
+@pytest.mark.parametrize("case", NODES)
+async def test_a_task_of_a_worker_fails_and_names_the_node(case: str) -> None:
+    first, then, lost = NODES[case]
+    dag = dag_of(first, then)
+    plan = compile_dag(dag, 1)
+    limits = Limits()
+    job = MemoryJob(dag, plan, MemoryServer(plan, limits), limits)
+    with pytest.raises(OperatorFailed, match=rf"^node {lost}: something that it waited for was cancelled"):
+        await job.run()
+    await job.stop()
+
+
+async def test_each_sink_is_closed_though_another_one_cannot_be() -> None:
+    closed: list[str] = []
+
+    class Closing(Sink):
+        def __init__(self, name: str, why: str = "") -> None:
+            self.name, self.why = name, why
+
+        async def open(self, ctx: SinkContext, state: Any | None) -> None:
+            return None
+
+        async def write(self, frames: Sequence[Frame]) -> None:
+            return None
+
+        async def close(self) -> None:
+            closed.append(self.name)
+            if self.why:
+                raise SinkError(self.why)
+
+    pipeline = Pipeline("two").source(ListSource(range(3))).sink(Closing("a", "no room"), "a").sink(Closing("b"), "b")
+    with pytest.raises(SinkError, match="no room"):
+        await DagRuntime(pipeline).start()
+    assert closed == ["a", "b"]
