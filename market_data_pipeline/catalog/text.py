@@ -268,6 +268,8 @@ def _explained(error: MarkedYAMLError) -> str:
     problem = str(error.problem or error.context or "this is no YAML")
     if "'\\t'" in problem:
         return "a tab cannot indent; use spaces"
+    if "<block end>" in problem:
+        return "this does not belong to what is above it: parts of one list or mapping begin in the same column"
     context = f"{error.context}: " if error.problem and error.context else ""
     return " ".join(f"{context}{problem}".split())
 
