@@ -36,7 +36,7 @@ def check_name(what: str, name: str) -> str:
 def job_name(given: str | None, dag: str) -> str:
     """The name of the job: ``given`` where there is one, else that of its Dag. Raises ``ConfigError`` for one that is not
     allowed."""
-    if given is None and not _NAME.fullmatch(dag):
+    if not given and not _NAME.fullmatch(dag):
         raise ConfigError(
             f"name: {dag!r} is no name for a job, which must match {_NAME.pattern}; change it, or give --job"
         )

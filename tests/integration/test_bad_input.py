@@ -35,7 +35,7 @@ def refused(code: int, *arguments: str, env: dict[str, str] | None = None) -> st
         ([BARS, "--set", "output=x", "--set", "items=many"], "--set items=many: not a int"),
         ([BARS, "--set", "output"], "write name=value"),
         ([BARS, "--set", "output=x", "--set", "interval=1 fortnight"], "interval: '1 fortnight' is not a duration"),
-        ([BARS, "--set", "output=x", "--partitions", "0"], "--partitions: 0: Input should be greater than or equal to 1"),
+        ([BARS, "--set", "output=x", "--partitions", "0"], "--partitions: 0: must be at least 1"),
         ([BARS, "--set", "output=x", "--job", "A*"], "--job: 'A*' is not allowed"),
         ([BARS, "--set", "output=x", "--server", "no-such-server"], "--server 'no-such-server': not found"),
     ],
