@@ -32,7 +32,7 @@ def refused(code: int, *arguments: str, env: dict[str, str] | None = None) -> st
         (["examples/bars.py:pipelin"], "did you mean 'pipeline'?"),
         ([BARS], "needs a value for 'output': --set output=..."),
         ([BARS, "--set", "output=x", "--set", "outptu=y"], "did you mean 'output'? it takes: input, output, interval"),
-        ([BARS, "--set", "output=x", "--set", "items=many"], "--set items=many: not a int"),
+        ([BARS, "--set", "output=x", "--set", "items=many"], "--set items=many: must be a whole number"),
         ([BARS, "--set", "output"], "write name=value"),
         ([BARS, "--set", "output=x", "--set", "interval=1 fortnight"], "interval: '1 fortnight' is not a duration"),
         ([BARS, "--set", "output=x", "--partitions", "0"], "--partitions: 0: must be at least 1"),
