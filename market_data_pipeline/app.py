@@ -23,6 +23,7 @@ from market_data_pipeline.catalog.load import SUFFIXES, load_file
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.errors import ConfigError, MdpError
+from market_data_pipeline.wrong_values import why
 
 DEFAULT_ATTRIBUTES = ("pipeline", "dag", "app")
 
@@ -95,6 +96,7 @@ def _is_of(module: types.ModuleType, path: Path) -> bool:
 
 
 def _load_module(name: str) -> types.ModuleType:
+    _check_module(name)
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
@@ -107,6 +109,20 @@ def _load_module(name: str) -> types.ModuleType:
         raise
     except (Exception, SystemExit) as error:  # a program may end itself; this process goes on
         raise ConfigError(f"app {name!r}: importing it raised {type(error).__name__}: {error}") from error
+
+
+def _check_module(name: str) -> None:
+    """Raises ``ConfigError`` for what can be no module's name, with what may have been meant."""
+    path = Path(name)
+    if path.is_file():
+        raise ConfigError(f"app {name!r}: a program is a file that ends in .py, {', '.join(SUFFIXES)}")
+    if all(part.isidentifier() for part in name.split(".")):
+        return
+    if path.is_dir():
+        raise ConfigError(f"app {name!r}: it is a folder; name a file in it")
+    there = [f"{name}{ending}" for ending in (".py", *SUFFIXES) if Path(f"{name}{ending}").is_file()]
+    hint = f"; did you mean {there[0]!r}?" if there else ""
+    raise ConfigError(f"app {name!r}: there is no such file, and no module can have this name{hint}")
 
 
 def _arguments(app: str, fn: Callable[..., Any], values: Mapping[str, str]) -> dict[str, Any]:
@@ -142,8 +158,8 @@ def _convert(name: str, text: str, hint: Any) -> Any:
         if all(typing.get_origin(kind) is typing.Literal for kind in kinds):
             allowed = ", ".join(str(value) for kind in kinds for value in typing.get_args(kind))
             raise ConfigError(f"--set {name}={text}: {text!r} is not allowed; one of: {allowed}") from None
-        wanted = " or ".join(str(kind) if typing.get_args(kind) else kind.__name__ for kind in kinds)
-        raise ConfigError(f"--set {name}={text}: not a {wanted}: {error.errors()[0]['msg']}") from None
+        said = dict.fromkeys(why(one) for one in error.errors() if one["type"] != "none_required")
+        raise ConfigError(f"--set {name}={text}: {', or '.join(said)}") from None
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from market_data_pipeline.durations import Duration, positive_duration
+from market_data_pipeline.durations import Duration, wall_duration
 from market_data_pipeline.errors import ConfigError
 
 State = Literal["closed", "open", "half_open"]
@@ -38,8 +38,8 @@ class CircuitRule:
     trials: int = 1
 
     def __post_init__(self) -> None:
-        positive_duration(self.window, "window")
-        positive_duration(self.open_for, "open_for")
+        wall_duration(self.window, "window")
+        wall_duration(self.open_for, "open_for")
         if not 0 < self.failure_rate <= 1:
             raise ConfigError(f"failure_rate: {self.failure_rate} is not above 0 and at most 1")
         for name in ("min_calls", "trials"):
@@ -59,8 +59,8 @@ class CircuitBreaker:
 
     def __init__(self, rule: CircuitRule) -> None:
         self.rule = rule
-        self._slice = positive_duration(rule.window, "window") / 1e9 / _SLICES
-        self._open_for = positive_duration(rule.open_for, "open_for") / 1e9
+        self._slice = wall_duration(rule.window, "window") / 1e9 / _SLICES
+        self._open_for = wall_duration(rule.open_for, "open_for") / 1e9
         self._era = 0
         self._opened_at: float | None = None
         self._counts: deque[list[int]] = deque()  # slice, ended, failed; oldest first

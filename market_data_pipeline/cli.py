@@ -59,12 +59,12 @@ def run(
     from market_data_pipeline.launcher.job_run import JobOptions, preflight
     from market_data_pipeline.launcher.run import Launcher
     from market_data_pipeline.settings import load_settings
-    from market_data_pipeline.store.keys import check_name
+    from market_data_pipeline.store.keys import job_name
 
     settings = load_settings(**flags)
     dag = load_app(app, parse_sets(sets))
     plan = compile_dag(dag, settings.partitions)
-    job = check_name("--job", settings.job or dag.name)
+    job = job_name(settings.job, dag.name)
     preflight(dag)
     if (keep or reset) and not deploy:
         raise ConfigError("--keep and --reset say what --deploy does with changed nodes: give --deploy too")
@@ -110,7 +110,7 @@ def dump(app: str, form: Any, sets: tuple[str, ...], debug: bool) -> None:
 
 @main.command(short_help="Check files, and say all that is wrong with them.")
 @click.argument("apps", metavar="FILE...", nargs=-1, required=True)
-@options("config", "partitions", "sets", "debug")
+@options("config", "partitions", "sets", "job", "debug")
 @one_line_errors
 def validate(apps: tuple[str, ...], sets: tuple[str, ...], debug: bool, **flags: Any) -> None:
     """Load each FILE (pipeline.yaml, or a program) and compile it: a line with its plan, or all its mistakes (exit code 2)."""
@@ -155,11 +155,11 @@ def keys(app: str, form: Any, sets: tuple[str, ...], debug: bool, **flags: Any) 
     from market_data_pipeline.dag.planner import compile_dag
     from market_data_pipeline.launcher.chart_values import chart_values, render
     from market_data_pipeline.settings import load_settings
-    from market_data_pipeline.store.keys import check_name
+    from market_data_pipeline.store.keys import job_name
 
     settings = load_settings(**flags)
     dag = load_app(app, parse_sets(sets))
-    job = check_name("--job", settings.job or dag.name)
+    job = job_name(settings.job, dag.name)
     click.echo(render(chart_values(dag, compile_dag(dag, settings.partitions), job), form))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import operator
 import types
 import zlib
 from collections.abc import Callable, Mapping
@@ -20,6 +21,9 @@ from pathlib import PurePath
 from typing import Any, Self
 
 import numpy as np
+
+_GETTERS = (operator.attrgetter, operator.itemgetter, operator.methodcaller)
+_NO_STATE = ("__dict__", "__weakref__")
 
 
 class Component:
@@ -76,16 +80,39 @@ def type_name(value: Any) -> str:
 
 
 def describe_function(fn: Callable[..., Any], seen: frozenset[int] = frozenset()) -> str:
-    """``module.qualname#crc`` where crc covers bytecode, constants, defaults and closure, so that an edit shows."""
+    """``module.qualname#crc`` where crc covers bytecode, constants, defaults and closure, so that an edit shows. Of an object
+    that can be called crc covers what it holds: fields, attributes; what of them is no plain data, by its type."""
     name = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type_name(fn))}"
     code = getattr(fn, "__code__", None)
-    if code is None or id(fn) in seen:
+    if id(fn) in seen:
         return name
     seen |= {id(fn)}
+    if code is None:
+        held = _held(fn)
+        return f"{name}#{_crc(describe(held, seen))}" if held else name
     closed = [describe(_content(cell), seen) for cell in getattr(fn, "__closure__", None) or ()]
     defaults = describe([getattr(fn, "__defaults__", None), getattr(fn, "__kwdefaults__", None)], seen)
-    crc = zlib.crc32(repr((_code(code), closed, defaults)).encode("utf-8", "surrogatepass"))
-    return f"{name}#{crc:08x}"
+    return f"{name}#{_crc((_code(code), closed, defaults))}"
+
+
+def _crc(described: Any) -> str:
+    return f"{zlib.crc32(repr(described).encode('utf-8', 'surrogatepass')):08x}"
+
+
+def _held(fn: Any) -> Any:
+    """What an object holds whose class has a ``__call__``; nothing where ``fn`` is none, or holds nothing."""
+    if isinstance(fn, _GETTERS):
+        text = repr(fn)  # what else it could say would be of this process only
+        return "" if " at 0x" in text or "{" in text else text
+    if isinstance(fn, type) or not isinstance(getattr(type(fn), "__call__", None), types.FunctionType):  # noqa: B004
+        return None
+    slots = [name for cls in type(fn).__mro__ for name in _names(vars(cls).get("__slots__", ()))]
+    held = {name: getattr(fn, name) for name in slots if name not in _NO_STATE and hasattr(fn, name)}
+    return {**held, **getattr(fn, "__dict__", {})}
+
+
+def _names(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def _content(cell: types.CellType) -> Any:

@@ -51,6 +51,19 @@ def positive_duration(value: Duration, name: str) -> int:
     return nanos
 
 
+def wall_duration(value: Duration, name: str, zero: bool = False) -> int:
+    """Like :func:`positive_duration`, for waits and time limits: a whole number below 1 ms is refused, for seconds were meant.
+    ``zero``: 0 is allowed, too."""
+    nanos = parse_duration(value, name)
+    if type(value) is int and 0 < value < _UNITS["ms"]:
+        raise ConfigError(
+            f"{name}: {value} is {value} ns, for a whole number is nanoseconds; write '{value}s' for seconds"
+        )
+    if nanos < 0 and zero:
+        raise ConfigError(f"{name}: {value!r} must not be below zero")
+    return nanos if zero and nanos == 0 else positive_duration(value, name)
+
+
 def duration_text(nanos: int) -> str:
     """``nanos`` (not negative) as one would write it: ``"90s"``, ``"250ms"``; :func:`parse_duration` gives the same again."""
     unit = max((unit for unit, scale in _UNITS.items() if nanos % scale == 0), key=_UNITS.__getitem__) if nanos else "s"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.wrong_values import why
 
 
 class OrchestratorSettings(BaseModel):
@@ -38,7 +39,7 @@ class OrchestratorSettings(BaseModel):
                 super().__init__(**values)
             except ValidationError as error:
                 first = error.errors()[0]
-                name, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+                name, message = ".".join(map(str, first["loc"])), why(first)
                 raise ConfigError(f"{name}: {first['input']!r}: {message}" if name else message) from None
 
         __init__.__pydantic_base_init__ = True  # as part of the tree it is validated with it, which knows its origins

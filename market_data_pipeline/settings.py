@@ -26,6 +26,7 @@ from market_data_pipeline.runtime_settings import OrchestratorSettings
 from market_data_pipeline.settings_file import SettingsFile, read_settings_file
 from market_data_pipeline.settings_tree import DELIMITER, PREFIX, leaves, unknown, value_at
 from market_data_pipeline.store.url import Address, Tls, parse_address, with_credentials
+from market_data_pipeline.wrong_values import why
 
 _LONGEST_SHOWN = 80
 """Characters of a wrong value that are repeated."""
@@ -172,7 +173,7 @@ def _check(file: SettingsFile) -> None:
     if "config" in file.values:
         problems.append((("config",), "a file of settings names no other"))
     numbers = [leaf for leaf in leaves(Settings) if leaf.field.annotation in (int, float)]
-    problems += [(leaf.path, "Input should be a number") for leaf in numbers if isinstance(file.at(leaf.path), bool)]
+    problems += [(leaf.path, "must be a number") for leaf in numbers if isinstance(file.at(leaf.path), bool)]
     if problems:
         raise ConfigError("; ".join(f"{file.where(path)}: {'.'.join(path)}: {why}" for path, why in problems))
 
@@ -201,7 +202,7 @@ def _is_given(flags: Mapping[str, Any], path: Sequence[str]) -> bool:
 
 def _problem(error: ErrorDetails, origins: Mapping[str, str]) -> str:
     """A mistake that pydantic found, in one sentence."""
-    message = error["msg"].removeprefix("Value error, ")
+    message = why(error)
     leaf = next((leaf for leaf in leaves(Settings) if error["loc"][: len(leaf.path)] == leaf.path), None)
     if leaf is None:  # settings that do not fit together
         return message + _named(message, ".".join(map(str, error["loc"])), origins)

@@ -12,7 +12,7 @@ from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.options import SERVER, one_line_errors, options, set_up_logging
 from market_data_pipeline.runtime.channel_limits import check_channels
 from market_data_pipeline.settings import limits_of, load_settings, server_address
-from market_data_pipeline.store.keys import check_name
+from market_data_pipeline.store.keys import job_name
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,7 +45,7 @@ def main(app: str, sets: tuple[str, ...], debug: bool, **flags: Any) -> None:
     dag = load_app(app, parse_sets(sets))
     plan = compile_dag(dag, settings.partitions)
     check_channels(plan, limits_of(settings))
-    job = check_name("--job", settings.job or dag.name)
+    job = job_name(settings.job, dag.name)
     service = Coordinator(plan, job, settings, address, absorbing=dag.absorbing, feedback=feedback_of(dag))
     asyncio.run(service.run())
 

@@ -224,7 +224,7 @@ class _Loading:
                 source = by_name.get(origin.node)
                 if source is None:
                     if sure:
-                        near = nearest(origin.node, list(by_name))
+                        near = _of_that_kind(origin.node, parts) or nearest(origin.node, list(by_name))
                         self._tell(place, f"there is no node {origin.node!r}; there are: {', '.join(by_name)}{near}")
                     continue
                 edge = Edge(
@@ -357,6 +357,14 @@ class _Loading:
 
 
 _KEYS = {field.alias or name for name, field in Step.model_fields.items()}
+
+
+def _of_that_kind(target: str, parts: list[_Part]) -> str:
+    """``; the node of bars is called 'tumblingbars'; ...`` for the end of a message, or nothing where none is made of it."""
+    called = [part.name for part in parts if part.kind and getattr(part.step, part.kind, None) == target]
+    if not called:
+        return ""
+    return f"; the node of {target} is called {' or '.join(map(repr, called))}: write that, or give it a name"
 
 
 def _meant(message: str, parts: list[_Part]) -> Place:

@@ -106,12 +106,15 @@ def accepted_by(factory: Factory) -> Accepted:
     try:
         arguments = arguments_of(factory)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"the arguments of {factory!r:.100} cannot be read: {error}") from error
+        raise ConfigError(f"the arguments of {_called(factory)} cannot be read: {error}") from error
     shapes: dict[str, Shape] = {}
     fields: dict[str, Any] = {}
     for number, one in enumerate(arguments):
         if isinstance(one.hint, str):
-            raise ConfigError(f"the argument {one.name} of {factory!r:.100} has a type that is not there: {one.hint}")
+            raise ConfigError(
+                f"the argument {one.name} of {_called(factory)} has a type that is not there when it is read: {one.hint};"
+                " import it in that module, and not under TYPE_CHECKING alone"
+            )
         shape = anything() if one.hint is REQUIRED else shape_of(one.hint)
         shapes[one.name] = Items(tuple, shape) if one.many else shape
         fields[f"p{number}"] = (Annotated[Any, shapes[one.name]], Field(... if one.required else None, alias=one.name))
@@ -240,6 +243,11 @@ def _choice(members: list[Any]) -> Shape:
         shapes = [shape for shape in shapes if not isinstance(shape, Nested)]
         shapes.append(Nested((*nested, *plain), factory_of, made))
     return one_of(shapes)
+
+
+def _called(factory: Factory) -> str:
+    name = getattr(factory, "__qualname__", None)
+    return f"{factory.__module__}:{name}" if name else f"{factory!r:.100}"
 
 
 def _bare(annotation: Any) -> Any:

@@ -268,6 +268,10 @@ def _explained(error: MarkedYAMLError) -> str:
     problem = str(error.problem or error.context or "this is no YAML")
     if "'\\t'" in problem:
         return "a tab cannot indent; use spaces"
+    if "<block end>" in problem:
+        return "this does not belong to what is above it: parts of one list or mapping begin in the same column"
+    if problem.startswith("mapping values are not allowed"):
+        return "no key can stand here: it is not in the column of the others, or this is text, which needs quotes for its ': '"
     context = f"{error.context}: " if error.problem and error.context else ""
     return " ".join(f"{context}{problem}".split())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from market_data_pipeline.channels.base import Watermark
-from market_data_pipeline.durations import Duration, positive_duration
+from market_data_pipeline.durations import Duration, wall_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.feedback import StoreFeedback
 from market_data_pipeline.operators.base import OnError
@@ -49,14 +49,14 @@ class Retries:
     def __post_init__(self) -> None:
         if self.attempts is not None and self.attempts < 1:
             raise ConfigError(f"attempts: {self.attempts} must be at least 1")
-        if positive_duration(self.most, "most") < positive_duration(self.first, "first"):
+        if wall_duration(self.most, "most") < wall_duration(self.first, "first"):
             raise ConfigError(f"most: {self.most!r} must not be below first ({self.first!r})")
 
     def delay(self, failures: int) -> float | None:
         """Seconds to wait behind so many failures in a row (1: the first); None: not again."""
         if self.attempts is not None and failures >= self.attempts:
             return None
-        first, most = positive_duration(self.first, "first") / 1e9, positive_duration(self.most, "most") / 1e9
+        first, most = wall_duration(self.first, "first") / 1e9, wall_duration(self.most, "most") / 1e9
         return min(most, first * 2.0 ** min(failures - 1, 60))
 
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from market_data_pipeline.catalog.arguments import arguments_of, default_text, docstring, summary, type_text
+from market_data_pipeline.catalog.arguments import default_text, docstring, summary, type_text
+from market_data_pipeline.catalog.parameters import accepted_by
 from market_data_pipeline.catalog.registry import KINDS, ComponentKind, Entry, Registry, registry
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.terminal import visible
@@ -80,9 +81,10 @@ def _kind(kind: str, known: Registry) -> ComponentKind:
 def _looked_at(entry: Entry, known: Registry) -> Described:
     try:
         factory = known.get(entry.kind, entry.name)
-        arguments = tuple((one.name, type_text(one.hint), default_text(one)) for one in arguments_of(factory))
-    except (ConfigError, TypeError, ValueError) as error:  # the last two: a signature that nobody can read
+        accepted = accepted_by(factory)
+    except ConfigError as error:
         return Described(entry, problem=str(error))
+    arguments = tuple((one.name, type_text(one.hint), default_text(one)) for one in accepted.arguments)
     return Described(entry, summary(factory), docstring(factory), arguments)
 
 
@@ -94,7 +96,7 @@ def print_list(found: Sequence[Described], say: Callable[[str], None]) -> None:
 def print_one(found: Described, say: Callable[[str], None]) -> None:
     """For people: what it takes, and its docstring. Raises ``ConfigError`` for one that cannot be used."""
     if found.problem:
-        raise ConfigError(found.problem)
+        raise ConfigError(f"{found.entry}: {found.problem.removeprefix(f'{found.entry}: ')}")
     say(visible(str(found.entry)))
     say("")
     if found.arguments:

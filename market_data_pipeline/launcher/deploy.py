@@ -18,7 +18,7 @@ from market_data_pipeline.sources.base import Source
 from market_data_pipeline.store.client import Client, connect, explained
 from market_data_pipeline.store.control import JobInfo, find_job
 from market_data_pipeline.store.deploy import Deployment
-from market_data_pipeline.store.keys import check_name
+from market_data_pipeline.store.keys import job_name
 from market_data_pipeline.store.rights import OPERATOR, check_rights
 from market_data_pipeline.store.url import Address
 from market_data_pipeline.terminal import visible
@@ -83,7 +83,7 @@ async def deploy(
     """``mdp deploy``: see :func:`exchange`. A job that is not there yet is no error: its coordinator will make it."""
     settings = load_settings(**flags)
     address = server_address(settings)
-    name = check_name("--job", settings.job or dag.name)
+    name = job_name(settings.job, dag.name)
     client = connect(address)
     try:
         with explained(address):

@@ -8,16 +8,20 @@ from typing import Any
 from market_data_pipeline.app import load_app, parse_sets
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import DocumentError, MdpError
-from market_data_pipeline.settings import load_settings
+from market_data_pipeline.runtime.channel_limits import check_channels
+from market_data_pipeline.settings import limits_of, load_settings
+from market_data_pipeline.store.keys import job_name
 
 
 def validated(apps: tuple[str, ...], sets: tuple[str, ...], **flags: Any) -> Iterator[tuple[str, bool]]:
-    """Lines for each of ``apps``, and whether they are good ones. Raises ``ConfigError`` for wrong flags."""
-    partitions, values = load_settings(**flags).partitions, parse_sets(sets)
+    """Lines for each of ``apps``, and whether they are good with these settings. Raises ``ConfigError`` for wrong flags."""
+    settings, values = load_settings(**flags), parse_sets(sets)
     for app in apps:
         try:
             dag = load_app(app, values)
-            plan = compile_dag(dag, partitions)
+            plan = compile_dag(dag, settings.partitions)
+            job_name(settings.job, dag.name)
+            check_channels(plan, limits_of(settings))
         except DocumentError as error:
             yield from ((mistake, False) for mistake in error.mistakes)
         except MdpError as error:

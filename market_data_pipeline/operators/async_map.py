@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, stop_after_attempt, wait_random_exponential
 
-from market_data_pipeline.durations import Duration, positive_duration
+from market_data_pipeline.durations import Duration, wall_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Frame, to_rows
 from market_data_pipeline.operators.base import AsyncOperator, OperatorContext
@@ -60,10 +60,10 @@ class AsyncMap(AsyncOperator):
         self.fn = fn
         self.concurrency = concurrency
         self.ordered = ordered
-        self.timeout = positive_duration(timeout, "timeout")
+        self.timeout = wall_duration(timeout, "timeout")
         self.retries = retries
-        self.backoff = positive_duration(backoff, "backoff")
-        self.backoff_max = positive_duration(backoff_max, "backoff_max")
+        self.backoff = wall_duration(backoff, "backoff")
+        self.backoff_max = wall_duration(backoff_max, "backoff_max")
 
     def open(self, ctx: OperatorContext) -> None:
         super().open(ctx)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from market_data_pipeline.durations import Duration, positive_duration
+from market_data_pipeline.durations import Duration, wall_duration
 from market_data_pipeline.errors import MdpError
 from market_data_pipeline.orchestration.run_status import RunState, RunStatus
 
@@ -72,7 +72,7 @@ class Running:
         """Politely: in this process the sources end and what they have read is worked off; over processes the commits under way
         end, and the job can go on later where its server keeps it. What has not ended after ``timeout`` is cancelled, and
         the status says so. Returns the last status, and raises nothing of what failed."""
-        seconds = positive_duration(timeout, "timeout") / 1e9
+        seconds = wall_duration(timeout, "timeout") / 1e9
         self._asked = True
         self._place.stop()
         _, left = await asyncio.wait({self._task}, timeout=seconds)

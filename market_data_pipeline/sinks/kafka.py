@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from market_data_pipeline.adapters.kafka import Option, Reach, checked_options, checked_servers, checked_topic
 from market_data_pipeline.adapters.serialization import Format, encoder
-from market_data_pipeline.durations import Duration, positive_duration
+from market_data_pipeline.durations import Duration, wall_duration
 from market_data_pipeline.errors import ConfigError, SinkError
 from market_data_pipeline.extras import extra
 from market_data_pipeline.frame import Frame
@@ -80,7 +80,7 @@ class KafkaTopic(Sink):
         self.servers, self.topic = checked_servers(servers), topic
         checked_topic(topic.replace("{table}", "trades"))
         self.format, self.key, self.transactional, self.partitioner = format, key, transactional, partitioner
-        self.timeout = positive_duration(timeout, "timeout")
+        self.timeout = wall_duration(timeout, "timeout")
         self.outbox_bytes = outbox_bytes
         taken = [*OWN_SETTINGS, "transactional.id", "message.timeout.ms", "delivery.timeout.ms", "partitioner"]
         self.options = checked_options(options, taken)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 from weakref import WeakValueDictionary
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
-from market_data_pipeline.durations import Duration, positive_duration
+from market_data_pipeline.durations import Duration, wall_duration
 from market_data_pipeline.errors import ConfigError, MdpError, SinkError
 from market_data_pipeline.extras import Given, awaited
 from market_data_pipeline.feedback import StoreReading
@@ -176,7 +176,7 @@ class CoordinatedSink(_Outside):
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.coordinator, self.factory, self.make, self.settle = coordinator, factory, make, settle
-        self.timeout, self.high, self.low = positive_duration(timeout, "timeout"), high, low
+        self.timeout, self.high, self.low = wall_duration(timeout, "timeout"), high, low
         self._clock = clock
         if settle not in get_args(Settle):
             raise ConfigError(f"settle: {settle!r:.100} is not allowed; one of: {', '.join(get_args(Settle))}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.component import Component
-from market_data_pipeline.durations import Duration, parse_duration
+from market_data_pipeline.durations import Duration, wall_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.extras import extra
 from market_data_pipeline.records import Quote, Trade
@@ -73,7 +73,7 @@ class InteractiveBrokers(Component):
     ) -> None:
         self.host, self.port, self.client_id, self.name = host, port, client_id, name
         self.subscriptions = subscriptions
-        self.again_after = parse_duration(again_after, "again_after")
+        self.again_after = wall_duration(again_after, "again_after", zero=True)
         self._clock = clock
         self._library = extra("ib_async", "ib", "InteractiveBrokers")
         self._known: dict[str, Any] = {}

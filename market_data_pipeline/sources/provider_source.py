@@ -14,7 +14,7 @@ from typing import Any, Self
 from market_data_pipeline.circuit import CircuitBreaker, CircuitRule
 from market_data_pipeline.clock import Clock
 from market_data_pipeline.dag.partition import partition_of
-from market_data_pipeline.durations import Duration, parse_duration, positive_duration
+from market_data_pipeline.durations import Duration, parse_duration, wall_duration
 from market_data_pipeline.errors import ConfigError, SourceError
 from market_data_pipeline.records import Gap
 from market_data_pipeline.sources.base import Batch, Source, SourceContext, checked_idleness
@@ -109,10 +109,10 @@ class ProviderSource(Source):
         self.symbols, self.kinds = tuple(symbols), tuple(kinds)
         self.on_overload, self.queue_items = on_overload, queue_items
         self.spill_path, self.spill_bytes = None if spill_path is None else Path(spill_path), spill_bytes
-        self.quiet_after = positive_duration(quiet_after, "quiet_after")
-        self.give_up_after = None if give_up_after is None else positive_duration(give_up_after, "give_up_after")
-        self.gap_after = parse_duration(gap_after, "gap_after")
-        self.connect_timeout = positive_duration(connect_timeout, "connect_timeout")
+        self.quiet_after = wall_duration(quiet_after, "quiet_after")
+        self.give_up_after = None if give_up_after is None else wall_duration(give_up_after, "give_up_after")
+        self.gap_after = wall_duration(gap_after, "gap_after", zero=True)
+        self.connect_timeout = wall_duration(connect_timeout, "connect_timeout")
         self.reconnect, self.circuit = reconnect, circuit
         self.max_delay = None if max_delay is None else parse_duration(max_delay, "max_delay")
         self.idle_after, self.live = checked_idleness(idle_after, live), live

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from market_data_pipeline.durations import Duration, positive_duration
+from market_data_pipeline.durations import Duration, wall_duration
 from market_data_pipeline.errors import ConfigError
 
 _MOST_DOUBLINGS = 60
@@ -27,8 +27,8 @@ class Reconnect:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        first, most = positive_duration(self.first, "first"), positive_duration(self.most, "most")
-        positive_duration(self.stable_after, "stable_after")
+        first, most = wall_duration(self.first, "first"), wall_duration(self.most, "most")
+        wall_duration(self.stable_after, "stable_after")
         if most < first:
             raise ConfigError(f"most: {self.most!r} must not be below first ({self.first!r})")
 
@@ -39,15 +39,15 @@ class Reconnect:
     @property
     def stable_seconds(self) -> float:
         """``stable_after`` in seconds."""
-        return positive_duration(self.stable_after, "stable_after") / 1e9
+        return wall_duration(self.stable_after, "stable_after") / 1e9
 
 
 class Backoff:
     """The waiting times of one feed, all in seconds."""
 
     def __init__(self, rule: Reconnect, rng: random.Random) -> None:
-        self._first = positive_duration(rule.first, "first") / 1e9
-        self._most = positive_duration(rule.most, "most") / 1e9
+        self._first = wall_duration(rule.first, "first") / 1e9
+        self._most = wall_duration(rule.most, "most") / 1e9
         self._stable = rule.stable_seconds
         self._rng = rng
         self._tries = 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from market_data_pipeline.circuit import CircuitRule
-from market_data_pipeline.durations import Duration, parse_duration
+from market_data_pipeline.durations import Duration, wall_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.records import Quote, Trade
 from market_data_pipeline.sources.base import SourceContext
@@ -82,7 +82,7 @@ class SourceRouter(ProviderSource):
         if not isinstance(route, RouteRule):
             raise ConfigError(f"route: {route!r:.100} is no rule; one of: Failover, Priority, RoundRobin, BySymbol")
         self.route, self.overlap_items = route, overlap_items
-        self.overlap = parse_duration(overlap, "overlap")
+        self.overlap = wall_duration(overlap, "overlap", zero=True)
         if self.overlap < 0 or overlap_items < 1:
             raise ConfigError(f"overlap={overlap!r}, overlap_items={overlap_items}: needed: at least 0, and 1")
         names = labels_of(providers)

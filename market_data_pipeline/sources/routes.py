@@ -23,7 +23,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from market_data_pipeline.durations import Duration, parse_duration, positive_duration
+from market_data_pipeline.durations import Duration, parse_duration, wall_duration
 from market_data_pipeline.errors import ConfigError
 
 Ranking = tuple[tuple[str, ...], ...]
@@ -42,10 +42,9 @@ class RouteRule(ABC):
 
     def __post_init__(self) -> None:
         for name in ("fail_after", "recover_after"):
-            if parse_duration(getattr(self, name), name) < 0:
-                raise ConfigError(f"{name}: {getattr(self, name)!r} must not be below zero")
+            wall_duration(getattr(self, name), name, zero=True)
         if self.stale_after is not None:
-            positive_duration(self.stale_after, "stale_after")
+            wall_duration(self.stale_after, "stale_after")
 
     @property
     def is_cold(self) -> bool:

@@ -33,6 +33,16 @@ def check_name(what: str, name: str) -> str:
     return name
 
 
+def job_name(given: str | None, dag: str) -> str:
+    """The name of the job: ``given`` where there is one, else that of its Dag. Raises ``ConfigError`` for one that is not
+    allowed."""
+    if not given and not _NAME.fullmatch(dag):
+        raise ConfigError(
+            f"name: {dag!r} is no name for a job, which must match {_NAME.pattern}; change it, or give --job"
+        )
+    return check_name("--job", given or dag)
+
+
 def job_key(name: str) -> str:
     """Hash: uid, fingerprint, plan, partitions, state, error, version, created."""
     return f"mdp:job:{check_name('job name', name)}"

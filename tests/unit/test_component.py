@@ -1,10 +1,17 @@
 """Component: a template, its fresh copies, and its configuration as plain data."""
 
 import functools
+import operator
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+import pytest
 
 from market_data_pipeline.component import Component, describe, describe_function, type_name
 
@@ -118,3 +125,82 @@ def test_what_a_closure_holds_shows() -> None:
     assert crc(make(2)) != crc(make(3))
     assert crc(make("a")) != crc(make("b"))
     assert crc(make(make(1))) != crc(make(make(2)))
+
+
+class Above:
+    """Can be called, and holds what it compares with."""
+
+    def __init__(self, limit: float, *names: str) -> None:
+        self._limit, self.names = limit, set(names)
+        self.lock = threading.Lock()
+
+    def __call__(self, x: float) -> bool:
+        return x > self._limit
+
+
+class Slotted:
+    __slots__ = ("field", "unset")
+
+    def __init__(self, field: str) -> None:
+        self.field = field
+
+    def __call__(self, x: Any) -> Any:
+        return getattr(x, self.field)
+
+
+class Bare:
+    def __call__(self, x: int) -> int:
+        return x
+
+
+@pytest.mark.parametrize(
+    ("made", "other"),
+    [
+        (lambda: operator.itemgetter("a", 1), lambda: operator.itemgetter("a", 2)),
+        (lambda: operator.attrgetter("a.b"), lambda: operator.attrgetter("a.c")),
+        (lambda: operator.methodcaller("get", 1, default=2), lambda: operator.methodcaller("get", 1, default=3)),
+        (lambda: Above(1.0, "a", "b"), lambda: Above(1.5, "a", "b")),
+        (lambda: Above(1.0, "a", "b"), lambda: Above(1.0, "a", "c")),
+        (lambda: Slotted("a"), lambda: Slotted("b")),
+        (lambda: make(Above(1.0)), lambda: make(Above(2.0))),
+    ],
+)
+def test_what_an_object_that_is_called_holds_shows(made: Callable[[], Any], other: Callable[[], Any]) -> None:
+    assert describe(made()) == describe(made())
+    assert describe(made()) != describe(other())
+
+
+def test_an_object_that_is_called_and_holds_nothing_is_described_by_its_type() -> None:
+    assert describe(Bare()) == f"{__name__}.{type_name(Bare())}"
+    assert describe(Above) == f"{__name__}.Above"
+
+
+def test_an_object_that_holds_itself_ends() -> None:
+    first, second = Above(1.0), Above(1.0)
+    for one in (first, second):
+        one.names = {"a"}
+        one.again = one  # type: ignore[attr-defined]
+    assert describe(first) == describe(second)
+
+
+def test_what_only_this_process_could_say_of_a_getter_does_not_show() -> None:
+    assert describe(operator.itemgetter(object())) == describe(operator.itemgetter(object()))
+    assert describe(operator.methodcaller("f", {"a", "b"})) == "operator.operator.methodcaller"
+
+
+def test_objects_that_are_called_are_described_alike_in_two_processes() -> None:
+    text = (
+        "import operator; from market_data_pipeline.component import describe; from test_component import Above, Slotted;"
+        "print([describe(one) for one in (operator.itemgetter('a'), Above(1.5, *'abcdefgh'), Slotted('a'))])"
+    )
+    folder = str(Path(__file__).parent)
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", text],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([folder, *sys.path])},
+            capture_output=True, text=True, check=True, timeout=60,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(said) == 1
+    assert said.pop().count("#") == 3

@@ -1,14 +1,28 @@
 """Durations: text, ints and timedeltas to nanoseconds, and back to text for people."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from market_data_pipeline.durations import Duration, duration_text, parse_duration, positive_duration, signed_duration
+from market_data_pipeline.circuit import CircuitRule
+from market_data_pipeline.dag.options import Retries
+from market_data_pipeline.durations import (
+    Duration,
+    duration_text,
+    parse_duration,
+    positive_duration,
+    signed_duration,
+    wall_duration,
+)
 from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.operators.async_map import AsyncMap
+from market_data_pipeline.sources.reconnect import Reconnect
+from market_data_pipeline.sources.routes import Failover
 
 SECONDS: dict[str, Fraction | int] = {
     "ns": Fraction(1, 10**9),
@@ -106,3 +120,33 @@ def test_as_one_would_write_it(nanos: int, text: str) -> None:
 @given(st.integers(0, 10**20))
 def test_what_is_written_is_read_again(nanos: int) -> None:
     assert parse_duration(duration_text(nanos)) == nanos
+
+
+@pytest.mark.parametrize("value", [1_000_000, "30s", "500us", timedelta(microseconds=5)])
+def test_waits_may_be_as_short_as_one_says_with_a_unit(value: Duration) -> None:
+    assert wall_duration(value, "open_for") == parse_duration(value)
+
+
+def test_no_wait_is_one_only_where_it_may_be() -> None:
+    assert wall_duration(0, "overlap", zero=True) == wall_duration("0s", "overlap", zero=True) == 0
+    with pytest.raises(ConfigError, match=r"^overlap: -5 must not be below zero"):
+        wall_duration(-5, "overlap", zero=True)
+    with pytest.raises(ConfigError, match=r"^open_for: 0 must be greater than zero"):
+        wall_duration(0, "open_for")
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: CircuitRule(open_for=30), "open_for"),
+        (lambda: CircuitRule(window=30), "window"),
+        (lambda: Failover(fail_after=30), "fail_after"),
+        (lambda: Failover(stale_after=30), "stale_after"),
+        (lambda: Retries(first=30), "first"),
+        (lambda: Reconnect(stable_after=30), "stable_after"),
+        (lambda: AsyncMap(test_waits_may_be_as_short_as_one_says_with_a_unit, timeout=30), "timeout"),
+    ],
+)
+def test_seconds_without_their_unit_are_refused(make: Callable[[], Any], name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name}: 30 is 30 ns, for a whole number .*; write '30s' for seconds$"):
+        make()

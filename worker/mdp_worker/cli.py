@@ -15,7 +15,7 @@ import click
 from market_data_pipeline.app import load_app, parse_sets
 from market_data_pipeline.options import SERVER, one_line_errors, options, set_up_logging
 from market_data_pipeline.settings import load_settings, server_address
-from market_data_pipeline.store.keys import check_name
+from market_data_pipeline.store.keys import job_name
 from mdp_worker.pins import legal_name, parse_pins
 
 _ROWS_BETWEEN_COLLECTIONS = 50_000
@@ -63,7 +63,7 @@ def main(
     from mdp_worker.service import Worker  # noqa: PLC0415
 
     dag = load_app(app, parse_sets(sets))
-    job = check_name("--job", settings.job or dag.name)
+    job = job_name(settings.job, dag.name)
     service = Worker(dag, job, settings, address, Heartbeat(worker, secrets.token_hex(16)), pins)
     gc.set_threshold(_ROWS_BETWEEN_COLLECTIONS)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

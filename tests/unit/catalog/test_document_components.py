@@ -136,10 +136,10 @@ SOURCES: list[Row] = [
     ("source", "router", """
         {providers: [{provider: interactive_brokers}, {provider: interactive_brokers, with: {name: other, client_id: 2}}],
          symbols: [AAPL], kinds: [trade, quote], overlap: 500ms, overlap_items: 10, quiet_after: 1m, live: false,
-         route: {value: failover, with: {fail_after: 1s, recover_after: 5, stale_after: 2s, standby: cold}}}""",
+         route: {value: failover, with: {fail_after: 1s, recover_after: 5_000_000, stale_after: 2s, standby: cold}}}""",
      SourceRouter([InteractiveBrokers(), InteractiveBrokers(name="other", client_id=2)], ["AAPL"], ["trade", "quote"],
                   overlap="500ms", overlap_items=10, quiet_after="1m", live=False,
-                  route=Failover(fail_after="1s", recover_after=5, stale_after="2s", standby="cold"))),
+                  route=Failover(fail_after="1s", recover_after=5_000_000, stale_after="2s", standby="cold"))),
     ("source", "synthetic", """
         {symbols: 10, items: 1_000, rate: 100, event_rate: 50.5, duplicates: 0.01, disorder: 1, disorder_by: 1s, zipf: 0,
          seed: 7, start: 0, idle_after: 1s, live: true, kinds: [trade, quote], sessions: ["09:30-16:00"],

@@ -163,3 +163,22 @@ def test_of_many_wrong_names_only_some_are_looked_up(monkeypatch: pytest.MonkeyP
     with pytest.raises(DocumentError) as caught:
         dag_of({"name": "x", "parameters": parameters, "nodes": [{"source": "synthetic", "with": {"symbols": wrong}}]})
     assert len(looked) == len(caught.value.mistakes) == 101
+
+
+def test_validate_looks_at_the_name_of_the_job_as_a_run_does(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("name: My Bars\nnodes: [{source: synthetic}, {sink: discard}]\n")
+    said = "name: 'My Bars' is no name for a job, which must match [a-z0-9-]{1,40}; change it, or give --job"
+    assert cli("validate", str(file)) == (2, "", f"{file}: {said}\n")
+    assert cli("run", str(file)) == (2, "", f"main run: error: {said}\n")
+    assert cli("validate", str(file), "--job", "bars")[0] == 0
+
+
+def test_validate_looks_at_channels_with_the_settings_as_a_run_does(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(HEAD + "  - {sink: discard, key: symbol, channel: {capacity: 4}}\n")
+    said = "edge source -> discard: capacity=4 must be at least twice commit_frames=16, or a commit could wait for ever"
+    assert cli("validate", str(file)) == (2, "", f"{file}: {said}\n")
+    settings = tmp_path / "mdp.yaml"
+    settings.write_text("commit_frames: 2")
+    assert cli("validate", str(file), "--config", str(settings))[0] == 0

@@ -18,6 +18,7 @@ from market_data_pipeline.catalog.registry import Registry
 from market_data_pipeline.cli import main
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.durations import Duration
+from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.launcher.components import components, print_list, print_one
 from market_data_pipeline.sinks.discard import Discard
 
@@ -145,5 +146,21 @@ def test_unknown_names_exit_with_2(arguments: list[str], said: str) -> None:
 def test_one_whose_arguments_nobody_can_read_leaves_the_others() -> None:
     known = Registry([EntryPoint("wide", "builtins:dict", "market_data_pipeline.values")])
     (wide,) = components("value", "wide", known)
-    assert wide.problem == "no signature found for builtin type <class 'dict'>"
+    assert (
+        wide.problem
+        == "the arguments of builtins:dict cannot be read: no signature found for builtin type <class 'dict'>"
+    )
     assert len(components(None, None, known)) == len(known.entries())
+
+
+def test_one_with_a_type_that_is_not_there_is_told_with_its_package() -> None:
+    known = Registry([EntryPoint("plain", f"{__name__}:Plain", "market_data_pipeline.values")])
+    (plain,) = components("value", "plain", known)
+    assert plain.row()[-1].startswith(
+        f"cannot be used: the argument path of {__name__}:Plain has a type that is not there"
+    )
+    told = (
+        rf"^value 'plain' \(from an entry point \({__name__}:Plain\)\): the argument path of .*: NotThere; import it in"
+    )
+    with pytest.raises(ConfigError, match=told):
+        print_one(plain, print)

@@ -120,8 +120,8 @@ def test_without_settings_the_tree_of_settings_is_asked(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        ({"mode": "cluster"}, "mode: 'cluster': Input should be 'dag', 'pipeline' or 'distributed'"),
-        ({"channel_capacity": 0}, "channel_capacity: 0: Input should be greater than or equal to 1"),
+        ({"mode": "cluster"}, "mode: 'cluster': must be one of 'dag', 'pipeline' or 'distributed'"),
+        ({"channel_capacity": 0}, "channel_capacity: 0: must be at least 1"),
         ({"low_watermark_pct": 0.9}, "low_watermark_pct=0.9 must be below high_watermark_pct=0.75"),
         ({"concurrency": 1}, "concurrency: 1: Extra inputs are not permitted"),
     ],

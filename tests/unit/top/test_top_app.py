@@ -96,9 +96,9 @@ def test_a_module_is_loaded_by_name(program: str, monkeypatch: pytest.MonkeyPatc
         (":wrong", {}, "gives a int"),
         (":raises", {}, r"raises\(\) raised ZeroDivisionError"),
         (":needs", {}, "needs a value for 'path': --set path="),
-        (":needs", {"path": "x", "rate": "fast"}, "--set rate=fast: not a float"),
+        (":needs", {"path": "x", "rate": "fast"}, "--set rate=fast: must be a number$"),
         (":chooses", {"until": "End"}, "--set until=End: 'End' is not allowed; one of: end, never$"),
-        (":chooses", {"count": "x"}, "--set count=x: not a int: "),
+        (":chooses", {"count": "x"}, "--set count=x: must be a whole number$"),
         (":pipeline", {"m": "1"}, "--set m: .*it takes: n, out, name, flag"),
         (":pipeline", {"nam": "1"}, "did you mean 'name'"),
         (":ready", {"n": "1"}, "takes no parameters, so --set n="),
@@ -120,6 +120,23 @@ def test_a_missing_file_or_module_is_named(tmp_path: Path) -> None:
         load_app(str(tmp_path / "nowhere.py"), {})
     with pytest.raises(ConfigError, match="'no_such_module_here': no such module"):
         load_app("no_such_module_here", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("prog", r"there is no such file, and no module can have this name; did you mean '.*/prog\.py'\?$"),
+        ("declared", r"did you mean '.*/declared\.yaml'\?$"),
+        ("nothing", r"there is no such file, and no module can have this name$"),
+        ("notes.txt", r"a program is a file that ends in \.py, \.yaml, \.yml, \.json$"),
+        (".", r"it is a folder; name a file in it$"),
+    ],
+)
+def test_what_is_no_modules_name_is_told_with_what_was_meant(tmp_path: Path, name: str, message: str) -> None:
+    for file in ("prog.py", "declared.yaml", "notes.txt"):
+        (tmp_path / file).touch()
+    with pytest.raises(ConfigError, match=message):
+        load_app(f"{tmp_path}/{name}", {})
 
 
 @pytest.mark.parametrize(
