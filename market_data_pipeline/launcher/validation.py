@@ -7,12 +7,14 @@ from typing import Any
 
 from market_data_pipeline.app import load_app, parse_sets
 from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.dag.worries import unkept
 from market_data_pipeline.errors import DocumentError, MdpError
 from market_data_pipeline.settings import load_settings
 
 
-def validated(apps: tuple[str, ...], sets: tuple[str, ...], **flags: Any) -> Iterator[tuple[str, bool]]:
-    """Lines for each of ``apps``, and whether they are good ones. Raises ``ConfigError`` for wrong flags."""
+def validated(apps: tuple[str, ...], sets: tuple[str, ...], **flags: Any) -> Iterator[tuple[str, bool | None]]:
+    """Lines for each of ``apps``, and whether they are good ones (``None``: warnings). Raises ``ConfigError`` for wrong
+    flags."""
     partitions, values = load_settings(**flags).partitions, parse_sets(sets)
     for app in apps:
         try:
@@ -24,4 +26,5 @@ def validated(apps: tuple[str, ...], sets: tuple[str, ...], **flags: Any) -> Ite
             message = str(error)
             yield message if app in message else f"{app}: {message}", False
         else:
+            yield from ((f"{app}: warning: {text}", None) for text in unkept(dag))
             yield f"{app}: ok: {len(dag.nodes)} nodes, {len(dag.edges)} edges, plan {plan.fingerprint}", True
