@@ -11,6 +11,9 @@ from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.sinks.base import Sink
 
+_NO_VALUES = ("self", "clock")
+"""A clock is for tests, and says nothing of what is computed."""
+
 
 def check_processes(dag: Dag) -> None:
     """Raises ``ConfigError`` for a sink that keeps what it gets in its own process."""
@@ -52,4 +55,5 @@ def _unkept(part: Component) -> list[str]:
     cls = type(part)
     if cls.config is not Component.config or cls.__init__ is object.__init__:
         return []
-    return [name for name in inspect.signature(cls.__init__).parameters if name != "self" and not hasattr(part, name)]
+    names = [name for name in inspect.signature(cls.__init__).parameters if name not in _NO_VALUES]
+    return [name for name in names if not hasattr(part, name)]
