@@ -46,7 +46,8 @@ class StoreFeedback(Protocol):
 
     async def reading(self) -> StoreReading | None:
         """The store now; ``None`` says nothing. It is asked once a second, on the event loop, also while a sink is in the
-        midst of a write: it must not block. An error or no answer within a second says nothing."""
+        midst of a write: it must not block. An error or no answer within a second says nothing. Who asks in a thread gives
+        that a timeout of its own: a thread cannot be given up, and those of ``asyncio.to_thread`` are few, and the sinks'."""
         ...
 
 

@@ -35,6 +35,9 @@ until that is said, and until it is read."""
 _WINDOW = 3
 _CLEAR = 0.1
 """By so much of the way between its levels a queue must have moved: less may be noise."""
+_RESTS, _RESTED = 0.25, 10
+"""Up to here a queue that is as empty as it ever was, for so many observations, counts as one at its low level: with a level of
+0, what is just being written would keep it above; and others may fill the queue to some height."""
 _LONG = 60
 """A queue that rests at its low level for so many observations is taken to be empty: it was emptier under other levels."""
 _LEAST = 1.0
@@ -59,6 +62,7 @@ class StoreRate:
         self._positions: deque[float] = deque(maxlen=_WINDOW)
         self._silent = 0
         self._bottom = math.inf
+        self._rests_for = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -85,14 +89,16 @@ class StoreRate:
         self._positions.append(position)
         self._bottom = min(position, self._bottom)
         self._held += 1
-        self._low_for = self._low_for + 1 if position <= 0 else 0
+        self._rests_for = self._rests_for + 1 if position <= min(self._bottom, _RESTS) + _CLEAR / 2 else 0
+        low = position <= 0 or self._rests_for >= _RESTED
+        self._low_for = self._low_for + 1 if low else 0
         if self._held == _HOLD - 1:
             self._first = position
         if position >= 1:
             self._press(position, intake)
         else:
             self._cut = 0.0
-            if position <= 0 and self.rate is not None:
+            if low and self.rate is not None:
                 self._release(self.rate, position, intake)
         if self._held >= _HOLD - 1:
             self._lowest = min(self._lowest, position)

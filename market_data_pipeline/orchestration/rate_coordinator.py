@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 class _Found(NamedTuple):
     """Where the budget is for the code of one event loop; ``client`` where the connection is our own."""
 
-    loop: asyncio.AbstractEventLoop
     budget: Budget
     client: Client | None
 
@@ -47,21 +46,29 @@ class RateCoordinator:
     def __post_init__(self, settings: Settings | None) -> None:
         check_name("name", self.name)
         self._rule, self._settings = BudgetRule(self.per_second, self.burst), settings
-        self._found: _Found | None = None
+        self._found: dict[asyncio.AbstractEventLoop, _Found] = {}
         self._told = False
 
     async def acquire(self, n: int = 1) -> None:
         """Return when ``n`` more requests may be made, at most ``burst`` (else ``ConfigError``). Raises ``StoreUnavailable``
         where the server refuses. Cancelled meanwhile, one place may be lost, and no more."""
         loop = asyncio.get_running_loop()
-        if self._found is None or self._found.loop is not loop:
-            budgets, client = self._look_for()
-            self._found = _Found(loop, budgets.of(self.name, self._rule), client)
-        await self._found.budget.acquire(n)
+        found = self._found.get(loop)
+        if found is None:
+            budgets, client = self._look_for(loop)
+            found = _Found(budgets.of(self.name, self._rule), client)
+            self._found = {one: kept for one, kept in self._found.items() if not one.is_closed()} | {loop: found}
+        await found.budget.acquire(n)
 
-    def _look_for(self) -> tuple[Budgets, Client | None]:
+    def _look_for(self, loop: asyncio.AbstractEventLoop) -> tuple[Budgets, Client | None]:
         host = HOST.get()
         if self._settings is None and host is not None:
+            if isinstance(host, ServerBudgets) and host.loop not in (
+                None,
+                loop,
+            ):  # code in a thread with a loop of its own
+                client = connect(host.address)
+                return ServerBudgets(client, host.address), client
             return host, None
         settings = self._settings or load_settings()
         if settings.redis_url is not None:
@@ -74,8 +81,8 @@ class RateCoordinator:
         return in_process(), None
 
     async def close(self) -> None:
-        """Give the connection back. Another ``acquire`` makes a new one."""
-        found, self._found = self._found, None
+        """Give the connection of this event loop back. Another ``acquire`` makes a new one."""
+        found = self._found.pop(asyncio.get_running_loop(), None)
         if found is not None and found.client is not None:
             await found.client.aclose()
 

@@ -84,9 +84,13 @@ class StorePoll:
         return {node: reading for node, said in found.items() if (reading := worst(said)) is not None}
 
     async def close(self) -> None:
-        """Give up the questions that are open."""
-        questions = [asked.question for asked in self._asked.values()]
+        """Give up the questions that are open. One that goes on all the same, a second later, is left behind: a store that
+        hangs must not keep a worker from giving back what it holds."""
+        questions = {asked.question: place for place, asked in self._asked.items()}
         self._asked.clear()
         for question in questions:
             question.cancel()
-        await asyncio.gather(*questions, return_exceptions=True)
+        if questions:
+            _, late = await asyncio.wait(questions, timeout=_ANSWER_SECONDS)
+            for question in late:
+                log.warning("node %s: its store goes on with a question that was given up", questions[question][0])

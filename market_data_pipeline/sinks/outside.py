@@ -7,6 +7,7 @@ import copy
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Literal, Self, get_args
+from weakref import WeakValueDictionary
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.durations import Duration, positive_duration
@@ -107,12 +108,37 @@ class OutsideSink(_Outside):
 
 
 class _Shared:
-    """What all that use one coordinator share: how many they are, and whose turn it is. While one of them empties it, nobody
-    hands it more."""
+    """What all that use one coordinator share, whichever sinks they are: how many they are, and whose turn it is. While one of
+    them empties it, nobody hands it more. It keeps the coordinator, so that its id stays its own."""
 
-    def __init__(self) -> None:
-        self.users = 0
-        self.turn = asyncio.Lock()
+    def __init__(self, coordinator: Any) -> None:
+        self.coordinator, self.users = coordinator, 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._turn = asyncio.Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    @property
+    def turn(self) -> asyncio.Lock:
+        """In another event loop nobody uses it any more."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._turn, self.users = loop, asyncio.Lock(), 0
+        return self._turn
+
+
+_SHARED: WeakValueDictionary[int, _Shared] = WeakValueDictionary()
+
+
+def _shared_by_users_of(coordinator: Any) -> _Shared:
+    """Made with the first of them; nobody else shares what a factory makes."""
+    if coordinator is None:
+        return _Shared(None)
+    shared = _SHARED.get(id(coordinator))
+    if shared is None:
+        shared = _SHARED[id(coordinator)] = _Shared(coordinator)
+    return shared
 
 
 class CoordinatedSink(_Outside):
@@ -120,7 +146,8 @@ class CoordinatedSink(_Outside):
     ``stop(drain=True)``, ``submit_many(list)`` and ``health()``, which says ``queue_size`` and ``capacity`` (attributes or
     keys; ``workers_alive``, where it says that); or ``factory``: ``"module:name"`` of a class or a function (``async`` too)
     without arguments that makes one for each task, which is the way for jobs over processes. Nothing has to be inherited. It
-    is started with the first task that uses it and stopped with the last one. ``make``: as for :class:`OutsideSink`.
+    is started with the first task that uses it and stopped with the last one, whichever sink that is of. ``make``: as for
+    :class:`OutsideSink`.
 
     Guarantee: at least once, as far as the coordinator itself keeps what it takes. Nothing is committed that only its memory
     has: before each commit its queue is empty, within ``timeout`` (default 30 s), and what its workers hold beside that is
@@ -157,15 +184,14 @@ class CoordinatedSink(_Outside):
             raise ConfigError(f"high={high!r}, low={low!r}: needed: 0 <= low < high <= 1")
         needed = ("start", "stop", "submit_many", "health")
         self._given = Given("CoordinatedSink", coordinator, factory, needed)
-        self._shared = _Shared()
+        self._shared = _shared_by_users_of(coordinator)
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "coordinator": self._given.config()}
 
     def fresh(self) -> Self:
         made = super().fresh()
-        if self.coordinator is None:
-            made._shared = _Shared()
+        made._shared = _shared_by_users_of(self.coordinator)
         return made
 
     async def open(self, ctx: SinkContext, state: Any | None) -> None:

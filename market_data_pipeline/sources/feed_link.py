@@ -69,7 +69,8 @@ class FeedLink:
         self._since = 0.0
         self._connection: FeedConnection | None = None
         self._broken: asyncio.Future[FeedDown] | None = None
-        self._delivering = self._stopping = False
+        self._delivering = self._stopping = self._in_line = False
+        self._asked_at = 0.0
         self._needed = asyncio.Event()
         self._needed.set()
 
@@ -160,7 +161,7 @@ class FeedLink:
 
     async def _serve(self, connection: FeedConnection) -> FeedDown | None:
         broken: asyncio.Future[FeedDown] = asyncio.get_running_loop().create_future()
-        self._connection, self._broken = connection, broken
+        self._connection, self._broken, self._in_line = connection, broken, False
         if not self._needed.is_set():
             self.rest()
         reader = asyncio.create_task(self._read(connection))
@@ -240,7 +241,9 @@ class FeedLink:
             yield symbols[begin : begin + size]
 
     async def _ask(self, connection: FeedConnection, kind: str, symbols: list[str]) -> None:
+        self._in_line = True
         await self._budget.acquire()
+        self._in_line, self._asked_at = False, self._clock.monotonic()
         refused: set[str] = set()
         try:
             await connection.subscribe(kind, symbols)
@@ -287,12 +290,16 @@ class FeedLink:
         self._intake.tell(self.health.look(now, wall))
         if not found.connected:
             self._broken.set_result(FeedDown(found.detail or "the client says that it is not connected"))
-        elif self._patience.quiet and self.health.silence(now) >= self._patience.quiet:
-            self._broken.set_result(FeedDown(f"nothing for {self.health.silence(now):.1f} s"))
+        elif self._patience.quiet and (silence := self._silence(now)) >= self._patience.quiet:
+            self._broken.set_result(FeedDown(f"nothing for {silence:.1f} s"))
         if self._ticket is not None and now - self._since >= self._patience.stable:
             self._breaker.succeeded(self._ticket, now)
             self._ticket = None
             self._show_circuit()
+
+    def _silence(self, now: float) -> float:
+        """Seconds for which the venue owes something: not while the budget lets us ask for nothing."""
+        return 0.0 if self._in_line else min(self.health.silence(now), now - self._asked_at)
 
 
 def _is_asked_to_end() -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from market_data_pipeline.adapters.outside import record_of
+from market_data_pipeline.budget import HOST, BudgetRule, in_process
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.component import Component
 from market_data_pipeline.durations import Duration, parse_duration
@@ -16,6 +17,7 @@ from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.sources.base import Batch, Source, SourceContext, checked_idleness
 from market_data_pipeline.sources.outside_streams import METHODS, QUEUE_ITEMS, OutsideConnection, Pump, shown
 from market_data_pipeline.sources.provider import FeedDown, VenueLimits
+from market_data_pipeline.sources.venue_budget import budget_name
 
 _LIMITS = VenueLimits()
 
@@ -87,7 +89,9 @@ class OutsideProvider(Component):
             raise
         except Exception as error:  # a factory of others may raise anything
             raise FeedDown(f"{self.factory}: {type(error).__name__}: {error}") from error
-        return OutsideConnection(found, self.instrument, self.limits, self.clock, owned=bool(self.factory))
+        budgets = HOST.get() or in_process(self.clock)
+        budget = budgets.of(budget_name(self), BudgetRule(self.limits.per_second))
+        return OutsideConnection(found, self.instrument, budget, self.clock, owned=bool(self.factory))
 
 
 class OutsideSource(Source):

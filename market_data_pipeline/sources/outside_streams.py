@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 from market_data_pipeline.adapters.outside import quote_of, symbol_of, trade_of
+from market_data_pipeline.budget import Budget
 from market_data_pipeline.clock import Clock
 from market_data_pipeline.errors import MdpError, RecordError
 from market_data_pipeline.extras import awaited
@@ -17,7 +18,6 @@ from market_data_pipeline.sources.provider import (
     Refused,
     SubscriptionRefused,
     Unusable,
-    VenueLimits,
 )
 
 METHODS = {"trade": "stream_trades", "quote": "stream_quotes"}
@@ -95,20 +95,20 @@ class Pump:
 
 
 class OutsideConnection:
-    """Streams of ``provider``, one for each ``subscribe`` call. ``owned``: it was made for this connection, and is closed with
-    it."""
+    """Streams of ``provider``, one for each ``subscribe`` call. ``budget``: asked before
+    each call beyond those that it is asked for. ``owned``: it was made for this connection, and is closed with it."""
 
     def __init__(
         self,
         provider: Any,
         instrument: Callable[[str], Any] | None,
-        limits: VenueLimits,
+        budget: Budget,
         clock: Clock,
         *,
         owned: bool,
     ) -> None:
         self._provider, self._instrument, self._clock, self._owned = provider, instrument, clock, owned
-        self._step = 1.0 / limits.per_second
+        self._budget = budget
         self._pump = Pump(QUEUE_ITEMS, lasting=True)
         self._closing = False
         self._last_message = 0.0
@@ -147,7 +147,7 @@ class OutsideConnection:
             await self._pump.put(Refused(kind, symbols[0], reason))
             return
         for symbol in symbols:
-            await self._clock.sleep(self._step)
+            await self._budget.acquire()
             try:
                 await self.subscribe(kind, [symbol])
             except SubscriptionRefused as error:

@@ -141,18 +141,19 @@ class SourceRouter(ProviderSource):
     def _make_links(self, feeds: list[Feed], leading: str, ctx: SourceContext) -> list[FeedLink]:
         links = super()._make_links(feeds, leading, ctx)
         self._feed_links = list(zip(feeds, links, strict=True))
-        self._let_rest()
+        self._let_rest(at_once=True)
         return links
 
-    def _let_rest(self) -> None:
-        """Where backups are cold: let those rest that nobody needs."""
+    def _let_rest(self, at_once: bool = False) -> None:
+        """Where backups are cold: let those rest that nobody needs, but not for a provider that comes and goes: a connection
+        would be made each time."""
         if not self.route.is_cold:
             return
         now = self._clock.monotonic()
         for feed, link in self._feed_links:
             if self._routing.is_needed(feed, now) or self._standby.speaks(feed):
                 link.wake()
-            else:
+            elif at_once or self._routing.is_settled(feed, now):
                 link.rest()
 
     def _look_often(self) -> list[float]:

@@ -93,7 +93,7 @@ class Failover(_WithBackups):
     ``stale_after``: a provider is quiet that brought no live record for so long, of any of its connection's symbols, while
     another one of theirs brought some; default: never. ``standby``: ``"hot"`` (default), all that may bring a symbol are
     connected and subscribed all the time; ``"cold"``, a backup only from when the present one is unfit (or brings nothing for
-    ``stale_after``) until the return to it is complete. Raises ``ConfigError``."""
+    ``stale_after``) until that one was fit for ``recover_after``. Raises ``ConfigError``."""
 
     def ranking(self, symbol: str, providers: Sequence[str]) -> Ranking:
         return tuple((name,) for name in providers)

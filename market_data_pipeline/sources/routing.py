@@ -143,14 +143,19 @@ class Routing:
         """From when on ``provider`` is fit, or unfit, for ``symbol``."""
         return self._fitness[symbol][provider].since
 
-    def best(self, symbol: str) -> str | None:
-        """The provider that would be taken for ``symbol`` if there were no waiting; ``None`` where none is fit."""
-        return self._best(symbol, self._groups[symbol].ranking, -math.inf)
+    def best(self, symbol: str, fit_since: float = -math.inf) -> str | None:
+        """The provider that would be taken for ``symbol`` if there were no waiting; ``None`` where none is fit, or none was so
+        since ``fit_since``, where that is a time."""
+        return self._best(symbol, self._groups[symbol].ranking, fit_since)
 
     def is_needed(self, feed: Feed, now: float) -> bool:
         """Whether a feed that may rest must be connected: its provider has one of its symbols, or is better than who has it,
         or who has it is unfit, or brings nothing."""
         return any(self._needs(symbol, feed.provider, now) for symbol in feed.symbols)
+
+    def is_settled(self, feed: Feed, now: float) -> bool:
+        """Whether those that have the symbols of ``feed`` have been as they are for ``recover_after``."""
+        return all(now - self.since(symbol, self._assigned[symbol]) >= self._recover_after for symbol in feed.symbols)
 
     def _needs(self, symbol: str, provider: str, now: float) -> bool:
         level, present = self._groups[symbol].level, self._assigned[symbol]

@@ -187,11 +187,15 @@ class Standby:
         routing, settled = self._routing, Settled([], [], [], [])
         for symbol in list(self._open):
             voice = self._voices[symbol]
+            assigned = routing.assignment(symbol)
             to = self._due(symbol, voice.speaker, now)
             if to is None:
-                voice.held = routing.since(symbol, routing.assignment(symbol))
+                voice.held = routing.since(symbol, assigned)
                 continue
-            del self._open[symbol]
+            if to == assigned or routing.reason(
+                symbol, assigned
+            ):  # else it waits until that one has been there for a while
+                del self._open[symbol]
             if to != voice.speaker:
                 self._change(symbol, voice, to, now, settled)
             elif routing.reason(symbol, voice.speaker) not in ("", STARTING):
@@ -207,9 +211,10 @@ class Standby:
         wanted: str | None = assigned
         if why := routing.reason(symbol, assigned):
             stays = not unfit or (speaker == assigned and why == STARTING)
-            wanted = speaker if stays else routing.best(symbol) or speaker
-        elif assigned != speaker and not unfit and now - routing.since(symbol, assigned) < self._overlap:
-            return None
+            wanted = speaker if stays else routing.best(symbol, now - self._overlap) or routing.best(symbol) or speaker
+        elif assigned != speaker and now - routing.since(symbol, assigned) < self._overlap:
+            # of what the one that is gone had not brought, who has been there all the while may have it
+            wanted = (routing.best(symbol, now - self._overlap) or assigned) if unfit else None
         return wanted
 
     def _change(self, symbol: str, voice: _Voice, to: str, now: float, settled: Settled) -> None:
@@ -241,7 +246,7 @@ class Standby:
         for provider in [name for name, memory in voice.memories.items() if memory.ended]:
             memory = voice.memories.pop(provider)
             self._trim(symbol, voice, memory, now)
-            if self._is_gone(symbol, voice, memory):
+            if self._is_gone(symbol, voice, memory) or self._is_apart(voice, memory):
                 settled.missed.append(symbol)
             if given := [waiting._replace(feed="") for waiting in self._behind(voice, memory)]:
                 settled.passed.extend(given)
@@ -261,6 +266,12 @@ class Standby:
         if gone is None or last is None or gone.at + self._overlap <= self._routing.heard(symbol, voice.speaker):
             return False
         return _is_behind(gone.record, last)
+
+    def _is_apart(self, voice: _Voice, memory: _Memory) -> bool:
+        """Whether all that ``memory`` had came behind the last record that was passed on: nobody knows what was between."""
+        last = voice.last.get(self._leading)
+        first = memory.gone or next((one for one in memory.waiting if type(one.record) is self._leading), None)
+        return last is not None and first is not None and _is_behind(first.record, last)
 
 
 class _Begin(NamedTuple):

@@ -39,7 +39,7 @@ def rates_in(text: str) -> dict[str, float]:
     try:
         found = json.loads(text)["rates"] if text else {}
         rates = {str(name): float(rate) for name, rate in found.items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return {}
     return {name: rate for name, rate in rates.items() if rate > 0 and math.isfinite(rate)}
 

@@ -33,7 +33,7 @@ class StoreWord(NamedTuple):
         try:
             number, readings = said
             return cls(int(number), readings_in(readings))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return cls()
 
 
@@ -48,7 +48,7 @@ def readings_in(said: Any) -> dict[str, StoreReading]:
     for node, values in said.items():
         try:
             found[str(node)] = StoreReading(*map(float, values[: len(StoreReading._fields)])).checked()
-        except (ConfigError, ValueError, TypeError):
+        except (ConfigError, ValueError, TypeError, LookupError, OverflowError):  # a slice of a mapping is a key
             continue
     return found
 

@@ -56,8 +56,8 @@ def _budgets() -> list[Mutation]:
         Mutation(
             "feed: a subscription comes out of the budget",
             link,
-            "        await self._budget.acquire()\n        refused",
-            "        refused",
+            "        await self._budget.acquire()\n        self._in_line, self._asked",
+            "        self._in_line, self._asked",
             feeds,
         ),
         Mutation(
@@ -78,7 +78,7 @@ def _feedback() -> list[Mutation]:
         Mutation(
             "store rate: between its levels nothing changes",
             STORE_RATES,
-            "if position <= 0 and self.rate is not None:",
+            "if low and self.rate is not None:",
             "if self.rate is not None:",
             RATE_TESTS,
         ),

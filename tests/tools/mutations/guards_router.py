@@ -56,7 +56,7 @@ def _routes() -> list[Mutation]:
             "market_data_pipeline/sources/router.py",
             "self._routing.is_needed(feed, now) or self._standby.speaks(feed)",
             "self._routing.is_needed(feed, now)",
-            ("tests/unit/sources/test_router.py::test_a_cold_backup_that_is_still_heard_is_not_let_go",),
+            ("tests/unit/sources/test_source_router.py::test_a_cold_backup_that_is_still_heard_is_not_let_go",),
         ),
     ]
 

@@ -146,6 +146,19 @@ def test_between_its_levels_a_queue_changes_nothing() -> None:
     assert feed(rate, *(n / 100 for n in range(99, 0, -1))) == limited
 
 
+@pytest.mark.parametrize(("low", "others"), [(0.0, 0.0), (2000.0, 2500.0)], ids=["a level of 0", "others' items"])
+def test_a_queue_that_never_quite_reaches_its_low_level_does_not_limit_for_ever(low: float, others: float) -> None:
+    """What is being written just now, and what others have put there, stays above it."""
+    rate, chance, depth, said = StoreRate(), random.Random(7), 0.0, [None, None, None]
+    for t in range(600):
+        intake = min(OFFERED, said[0] or OFFERED)
+        depth = max(0.0, depth + intake - slow_for_five_minutes(t))
+        seen = StoreReading(depth + others + 0.005 * intake * chance.uniform(0.2, 1.0), 10_000.0, low)
+        said = [*said[1:], rate.update(seen.position, intake)]
+        assert t < SLOW_AT + SETTLED or t >= WELL_AT or 0.9 * SLOW < (rate.rate or OFFERED) < 1.1 * SLOW
+    assert rate.rate is None
+
+
 def test_a_steep_rise_takes_three_quarters_a_slow_one_a_step() -> None:
     assert feed(StoreRate(), 0.0, 0.0, 0.0, 0.3, 0.7, 1.1) == pytest.approx(25.0)
     assert feed(StoreRate(), 0.8, 0.85, 0.9, 0.95, 1.0) == pytest.approx(100 / 1.05)

@@ -175,3 +175,25 @@ def test_the_example_of_the_docs() -> None:
     exec(block, made)
     assert isinstance(made["operator"], AsyncMap)
     assert (made["venue"].name, made["venue"].per_second, made["venue"].burst) == ("kraken", 15, 5)
+
+
+async def test_code_in_a_thread_with_a_loop_of_its_own_shares_the_workers_budget(
+    settings: Settings, server: EmbeddedServer
+) -> None:
+    """A client's connections are of one event loop; the worker's go on as they were."""
+    rate, client = RateCoordinator("x", SLOW, 4), connect(server.url)
+    kept = HOST.set(ServerBudgets(client, server.url))
+
+    async def twice() -> None:
+        async with rate:
+            await rate.acquire()
+            await rate.acquire()
+
+    try:
+        await rate.acquire()
+        await asyncio.to_thread(asyncio.run, twice())
+        await rate.acquire()
+        assert await waits(rate), "four in all"
+    finally:
+        HOST.reset(kept)
+        await client.aclose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 from test_runtime_memory_jobs import job_of
@@ -12,6 +13,7 @@ from tools.fake_clock import FakeClock
 from tools.memory_job import CommittedRows, ListSource, until
 
 from market_data_pipeline import Collect, Conflate, Dag, DagRuntime, Frame, Node, StoreReading
+from market_data_pipeline.clock import SYSTEM_CLOCK
 from market_data_pipeline.dag.plan import TaskId
 from market_data_pipeline.runtime.store_poll import StorePoll
 from market_data_pipeline.sources.base import Batch
@@ -97,6 +99,31 @@ async def test_an_error_says_nothing_and_is_logged_once_until_there_is_an_answer
     await until(lambda: poll.answers == 3)
     assert [record.message for record in caplog.records][1:] == ["node sink: its store says again how it is"]
     await poll.close()
+
+
+async def test_a_store_that_cannot_be_interrupted_keeps_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    let_go = asyncio.Event()
+
+    class Stubborn:
+        async def reading(self) -> StoreReading | None:
+            while not let_go.is_set():
+                with suppress(asyncio.CancelledError):
+                    await let_go.wait()
+            return None
+
+    store, poll = Stubborn(), StorePoll(SYSTEM_CLOCK)
+    poll.look({("sink", 0): store})
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(poll.close())
+    try:
+        done, _ = await asyncio.wait({closing}, timeout=20)
+        assert done
+        assert [record.message for record in caplog.records] == [
+            "node sink: its store goes on with a question that was given up"
+        ]
+    finally:
+        let_go.set()
+        await closing
 
 
 async def test_the_worst_of_a_nodes_tasks_is_said_and_who_is_gone_is_forgotten(clock: FakeClock) -> None:

@@ -122,6 +122,42 @@ async def test_a_coordinator_that_cannot_be_emptied_is_started_again_for_others(
     assert (sorted(theirs.place.rows), theirs.running) == ([1, 2, 3], None)
 
 
+async def test_two_sinks_of_one_coordinator_do_not_stop_it_for_each_other() -> None:
+    """What the one has handed over must not go with the end of the other: an empty queue would look as if it was written."""
+    theirs = Coordinator(Place(), batch=1)
+    theirs.gate.clear()
+    bars, trades = await opened(CoordinatedSink(theirs)), await opened(CoordinatedSink(theirs))
+    await bars.write([Frame([1, 2, 3])])
+    preparing = asyncio.create_task(bars.prepare(False))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(trades.close())
+    await asyncio.sleep(0)
+    theirs.gate.set()
+    await asyncio.gather(preparing, closing)
+    assert (theirs.place.rows, theirs.starts) == ([1, 2, 3], 2), "started, and once more when it was emptied"
+    await bars.close()
+    assert theirs.running is None
+
+
+def test_a_coordinator_is_used_again_in_another_event_loop() -> None:
+    theirs = Coordinator(Place())
+    template = CoordinatedSink(theirs, settle="queue")
+
+    async def task() -> None:
+        sink = await opened(template)
+        await sink.write([Frame([1])])
+        await sink.prepare(True)
+        await sink.close()
+
+    async def tasks() -> None:
+        theirs.__post_init__()
+        await asyncio.gather(*(task() for _ in range(3)))
+
+    for times in (1, 2):
+        asyncio.run(tasks())
+        assert theirs.starts == times
+
+
 async def test_an_empty_queue_is_enough_where_that_is_said() -> None:
     theirs = Coordinator(Place(), batch=1)
     sink = await opened(CoordinatedSink(theirs, settle="queue"))

@@ -20,8 +20,10 @@ from market_data_pipeline.sources.base import Batch, Source, SourceContext
 from market_data_pipeline.sources.provider import VenueLimits
 from market_data_pipeline.sources.provider_source import ProviderSource
 from market_data_pipeline.sources.venue_budget import budget_name
+from tests.tools.fake_clock import FakeClock
 from tests.tools.feed_reading import PATIENT, QUICK
 from tests.tools.line_feed import LineFeed, LineProvider
+from tests.tools.memory_job import until
 
 
 @dataclass
@@ -34,6 +36,7 @@ class Tickets:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, BudgetRule]] = []
+        self.waited = 0
         self._free = asyncio.Semaphore(0)
 
     def of(self, name: str, rule: BudgetRule) -> Budget:
@@ -41,6 +44,7 @@ class Tickets:
         return self
 
     async def acquire(self, requests: int = 1) -> None:
+        self.waited += 1
         await self._free.acquire()
 
     def allow(self, requests: int) -> None:
@@ -100,6 +104,26 @@ async def test_every_connect_and_subscribe_call_of_all_partitions_asks_the_one_b
         tickets.allow(1)
         await feed.until(lambda: feed.made == 5)
     assert set(tickets.asked) == {("venue", BudgetRule(10.0))}
+
+
+async def test_who_waits_for_the_budget_is_not_given_up_for_being_quiet() -> None:
+    """It would connect again and again, with the very requests that others wait for."""
+    tickets, clock = Tickets(), FakeClock()
+    async with LineFeed() as feed:
+        template = ProviderSource(LineProvider(feed.port), ["A"], reconnect=QUICK, circuit=PATIENT, give_up_after="30s")
+        source = template.fresh()
+        await source.open(SourceContext("feed", clock=clock, budget=tickets.of), None)
+        try:
+            tickets.allow(1)
+            await feed.until(lambda: feed.made == 1)
+            begun = clock.elapsed
+            await until(lambda: clock.elapsed >= begun + 300)
+            assert tickets.waited == 2, "for the connection, and for the subscription"
+            tickets.allow(3)
+            await feed.subscribed("A")
+            await feed.until(lambda: feed.made == 2)
+        finally:
+            await source.close()
 
 
 async def test_the_circuit_of_a_feed_shows_where_it_stands() -> None:

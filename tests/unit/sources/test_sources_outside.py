@@ -29,8 +29,10 @@ from market_data_pipeline import (
     SourceContext,
     SourceError,
     SubscriptionRefused,
+    VenueLimits,
     trade_of,
 )
+from market_data_pipeline.budget import HOST, Budget, BudgetRule, MemoryBudgets
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.records import Gap
 
@@ -72,6 +74,36 @@ async def test_a_stream_that_refuses_when_it_is_read_is_asked_for_by_each_symbol
     assert [letter.item["symbol"] for letter in read.letters] == ["AAPL"]
     assert "LoudPermissionsMissing: not yours" in read.letters[0].reason
     assert read.counts["disconnected"] == 0
+
+
+async def test_what_is_asked_again_by_each_symbol_comes_out_of_the_venues_budget() -> None:
+    """All workers may find out at once that a symbol of their calls is refused."""
+
+    class Counted(MemoryBudgets):
+        def of(self, name: str, rule: BudgetRule) -> Budget:
+            asked.append((name, rule))
+            return super().of(name, rule)
+
+        async def ask(self, name: str, rule: BudgetRule, requests: int, longest: int) -> int:
+            asked.append(name)
+            return await super().ask(name, rule, requests, longest)
+
+    asked: list[Any] = []
+    feed, clock = Feed([InvalidInstrument("one of them")], [InvalidInstrument("no")], [trade(5, "MSFT")]), FakeClock()
+    kept = HOST.set(Counted(clock))
+    try:
+        connection = await OutsideProvider(feed, "Venue", limits=VenueLimits(3.0), clock=clock).connect()
+        await connection.subscribe("trade", ["AAPL", "MSFT"])
+        records: list[Any] = []
+        async for found in connection.records():
+            records += found
+            if len(records) == 2:
+                break
+        await connection.close()
+    finally:
+        HOST.reset(kept)
+    assert feed.asked == [["AAPL", "MSFT"], ["AAPL"], ["MSFT"]]
+    assert asked == [("venue", BudgetRule(3.0)), "venue", "venue"]
 
 
 async def test_pacing_says_how_long_to_leave_it_alone() -> None:

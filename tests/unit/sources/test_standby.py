@@ -106,6 +106,46 @@ def test_a_backup_that_lags_is_not_heard_before_it_has_caught_up() -> None:
     assert play.ids()[-1] == 1, "its clock may be another one: it is waited for the overlap, no longer"
 
 
+def test_who_was_there_all_the_while_stands_in_before_who_has_just_come_back() -> None:
+    play = Play("a", "b", "c", rule=Failover(fail_after="0s", recover_after="0s"))
+    play.up("a", "b", "c")
+    play.look(10.0)
+    play.bring("a", trade(1))
+    play.bring("b", trade(1))
+    play.down("a")
+    play.bring("b", trade(2))
+    play.bring("c", trade(1), trade(2), trade(3), trade(4))
+    play.look(10.4)
+    play.up("a")
+    assert play.routing.assignment("A") == "a"
+    play.look(10.8)
+    play.bring("a", trade(4), trade(5))
+    play.down("b")
+    assert play.ids() == [1, 2, 3, 4], "of these, a brought the last, and nobody else is asked for a gap"
+    play.bring("c", trade(5))
+    play.look(11.4)
+    play.bring("a", trade(6))
+    assert play.ids() == [1, 2, 3, 4, 5, 6], "the one whose symbol it is speaks when it has been there for the overlap"
+    assert play.standby.speaker("A") == "a"
+
+
+def test_what_was_there_for_a_moment_only_has_a_gap_in_front() -> None:
+    play = Play("a", "b")
+    play.up("a", "b")
+    play.look(10.0)
+    play.bring("a", trade(1), trade(2))
+    play.bring("b", trade(1), trade(2))
+    play.down("a")
+    play.bring("b", trade(3))
+    play.look(20.0)
+    play.up("a")
+    play.bring("a", trade(6), trade(7))
+    play.look(20.3)
+    play.down("a")
+    play.down("b")
+    assert play.ids() == [1, 2, 3, Gap("A", 4, 5, 2, 60), 6, 7]
+
+
 def test_other_ids_are_compared_by_time_and_one_time_comes_twice() -> None:
     """Trades of one millisecond: which of them had come is not known."""
     play = Play("a", "b")

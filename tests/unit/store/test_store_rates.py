@@ -16,7 +16,7 @@ def test_what_is_published_is_heard() -> None:
 @pytest.mark.parametrize(
     "text",
     ["x", "[]", "1", "{}", '{"rates": 5}', '{"rates": {"a": "x"}}', '{"rates": {"a": null}}', '{"rates": {"a": 0}}',
-     '{"rates": {"a": -1}}', '{"rates": {"a": NaN}}', '{"rates": {"a": Infinity}}'],
+     '{"rates": {"a": 1%s}}' % ("0" * 400), '{"rates": {"a": -1}}', '{"rates": {"a": NaN}}', '{"rates": {"a": Infinity}}'],
 )  # fmt: skip
 def test_what_is_damaged_limits_nobody(text: str) -> None:
     assert rates_in(text) == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -51,6 +52,7 @@ def test_a_heartbeat_stays_small_and_keeps_what_matters() -> None:
         ([3, {"db": [90, 80, 20, 0.5, "of a later version"]}], {"db": FULL}),
         ([3, {"db": [90, 80], "log": [0, 80, 20]}], {"log": EMPTY}),
         ([3, {"db": "full", "log": [0, 20, 80], "other": None}], {}),
+        ([3, {"db": [10**400, 80, 20], "log": {}}], {}), ([math.inf, {"db": [90, 80, 20, 0.5]}], {}),
         ({"db": [0, 80, 20]}, {}), ("x", {}), (None, {}), ([3, 5, 7], {}),
     ],
 )  # fmt: skip

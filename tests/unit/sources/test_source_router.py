@@ -375,3 +375,18 @@ def test_a_router_is_known_by_name_and_described_by_its_arguments() -> None:
     assert described["overlap"] == 2_000_000_000
     assert described != describe(SourceRouter([LineProvider(1, "a")], ["A"]))
     assert FeedEvent("b", "switched", "", 1, "a -> b: even").event in FEED_EVENTS
+
+
+async def test_a_cold_backup_is_not_connected_anew_for_each_short_absence() -> None:
+    route = Failover(fail_after="1h", recover_after="1h", standby="cold")
+    async with LineFeed() as a, LineFeed() as b, reading_of(router(a, b, route=route)) as read:
+        await a.subscribed("A")
+        assert b.made == 0
+        for times in range(2, 6):
+            await a.cut()
+            await a.subscribed("A", times)
+            await b.subscribed("A")
+            await a.send(trade(times))
+            await read.until(lambda times=times: trade(times) in read.records)  # type: ignore[misc]
+            await asyncio.sleep(0.1)  # longer than the overlap, behind which nobody needs the backup
+        assert (a.made, b.made, len(b.clients)) == (5, 1, 1)
