@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ from market_data_pipeline.terminal import visible
 @click.version_option(package_name="market-data-pipeline")
 def main() -> None:
     """Streaming runtime for market data: declare a DAG, run it over many processes, exactly once."""
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        click.echo(visible(f"warning: {warning}"), err=True)
 
 
 @main.command(short_help="Run APP here, with a server, until it ends.")
@@ -55,6 +61,7 @@ def run(
     """Run APP (path.py[:attr], module[:attr], pipeline.yaml): coordinator, workers and an embedded server, until it ends."""
     from market_data_pipeline.app import load_app, parse_sets
     from market_data_pipeline.dag.planner import compile_dag
+    from market_data_pipeline.dag.worries import unkept
     from market_data_pipeline.launcher.deploy import chosen as chosen_nodes
     from market_data_pipeline.launcher.job_run import JobOptions, preflight
     from market_data_pipeline.launcher.run import Launcher
@@ -66,6 +73,7 @@ def run(
     plan = compile_dag(dag, settings.partitions)
     job = job_name(settings.job, dag.name)
     preflight(dag)
+    _warn(unkept(dag))
     if (keep or reset) and not deploy:
         raise ConfigError("--keep and --reset say what --deploy does with changed nodes: give --deploy too")
     choice = chosen_nodes(keep, reset) if deploy else None
@@ -85,10 +93,13 @@ def plan(app: str, form: str, sets: tuple[str, ...], debug: bool, **flags: Any) 
     from market_data_pipeline.app import load_app, parse_sets
     from market_data_pipeline.dag.planner import compile_dag
     from market_data_pipeline.dag.render import render
+    from market_data_pipeline.dag.worries import unkept
     from market_data_pipeline.settings import load_settings
 
     settings = load_settings(**flags)
-    click.echo(render(compile_dag(load_app(app, parse_sets(sets)), settings.partitions), form))
+    dag = load_app(app, parse_sets(sets))
+    click.echo(render(compile_dag(dag, settings.partitions), form))
+    _warn(unkept(dag))
 
 
 @main.command(short_help="Print APP as a file that names components.")
@@ -119,7 +130,7 @@ def validate(apps: tuple[str, ...], sets: tuple[str, ...], debug: bool, **flags:
     good = True
     for line, right in validated(apps, sets, **flags):
         click.echo(visible(line), err=not right)
-        good = good and right
+        good = good and right is not False
     sys.exit(0 if good else ConfigError.exit_code)
 
 
@@ -299,8 +310,7 @@ def settings(as_json: bool, debug: bool, **flags: Any) -> None:
     from market_data_pipeline.launcher import settings_table
     from market_data_pipeline.settings import load_settings
 
-    for warning in settings_table.warnings(os.environ):
-        click.echo(visible(f"warning: {warning}"), err=True)
+    _warn(settings_table.warnings(os.environ))
     rows = settings_table.rows(load_settings(**flags))
     if as_json:
         click.echo(visible(json.dumps(settings_table.document(rows), indent=2), lines=True))

@@ -12,18 +12,32 @@ import inspect
 import operator
 import types
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 import numpy as np
 
+from market_data_pipeline.errors import ConfigError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _GETTERS = (operator.attrgetter, operator.itemgetter, operator.methodcaller)
 _NO_STATE = ("__dict__", "__weakref__")
+
+
+async def awaited(node: str, method: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """``await method(*args)``, of anybody's component. Raises ``ConfigError`` where that cannot be awaited."""
+    made: Any = method(*args, **kwargs)
+    if not inspect.isawaitable(made):
+        name = getattr(method, "__qualname__", repr(method))
+        raise ConfigError(f"node {node!r}: {name} gave {made!r:.100}; write it as an 'async def' that returns")
+    return await made  # type: ignore[no-any-return]
 
 
 class Component:

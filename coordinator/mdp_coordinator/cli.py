@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import click
 
 from market_data_pipeline.app import load_app, parse_sets
 from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.dag.worries import check_processes, unkept
 from market_data_pipeline.options import SERVER, one_line_errors, options, set_up_logging
 from market_data_pipeline.runtime.channel_limits import check_channels
 from market_data_pipeline.settings import limits_of, load_settings, server_address
 from market_data_pipeline.store.keys import job_name
+
+log = logging.getLogger(__name__)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,6 +47,9 @@ def main(app: str, sets: tuple[str, ...], debug: bool, **flags: Any) -> None:
     from mdp_coordinator.service import Coordinator  # noqa: PLC0415
 
     dag = load_app(app, parse_sets(sets))
+    check_processes(dag)
+    for warning in unkept(dag):
+        log.warning(warning)
     plan = compile_dag(dag, settings.partitions)
     check_channels(plan, limits_of(settings))
     job = job_name(settings.job, dag.name)

@@ -43,7 +43,7 @@ from market_data_pipeline.sources.base import Source
 
 SECRET = "MDP_PIPELINE_SECRET_"
 """How the variables of the environment begin that hold a document's secrets."""
-_WAY_OUT = "define it with a name in a module, or name the program itself (path.py[:attr])"
+_WAY_OUT = "define it with a name in a module, or run the program by its name (path.py[:attr]) instead"
 _KINDS: dict[ComponentKind, type[Any]] = {"source": Source, "operator": Operator, "sink": Sink}
 
 
@@ -82,7 +82,7 @@ class Writing:
             if argument.name not in told and not hasattr(made, argument.name):
                 raise Unwritable(
                     f"its {place} is not kept: {cls.__qualname__} has no attribute {argument.name!r}. Keep it under that name,"
-                    " give the class a method made_with(), or name the program itself (path.py[:attr])"
+                    " give the class a method made_with(), or run the program by its name (path.py[:attr]) instead"
                 )
             value = told[argument.name] if argument.name in told else getattr(made, argument.name)
             if not self._is_default(argument, value):
@@ -189,8 +189,8 @@ class Writing:
             _check_said(value, hint, at)
             return self._import_name(value, f"its {at}")
         raise Unwritable(
-            f"its {at} is a {cls.__qualname__}, which no document can hold: make it a dataclass, or name the program itself"
-            " (path.py[:attr])"
+            f"its {at} is a {cls.__qualname__}, which no document can hold: make it a dataclass, or run the program by its name"
+            " (path.py[:attr]) instead"
         )
 
 
@@ -243,7 +243,7 @@ def _check_said(value: Any, hint: Any, at: str) -> None:
         kind = "function" if callable(value) else type(value).__name__
         raise Unwritable(
             f"its {at} is a {kind}, which its annotation does not say, so it would come back as plain data: annotate it,"
-            " or name the program itself (path.py[:attr])"
+            " or run the program by its name (path.py[:attr]) instead"
         )
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from market_data_pipeline.dag.options import ChannelOptions, Retries
-from market_data_pipeline.errors import DagValidationError
+from market_data_pipeline.dag.options import ChannelOptions, Retries, checked_type
+from market_data_pipeline.errors import ConfigError, DagValidationError
 from market_data_pipeline.feedback import StoreFeedback
 from market_data_pipeline.operators.base import ON_ERROR, OnError, Operator
 from market_data_pipeline.sinks.base import Sink
@@ -21,6 +21,12 @@ NodeFn = Callable[[dict[str, Any], dict[str, Any]], Awaitable[None]]
 """A coroutine node: ``async fn(in_ch, out_ch)``; both map neighbour names to channels."""
 
 NodeKind = Literal["source", "operator", "sink", "coroutine"]
+_TYPES: dict[str, tuple[type, str]] = {
+    "retries": (Retries, "retries=Retries(attempts=5)"),
+    "singleton": (bool, "singleton=True"),
+    "channel": (ChannelOptions, "channel=ChannelOptions(capacity=256)"),
+}
+"""Of what is given beside a node or edge, and how it is written."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
@@ -158,6 +164,7 @@ class Dag:
                     f"node {node.name!r}: on_error={node.on_error!r}; allowed: {', '.join(ON_ERROR)}"
                 )
             self._check_fn(node)
+            self._check_types(f"node {node.name!r}", retries=node.retries, singleton=node.singleton)
             if node.retries is not None and node.kind not in ("source", "sink"):
                 raise DagValidationError(
                     f"{node.kind} {node.name!r}: retries are for sources and sinks; AsyncMap has an argument of that name"
@@ -166,6 +173,13 @@ class Dag:
                 raise DagValidationError(
                     f"node {node.name!r}: feedback {node.feedback!r:.100} has no method reading, as a StoreFeedback has"
                 )
+
+    def _check_types(self, where: str, **given: Any) -> None:
+        try:
+            for name, value in given.items():
+                checked_type(name, value, *_TYPES[name])
+        except ConfigError as error:
+            raise DagValidationError(f"{where}: {error}") from None
 
     def _check_fn(self, node: Node) -> None:
         fn = node.fn
@@ -176,6 +190,12 @@ class Dag:
         if node.kind == "coroutine" and not is_coroutine_function(fn):
             raise DagValidationError(
                 f"node {node.name!r}: {fn!r} is neither a Source, Operator or Sink nor an 'async def fn(in_ch, out_ch)'"
+            )
+        reading = getattr(fn, "reading", None)
+        if node.kind == "sink" and inspect.ismethod(reading) and not inspect.iscoroutinefunction(reading):
+            raise DagValidationError(
+                f"node {node.name!r}: {reading.__qualname__} is no 'async def', so nobody could ask it (see StoreFeedback);"
+                " write 'async def reading(self)', or give it another name"
             )
 
     def _check_edges(self) -> None:
@@ -192,6 +212,7 @@ class Dag:
             seen.add((edge.src, edge.dst))
             if edge.key is not None and not isinstance(edge.key, str):
                 raise DagValidationError(f"edge {edge.src} -> {edge.dst}: key {edge.key!r} is not the name of a field")
+            self._check_types(f"edge {edge.src} -> {edge.dst}", channel=edge.channel)
             if (edge.key is not None) + edge.broadcast + edge.boundary > 1:
                 raise DagValidationError(f"edge {edge.src} -> {edge.dst}: choose one of key, broadcast, boundary")
             self._check_ports(edge)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.durations import Duration, wall_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.feedback import StoreFeedback
-from market_data_pipeline.operators.base import OnError
+from market_data_pipeline.operators.base import ON_ERROR, OnError
+
+
+def checked_type(what: str, value: Any, wanted: type, example: str) -> None:
+    """Raises ``ConfigError`` for a ``value`` that is neither ``None`` nor a ``wanted``. A bool is no number."""
+    if value is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool)):
+        raise ConfigError(f"{what}: {value!r:.100} is no {wanted.__name__}; write {example}")
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,9 @@ class ChannelOptions:
     bytes: int | None = None
 
     def __post_init__(self) -> None:
+        checked_type("capacity", self.capacity, int, "capacity=256")
+        checked_type("bytes", self.bytes, int, "bytes=1048576")
+        checked_type("levels", self.levels, Watermark, "levels=Watermark(high=200, low=50)")
         if self.capacity is not None and self.capacity < 1:
             raise ConfigError(f"capacity: {self.capacity} must be at least 1")
         if self.bytes is not None and self.bytes < 1024:
@@ -47,6 +57,7 @@ class Retries:
     most: Duration = "30s"
 
     def __post_init__(self) -> None:
+        checked_type("attempts", self.attempts, int, "attempts=5")
         if self.attempts is not None and self.attempts < 1:
             raise ConfigError(f"attempts: {self.attempts} must be at least 1")
         if wall_duration(self.most, "most") < wall_duration(self.first, "first"):
@@ -65,10 +76,19 @@ class NodeOptions:
     """What a step of a :class:`~market_data_pipeline.dag.pipeline.Pipeline` is given beside its arguments. ``channel``: of the
     edge that leads to it. ``on_error``: what happens to an item that it cannot use. ``retries``: of its outside.
     ``feedback``: whom to ask how its store is. ``singleton``: see :class:`~market_data_pipeline.dag.graph.Node`. What is
-    ``None`` is as it would be without."""
+    ``None`` is as it would be without. Raises ``ConfigError``."""
 
     channel: ChannelOptions | None = None
     on_error: OnError | None = None
     retries: Retries | None = None
     feedback: StoreFeedback | None = None
     singleton: bool | None = None
+
+    def __post_init__(self) -> None:
+        checked_type("channel", self.channel, ChannelOptions, "channel=ChannelOptions(capacity=256)")
+        checked_type("retries", self.retries, Retries, "retries=Retries(attempts=5)")
+        checked_type("singleton", self.singleton, bool, "singleton=True")
+        if self.on_error is not None and self.on_error not in ON_ERROR:
+            raise ConfigError(f"on_error: {self.on_error!r} is not allowed; one of: {', '.join(ON_ERROR)}")
+        if self.feedback is not None and not callable(getattr(self.feedback, "reading", None)):
+            raise ConfigError(f"feedback: {self.feedback!r:.100} has no method reading, as a StoreFeedback has")

@@ -67,6 +67,10 @@ class Pipeline:
                 f"pipeline {self.name!r}: .options(...) belongs behind a step, and there is none yet"
             )
         node = self._nodes[-1]
+        if not isinstance(options, NodeOptions):
+            raise DagValidationError(
+                f"step {node.name!r}: .options({options!r:.100}): write .options(NodeOptions(on_error='skip'))"
+            )
         if self._key is not None or self._boundary:
             raise DagValidationError(
                 f"pipeline {self.name!r}: .options(...) behind {'key_by' if self._key is not None else 'boundary'} would be"

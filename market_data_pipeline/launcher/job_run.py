@@ -19,6 +19,7 @@ from pathlib import Path
 from market_data_pipeline.dag.change import Choice
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan
+from market_data_pipeline.dag.worries import check_processes
 from market_data_pipeline.errors import ConfigError, JobFailed, StoreUnavailable
 from market_data_pipeline.launcher.children import NO_RESTART, Child, service
 from market_data_pipeline.launcher.deploy import exchange
@@ -61,7 +62,9 @@ class JobOptions:
 
 
 def preflight(dag: Dag) -> None:
-    """Let every source and sink look whether it can work, before anything starts."""
+    """Let every source and sink look whether it can work, before anything starts. Raises ``ConfigError`` for a sink that
+    only works in one process."""
+    check_processes(dag)
     for node in dag.nodes.values():
         if isinstance(node.fn, Source | Sink):
             node.fn.check()

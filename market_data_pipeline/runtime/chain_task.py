@@ -11,6 +11,7 @@ from typing import Any
 from market_data_pipeline.budget import Budget, BudgetRule
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.codec import decode
+from market_data_pipeline.component import awaited
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import CodecError
@@ -102,7 +103,7 @@ class ChainTask(Task):
             if isinstance(fn, Sink):
                 self._sinks[name] = sink = fn.fresh()
                 self.calling = name
-                await sink.open(self._context_of(name), self._sink_states.get(name))
+                await awaited(name, sink.open, self._context_of(name), self._sink_states.get(name))
                 self.calling = ""
                 if (asked := asked_of(sink)) is not None:
                     self._stores[name] = asked
@@ -146,8 +147,8 @@ class ChainTask(Task):
             await self._intake.close()
         self.source_waits_for = ""
         self._stores = {}
-        for sink in self._sinks.values():
-            await sink.close()
+        for name, sink in self._sinks.items():
+            await awaited(name, sink.close)
 
     async def _work(self) -> bool:
         while not self.stopping:
@@ -320,7 +321,7 @@ class ChainTask(Task):
             self.check_lease()
             began = self.clock.monotonic()
             with self._outside_of(name):
-                await self._sinks[name].committed()
+                await awaited(name, self._sinks[name].committed)
             self.observer.stored(name, seconds + self.clock.monotonic() - began)
             fault_point("after-publish")
             for frame in output.sinks.get(name, []):
@@ -338,13 +339,13 @@ class ChainTask(Task):
                 fault_point("before-sink-write")
                 self.check_lease()
                 with self._outside_of(name):
-                    await sink.write(frames)
+                    await awaited(name, sink.write, frames)
                 fault_point("after-sink-write")
             if frames or seal or sink.due():
                 fault_point("before-sink-prepare")
                 self.check_lease()
                 with self._outside_of(name):
-                    self._sink_states[name] = await sink.prepare(seal)
+                    self._sink_states[name] = await awaited(name, sink.prepare, seal)
                 self._unsealed.add(name)
                 if seal or self._sink_states[name] is None:
                     self._unsealed.discard(name)

@@ -6,11 +6,12 @@ import asyncio
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from market_data_pipeline.component import awaited
 from market_data_pipeline.frame import END, Columns
 from market_data_pipeline.runtime.pace import Pace
 from market_data_pipeline.runtime.progress import SourceWatermark
 from market_data_pipeline.runtime.task import Task
-from market_data_pipeline.sources.base import Batch, Source, SourceContext
+from market_data_pipeline.sources.base import Batch, Source, SourceContext, checked_batch
 
 _ROW_WEIGHT = 4
 """How many times more bytes a row takes than a row of columns; keeps commits of rows as small as those of columns."""
@@ -50,7 +51,7 @@ class Intake:
         self.watermark.heard(self._clock.monotonic())
         self._opened = self.watermark.mark != END
         if self._opened:
-            await self._source.open(ctx, position)
+            await awaited(self.node, self._source.open, ctx, position)
 
     async def close(self) -> None:
         if self._reading is not None:
@@ -58,7 +59,7 @@ class Intake:
             with suppress(asyncio.CancelledError, Exception):
                 await self._reading
         if self._opened:
-            await self._source.close()
+            await awaited(self.node, self._source.close)
 
     async def rest(self, seconds: float = _REST_SECONDS) -> None:
         """Let the source be for a while; its silence is ours."""
@@ -121,7 +122,8 @@ class Intake:
         return reading.result()
 
     async def _read_and_stamp(self) -> tuple[Batch | None, int]:
-        return await self._source.read(), self._clock.time_ns()
+        made = await awaited(self.node, self._source.read)
+        return checked_batch(self.node, self._source, made), self._clock.time_ns()
 
 
 def _size(batch: Batch) -> int:

@@ -13,21 +13,25 @@ from contextlib import suppress
 from typing import Any
 
 from market_data_pipeline.clock import Clock
+from market_data_pipeline.component import awaited
 from market_data_pipeline.dag.graph import Node
 from market_data_pipeline.errors import MdpError, SinkError, SourceError, StoreUnavailable
 from market_data_pipeline.frame import Frame
 from market_data_pipeline.runtime.chain import Chain
 from market_data_pipeline.runtime.refusals import Refusals
 from market_data_pipeline.sinks.base import Sink, SinkContext
-from market_data_pipeline.sources.base import Batch, Source, SourceContext
+from market_data_pipeline.sources.base import Batch, Source, SourceContext, checked_batch
 
 log = logging.getLogger(__name__)
 
 
 async def _pause(node: Node, error: MdpError, failures: int, clock: Clock) -> None:
-    """Wait before the next try behind so many failures in a row. Raises ``error`` where there is none."""
+    """Wait before the next try behind so many failures in a row. Raises ``error`` where there is none, and says in it how many
+    there were."""
     delay = None if node.retries is None else node.retries.delay(failures)
     if delay is None:
+        if node.retries is not None:  # in the one that was raised: whoever waits may know its class
+            error.args = (f"{error}; node {node.name!r} was tried {failures} times in a row",)
         raise error
     log.warning("node %s: %s; trying again in %g s", node.name, error, delay)
     await clock.sleep(delay)
@@ -53,9 +57,10 @@ class LocalSource:
             try:
                 if not self._open:
                     self._begun = True
-                    await self._source.open(self._ctx, self._position)
+                    await awaited(self._node.name, self._source.open, self._ctx, self._position)
                     self._open = self.opened = True
-                batch = await self._source.read()
+                made = await awaited(self._node.name, self._source.read)
+                batch = checked_batch(self._node.name, self._source, made)
             except SourceError as error:
                 failures += 1
                 await _pause(self._node, error, failures, self._ctx.clock)
@@ -67,13 +72,13 @@ class LocalSource:
 
     async def _renew(self) -> None:
         with suppress(SourceError):
-            await self._source.close()
+            await awaited(self._node.name, self._source.close)
         self._source, self._begun, self._open = self._template.fresh(), False, False
 
     async def close(self) -> None:
         """Close what was opened, or was about to be."""
         if self._begun:
-            await self._source.close()
+            await awaited(self._node.name, self._source.close)
 
 
 class LocalSink:
@@ -123,12 +128,13 @@ class LocalSink:
                     done = prepared  # what was prepared and not published, opening has published
                 if not prepared:
                     if frames:
-                        await self.sink.write(frames)
+                        await awaited(self._node.name, self.sink.write, frames)
                         self._refusals.check()
-                    self._state, prepared = await self.sink.prepare(ended), True
+                    self._state = await awaited(self._node.name, self.sink.prepare, ended)
+                    prepared = True
                     self._refusals.check()
                 if not done:
-                    await self.sink.committed()
+                    await awaited(self._node.name, self.sink.committed)
                     done = True
             except (SinkError, StoreUnavailable) as error:
                 await self._begin_anew(error)
@@ -137,15 +143,15 @@ class LocalSink:
         self._failures = 0
 
     async def _opened(self) -> None:
-        await self.sink.open(self._context(), self._state)
+        await awaited(self._node.name, self.sink.open, self._context(), self._state)
         self._open = True
 
     async def _begin_anew(self, error: MdpError) -> None:
         self._failures += 1
         await _pause(self._node, error, self._failures, self._clock)
         with suppress(SinkError, StoreUnavailable):
-            await self.sink.close()
+            await awaited(self._node.name, self.sink.close)
         self.sink, self._open = self._template.fresh(), False
 
     async def close(self) -> None:
-        await self.sink.close()
+        await awaited(self._node.name, self.sink.close)

@@ -65,6 +65,8 @@ class Sink(Component):
     """Base of all sinks. ``accepts`` is the form of items that ``write`` wants."""
 
     accepts: ClassVar[Literal["rows", "columns", "any"]] = "any"
+    one_process: bool = False
+    """Whether it keeps what it gets in its own process, so that a job over processes could show it to nobody: refused there."""
 
     def destination(self) -> str:
         """Where the output goes, for people; empty where that says nothing."""

@@ -11,9 +11,11 @@ from market_data_pipeline.sinks.base import Sink
 
 class Collect(Sink):
     """Appends every item to ``items``, as rows. In one process only: it is not a place that a job could resume from, and
-    worker processes each fill their own list. Exactly-once as long as the process lives."""
+    worker processes would each fill their own list, so a job over processes is refused. Exactly-once as long as the
+    process lives."""
 
     accepts: ClassVar[Literal["rows"]] = "rows"
+    one_process = True
 
     def __init__(self) -> None:
         self.items: list[Any] = []

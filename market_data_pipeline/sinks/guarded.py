@@ -55,6 +55,7 @@ class GuardedSink(Sink):
         self._step: Ticket | None = None
         self._shown = -1.0
         self.__dict__["accepts"] = sink.accepts  # of the class elsewhere; here of what is inside
+        self.one_process = sink.one_process
         self._pass_on_reading()
 
     def fresh(self) -> Self:

@@ -60,6 +60,15 @@ class Batch(NamedTuple):
     outputs: Mapping[str, Items] = {}
 
 
+def checked_batch(node: str, source: object, made: Any) -> Batch | None:
+    """What :meth:`Source.read` gave. Raises ``ConfigError`` for anything but a :class:`Batch`."""
+    if made is None or isinstance(made, Batch):
+        return made
+    raise ConfigError(
+        f"node {node!r}: {type(source).__name__}.read gave {made!r:.100}; return a Batch(items, position), None at the end"
+    )
+
+
 class Source(Component):
     """Base of all sources.
 

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import redis.exceptions
 
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _READY_SECONDS, _STOP_SECONDS = 30.0, 20.0
 _ON_PATH = ("valkey-server", "redis-server")
+_MORE_PORTS = 5
+_TAKEN = "Address already in use"
 
 
 def find_server(wanted: str | None = None) -> str:
@@ -69,6 +71,7 @@ class EmbeddedServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._lock: TextIO | None = None
+        self._more_ports = 0
         self.port = 0
 
     @property
@@ -90,16 +93,19 @@ class EmbeddedServer:
     def start(self) -> None:
         """Start and wait until it answers. Raises ``StoreUnavailable`` with the server's last words."""
         self.launch()
+        while not self._answers_blocking():
+            time.sleep(0.02)
+
+    def _answers_blocking(self) -> bool:
+        self._check_start()
         with connect_blocking(self.url) as client:
-            while True:
-                self._check_start()
-                try:
-                    client.ping()
-                    return
-                except redis.exceptions.AuthenticationError:
-                    return  # it asks for a password, so it answers
-                except redis.exceptions.RedisError:
-                    time.sleep(0.02)
+            try:
+                client.ping()
+                return self._is_ours(client.info("server"))
+            except redis.exceptions.AuthenticationError:
+                return True  # it asks for a password, so it answers
+            except redis.exceptions.RedisError:
+                return False
 
     def launch(self) -> None:
         """Start it and do not wait; :meth:`answers` says when it is there."""
@@ -113,10 +119,14 @@ class EmbeddedServer:
             except OSError as error:
                 raise ConfigError(f"--data-dir {folder}: {error.strerror or error}") from error
             self._lock_folder(folder)
-        self.port = self.port or free_port()
-        self._log_file = folder / "server.log"
+        self._folder, self._log_file = folder, folder / "server.log"
+        self._more_ports = 0 if self.port else _MORE_PORTS  # one that was told to others stays
+        self._start_at(self.port or free_port())
+
+    def _start_at(self, port: int) -> None:
+        self.port = port
         command = [
-            self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
+            self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "",
             "--appendonly", "yes" if self._data_dir is not None else "no", "--appendfsync", "everysec",
             "--maxmemory-policy", "noeviction", "--daemonize", "no", "--logfile", str(self._log_file), *self._extra,
         ]  # fmt: skip
@@ -144,16 +154,24 @@ class EmbeddedServer:
         async with connect(self.url) as client:
             try:
                 await client.ping()
+                return self._is_ours(await client.info("server"))
             except redis.exceptions.AuthenticationError:
                 return True
             except Exception as error:
                 if not is_transient(error):
                     raise
                 return False
-        return True
+
+    def _is_ours(self, info: dict[str, Any]) -> bool:
+        """Whether what answers is our process, and not one that took the port in between: then ours is about to end."""
+        return info.get("process_id") == self.pid
 
     def _check_start(self) -> None:
+        """Where it has ended because its port was taken since it was chosen, it is started at another one."""
         assert self._process is not None
+        if self._process.poll() is not None and self._more_ports and _TAKEN in self.last_words():
+            self._more_ports -= 1
+            self._start_at(free_port())
         if self._process.poll() is not None or time.monotonic() >= self._deadline:
             words = self.last_words()
             self.stop()

@@ -135,9 +135,9 @@ def test_a_child_that_dies_is_reported_and_started_again(tmp_path: Path) -> None
 def test_a_failing_operator_ends_the_job_with_its_message(tmp_path: Path) -> None:
     app = tmp_path / "fails.py"
     app.write_text(
-        "from market_data_pipeline import Pipeline, Synthetic, Collect\n"
+        "from market_data_pipeline import Pipeline, Synthetic, Discard\n"
         "pipeline = (Pipeline('fails').source(Synthetic(items=1000))\n"
-        "    .map(lambda trade: 1 / 0, name='divide', on_error='fail').sink(Collect()))\n"
+        "    .map(lambda trade: 1 / 0, name='divide', on_error='fail').sink(Discard()))\n"
     )
     failed = run_mdp("run", str(app), "--workers", "1")
     assert failed.returncode == 1

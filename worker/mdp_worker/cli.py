@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import re
 import secrets
@@ -13,10 +14,13 @@ from typing import Any
 import click
 
 from market_data_pipeline.app import load_app, parse_sets
+from market_data_pipeline.dag.worries import check_processes, unkept
 from market_data_pipeline.options import SERVER, one_line_errors, options, set_up_logging
 from market_data_pipeline.settings import load_settings, server_address
 from market_data_pipeline.store.keys import job_name
 from mdp_worker.pins import legal_name, parse_pins
+
+log = logging.getLogger(__name__)
 
 _ROWS_BETWEEN_COLLECTIONS = 50_000
 """A commit's rows are tens of thousands of tuples that live for one step. At Python's 700, looking through them again and again
@@ -63,6 +67,9 @@ def main(
     from mdp_worker.service import Worker  # noqa: PLC0415
 
     dag = load_app(app, parse_sets(sets))
+    check_processes(dag)
+    for warning in unkept(dag):
+        log.warning(warning)
     job = job_name(settings.job, dag.name)
     service = Worker(dag, job, settings, address, Heartbeat(worker, secrets.token_hex(16)), pins)
     gc.set_threshold(_ROWS_BETWEEN_COLLECTIONS)

@@ -248,6 +248,8 @@ class Worker:
     async def _run_to_end(self, task: Task, lease: Lease, former: asyncio.Task[None] | None) -> None:
         try:
             await self._run_task(task, lease, former)
+        except Exception as error:  # of what answers errors: else the task would stand, and the job count as healthy
+            await self._fail(lease, failure_of(task, error))
         finally:
             task.observer.stopped()
 

@@ -1,5 +1,5 @@
 """A job that every command can name without parameters."""
 
-from market_data_pipeline import Collect, Pipeline, Synthetic
+from market_data_pipeline import Discard, Pipeline, Synthetic
 
-pipeline = Pipeline("small").source(Synthetic(symbols=5, items=1000)).key_by("symbol").bars("1s").sink(Collect())
+pipeline = Pipeline("small").source(Synthetic(symbols=5, items=1000)).key_by("symbol").bars("1s").sink(Discard())

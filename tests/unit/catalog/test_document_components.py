@@ -25,6 +25,7 @@ from market_data_pipeline import (
     Count,
     CountWindow,
     CsvFiles,
+    Dag,
     Dedupe,
     Discard,
     DollarBars,
@@ -50,6 +51,7 @@ from market_data_pipeline import (
     Max,
     Mean,
     Min,
+    Node,
     OutsideProvider,
     OutsideSink,
     OutsideSource,
@@ -93,6 +95,7 @@ from market_data_pipeline.catalog.parameters import accepted_by, factory_of, mad
 from market_data_pipeline.catalog.registry import ComponentKind, registry
 from market_data_pipeline.catalog.text import parse_text
 from market_data_pipeline.component import describe
+from market_data_pipeline.dag.worries import unkept
 from market_data_pipeline.sources.synthetic_time import Bursts
 
 Row = tuple[ComponentKind, str, str, Any]
@@ -303,6 +306,13 @@ def test_a_document_makes_what_a_program_makes(kind: ComponentKind, name: str, t
 def test_every_component_that_has_a_name_has_a_row() -> None:
     own = {(entry.kind, entry.name) for entry in registry().entries() if entry.origin == "market-data-pipeline"}
     assert own == {(kind, name) for kind, name, _, _ in ROWS}
+
+
+def test_every_component_keeps_what_a_plan_must_tell_apart() -> None:
+    dag = Dag("kept")
+    for _, _, _, component in [*SOURCES, *OPERATORS, *SINKS]:
+        dag.add_node(Node("one", component))
+    assert unkept(dag) == []
 
 
 def test_a_clock_is_no_argument_of_a_document() -> None:

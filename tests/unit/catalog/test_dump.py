@@ -373,7 +373,10 @@ class Outer:
         return item
 
 
-_OUT = ", which another process cannot import: define it with a name in a module, or name the program itself (path.py[:attr])"
+_OUT = (
+    ", which another process cannot import: define it with a name in a module, or run the program by its name (path.py[:attr])"
+    " instead"
+)
 REFUSED = {
     "a lambda": (Map(lambda item: item), f"its argument fn is a lambda{_OUT}"),
     "a function in a function": (
@@ -390,21 +393,21 @@ REFUSED = {
     "not kept": (
         Forgetful("x"),
         "its argument url is not kept: Forgetful has no attribute 'url'. Keep it under that name, give the class a method"
-        " made_with(), or name the program itself (path.py[:attr])",
+        " made_with(), or run the program by its name (path.py[:attr]) instead",
     ),
     "a function where anything may stand": (
         WindowAggregate(Tumble("1s"), {"v": Fold(list, written.pair)}),
         "its argument aggregations.v.initial is a function, which its annotation does not say, so it would come back as plain"
-        " data: annotate it, or name the program itself (path.py[:attr])",
+        " data: annotate it, or run the program by its name (path.py[:attr]) instead",
     ),
     "a tuple without annotation": (
         Untyped(None, (1, 2)),
         "its argument lines is a tuple, which its annotation does not say, so it would come back as plain data: annotate it, or"
-        " name the program itself (path.py[:attr])",
+        " run the program by its name (path.py[:attr]) instead",
     ),
     "an object": (
         Untyped(Lock()),
-        "its argument fn is a Lock, which no document can hold: make it a dataclass, or name the program itself ",
+        "its argument fn is a Lock, which no document can hold: make it a dataclass, or run the program by its name ",
     ),
     "a timedelta": (
         Loose(timedelta(seconds=1)),

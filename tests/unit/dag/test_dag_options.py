@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ from market_data_pipeline.dag.change import compare, obstacles
 from market_data_pipeline.dag.plan import Plan, TaskId, first_difference, plan_from_dict
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.dag.render import render
-from market_data_pipeline.errors import DagValidationError
+from market_data_pipeline.errors import ConfigError, DagValidationError
 from market_data_pipeline.feedback import StoreReading
 
 OWN = ChannelOptions(capacity=256, levels=Watermark(200, 50), bytes=64 * 1024 * 1024)
@@ -153,3 +154,53 @@ def test_people_see_the_options() -> None:
     label = "source ~> text  [keyed by symbol, capacity 256, bytes 67108864, levels 200/50]"
     assert render(plan(OWN), "tree").count(label) == 2
     assert plan(OWN).capacities == {"source.text": 256}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (NodeOptions, {"retries": 5}, r"retries: 5 is no Retries; write retries=Retries\(attempts=5\)"),
+        (NodeOptions, {"channel": {"capacity": 9}}, r"channel: {'capacity': 9} is no ChannelOptions"),
+        (NodeOptions, {"singleton": 1}, "singleton: 1 is no bool"),
+        (NodeOptions, {"on_error": "drop"}, "on_error: 'drop' is not allowed; one of: fail, skip, dead_letter"),
+        (NodeOptions, {"feedback": 5}, "feedback: 5 has no method reading"),
+        (ChannelOptions, {"capacity": "256"}, "capacity: '256' is no int; write capacity=256"),
+        (ChannelOptions, {"capacity": True}, "capacity: True is no int"),
+        (ChannelOptions, {"bytes": 1e6}, "bytes: 1000000.0 is no int"),
+        (
+            ChannelOptions,
+            {"levels": (8, 5)},
+            r"levels: \(8, 5\) is no Watermark; write levels=Watermark\(high=200, low=50\)",
+        ),
+        (Retries, {"attempts": 2.5}, "attempts: 2.5 is no int"),
+    ],
+)
+def test_values_of_a_wrong_type_are_refused_where_they_are_given(
+    kind: type[object], given: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kind(**given)
+
+
+def test_a_step_takes_options_and_nothing_else() -> None:
+    with pytest.raises(
+        DagValidationError, match=r"step 'source': .options\({'on_error': 'skip'}\): write .options\(NodeO"
+    ):
+        start().options({"on_error": "skip"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("node", "edge", "message"),
+    [
+        ({"retries": 5}, {}, r"node 'out': retries: 5 is no Retries; write retries=Retries\(attempts=5\)"),
+        ({"singleton": "yes"}, {}, "node 'out': singleton: 'yes' is no bool"),
+        ({}, {"channel": 64}, r"edge source -> out: channel: 64 is no ChannelOptions"),
+    ],
+)
+def test_a_dag_refuses_values_of_a_wrong_type(node: dict[str, Any], edge: dict[str, Any], message: str) -> None:
+    dag = Dag("types")
+    dag.add_node(Node("source", Synthetic()))
+    dag.add_node(Node("out", Collect(), **node))
+    dag.add_edge("source", "out", **edge)
+    with pytest.raises(DagValidationError, match=message):
+        dag.validate()

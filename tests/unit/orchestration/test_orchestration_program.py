@@ -57,5 +57,5 @@ def test_a_name_goes_as_it_is_with_its_values_and_the_path_of_modules(tmp_path: 
 
 def test_a_dag_that_cannot_be_written_down_is_refused_with_the_way_out() -> None:
     pipeline = Pipeline("p").source(Synthetic(items=1)).map(lambda item: item, name="same").sink(Discard())
-    with pytest.raises(ConfigError, match=r"node 'same'.*lambda.*name the program itself"):
+    with pytest.raises(ConfigError, match=r"node 'same'.*lambda.*run the program by its name"):
         Program.of(pipeline).told()

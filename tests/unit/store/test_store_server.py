@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from market_data_pipeline.errors import StoreUnavailable
+from market_data_pipeline.store import embedded
 from market_data_pipeline.store.client import Client, check_server, connect
 from market_data_pipeline.store.embedded import EmbeddedServer, free_port
 
@@ -121,3 +123,43 @@ def speaks(info: str) -> Iterator[str]:
 async def test_an_old_version(info: str, message: str) -> None:
     with speaks(f"# Server\r\n{info}\r\nredis_mode:standalone\r\n") as url:
         assert await refusal(url) == message
+
+
+@pytest.fixture
+def ports(monkeypatch: pytest.MonkeyPatch, server: EmbeddedServer) -> list[int]:
+    """The ports that are chosen next; the first has another run's server by then."""
+    chosen = [server.port, free_port()]
+    monkeypatch.setattr(embedded, "free_port", lambda: chosen.pop(0))
+    return chosen
+
+
+@pytest.mark.parametrize("binary", SERVERS)
+def test_a_server_whose_port_was_taken_meanwhile_starts_at_another_one(
+    server: EmbeddedServer, ports: list[int], binary: str | None
+) -> None:
+    """What answers at the port is another run's: its job must not become ours."""
+    (free,) = ports[1:]
+    with EmbeddedServer(None, binary) as ours:
+        assert (ours.port, ports) == (free, [])
+        assert ours.pid != server.pid
+        assert ours.exit_code() is None
+
+
+async def test_nor_is_it_taken_for_ours_where_a_loop_waits(server: EmbeddedServer, ports: list[int]) -> None:
+    (free,) = ports[1:]
+    ours = EmbeddedServer()
+    try:
+        ours.launch()
+        while not await ours.answers():  # noqa: ASYNC110 - what is waited for is no event of ours
+            await asyncio.sleep(0)
+        assert ours.port == free
+    finally:
+        await ours.leave()
+
+
+def test_ports_that_are_all_taken_end_the_search(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    monkeypatch.setattr(embedded, "free_port", lambda: tried.append(server.port) or server.port)
+    with pytest.raises(StoreUnavailable, match=r"did not start: .*Address already in use"):
+        EmbeddedServer().start()
+    assert len(tried) == 6
