@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.settings_tree import no_such_setting
 
 
 class OrchestratorSettings(BaseModel):
@@ -37,8 +39,15 @@ class OrchestratorSettings(BaseModel):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                first = error.errors()[0]
-                name, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-                raise ConfigError(f"{name}: {first['input']!r}: {message}" if name else message) from None
+                raise ConfigError("; ".join(_problem(each) for each in error.errors())) from None
 
         __init__.__pydantic_base_init__ = True  # as part of the tree it is validated with it, which knows its origins
+
+
+def _problem(error: ErrorDetails) -> str:
+    """A mistake that pydantic found, in one sentence."""
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"{name}: {no_such_setting(OrchestratorSettings, name)}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{name}: {error['input']!r:.100}: {message}" if name else message
