@@ -29,8 +29,8 @@ from market_data_pipeline.store.url import Address, Tls, parse_address, with_cre
 
 _LONGEST_SHOWN = 80
 """Characters of a wrong value that are repeated."""
-PROGRAM = "the program"
-"""Where a setting comes from that a program gives as an argument."""
+DEFAULT, PROGRAM = "default", "the program"
+"""Where settings come from that nobody gives, and that a program gives as arguments."""
 
 
 class FileSource(InitSettingsSource):
@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     def origin(self, name: str) -> str:
         """Where the value of ``name`` (``"orchestrator.mode"``) comes from: ``default``, ``MDP_X``, ``file:line``, ``--x``,
         ``the program``."""
-        return self._origins.get(name, "default")
+        return self._origins.get(name, DEFAULT)
 
     @field_validator("config", mode="before")
     @classmethod
@@ -158,8 +158,9 @@ def load_settings(**flags: Any) -> Settings:
 def settings_with(given: Mapping[str, Any], base: Settings | None = None) -> Settings:
     """``base`` (``None``: as :func:`load_settings` has them) with what a program gives itself. Raises ``ConfigError``."""
     names = [name for name in Settings.model_fields if name != "config"] if base else []
-    present = {name: getattr(base, name) for name in names} | dict(given)
-    return _loaded(present, dict.fromkeys(present, PROGRAM))
+    present = {name: getattr(base, name) for name in names}
+    said = {name: base.origin(name) for name in names} if base else {}
+    return _loaded(present | dict(given), said | dict.fromkeys(given, PROGRAM))
 
 
 def _loaded(given: dict[str, Any], said: Mapping[str, str]) -> Settings:
@@ -206,7 +207,7 @@ def _origins(
             origins[leaf.name] = line
         elif leaf.variable in environment:
             origins[leaf.name] = leaf.variable
-    return origins
+    return {name: origin for name, origin in origins.items() if origin != DEFAULT}
 
 
 def _is_given(flags: Mapping[str, Any], path: Sequence[str]) -> bool:

@@ -65,16 +65,18 @@ def warnings(environment: Mapping[str, str]) -> Iterator[str]:
 def problems(settings: Settings) -> list[str]:
     """What no type says of a setting and a job would say when it starts, a sentence each."""
     found = []
-    checks: dict[str, Callable[[], object]] = {
-        "redis_url": lambda: server_address(settings),
-        "job": lambda: check_name("job", settings.job or ""),
+    checks: dict[str, Callable[[str], object]] = {
+        "redis_url": lambda _: server_address(settings),
+        "job": lambda what: check_name(what, settings.job or ""),
     }
     for name, check in checks.items():
+        origin = settings.origin(name)
+        in_file = ":" in origin
         try:
             if getattr(settings, name) is not None:
-                check()
+                check(name if in_file else origin)
         except ConfigError as error:
-            found.append(f"{settings.origin(name)}: {error}")
+            found.append(f"{origin}: {error}" if in_file else str(error))
     return found
 
 

@@ -48,7 +48,7 @@ class GuardedSink(Sink):
         *,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        check_given(sink, Sink, "GuardedSink", "sink")
+        check_given(sink, Sink, "sink", "sink")
         check_given(circuit, CircuitRule, "circuit", "CircuitRule(...)")
         if isinstance(sink, GuardedSink):
             raise ConfigError("sink: a GuardedSink needs no other one around it")
