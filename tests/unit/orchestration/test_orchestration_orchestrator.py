@@ -180,7 +180,8 @@ def test_what_distributed_cannot_be() -> None:
         (lambda a: InProcess(a({"max_concurrency": 2})), "config: {'max_concurrency': 2} is no RunConfig(...)"),
         (lambda a: RunConfig(channel_capacity=a("9")), "channel_capacity: '9' is no whole number"),
         (lambda a: PipelineRuntime(a(Distributed)), f"on: {Distributed} is no InProcess() or Distributed(); give an instance"),
-        (lambda a: RuntimeOrchestrator(a(Distributed())), f"settings: {Distributed()!r:.100} is no OrchestratorSettings(...)"),
+        (lambda a: RuntimeOrchestrator(a(Distributed())), f"settings: {Distributed()} is no OrchestratorSettings(...)"),
+        (lambda a: RuntimeOrchestrator(a(load_settings())), "settings: Settings(...) is no OrchestratorSettings(...)"),
         (lambda a: RuntimeOrchestrator(None, a("x")), "distributed: 'x' is no Distributed(...)"),
     ],
 )  # fmt: skip

@@ -379,6 +379,7 @@ def test_all_mistakes_of_a_file_are_told_together_and_each_once(tmp_path: Path) 
         ["1", "partitons"], ["5", "orchestrator.mood"], ["2", "partitions"], ["3", "allow_volatile"],
         ["6", "orchestrator.channel_capacity"],
     ]  # fmt: skip
+    assert "Extra inputs" not in str(caught.value)
 
 
 def test_wrong_settings_exit_2_before_anything_is_shown(tmp_path: Path) -> None:
