@@ -38,7 +38,7 @@ def load_app(app: str, values: Mapping[str, str]) -> Dag:
         result = _call(app, target, arguments)
     else:
         if values:
-            raise ConfigError(f"{app}: takes no parameters, so --set {next(iter(values))}=... has nowhere to go")
+            raise ConfigError(f"{app}: takes no parameters, so {next(iter(values))}=... has nowhere to go")
         result = target
     if isinstance(result, Pipeline):
         return result.build()
@@ -135,9 +135,7 @@ def _arguments(app: str, fn: Callable[..., Any], values: Mapping[str, str]) -> d
         if name not in parameters:
             near = get_close_matches(name, list(parameters), 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(
-                f"--set {name}: {app} has no such parameter; {hint}it takes: {', '.join(parameters) or 'none'}"
-            )
+            raise ConfigError(f"{name}: {app} has no such parameter; {hint}it takes: {', '.join(parameters) or 'none'}")
     arguments: dict[str, Any] = {}
     for name, parameter in parameters.items():
         hint_type = hints.get(name, str)
@@ -145,7 +143,7 @@ def _arguments(app: str, fn: Callable[..., Any], values: Mapping[str, str]) -> d
             arguments[name] = _convert(name, values[name], hint_type)
         elif parameter.default is inspect.Parameter.empty:
             if not _allows_none(hint_type):
-                raise ConfigError(f"{app} needs a value for {name!r}: --set {name}=...")
+                raise ConfigError(f"{app} needs a value for {name!r}: --set {name}=..., or values={{{name!r}: ...}}")
             arguments[name] = None
     return arguments
 
@@ -157,9 +155,9 @@ def _convert(name: str, text: str, hint: Any) -> Any:
         kinds = [kind for kind in _alternatives(hint) if kind is not type(None)]
         if all(typing.get_origin(kind) is typing.Literal for kind in kinds):
             allowed = ", ".join(str(value) for kind in kinds for value in typing.get_args(kind))
-            raise ConfigError(f"--set {name}={text}: {text!r} is not allowed; one of: {allowed}") from None
+            raise ConfigError(f"parameter {name}={text}: {text!r} is not allowed; one of: {allowed}") from None
         said = dict.fromkeys(why(one) for one in error.errors() if one["type"] != "none_required")
-        raise ConfigError(f"--set {name}={text}: {', or '.join(said)}") from None
+        raise ConfigError(f"parameter {name}={text}: {', or '.join(said)}") from None
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.given import check_numbers
 
 LONGEST = 1_000_000
 """So far ahead (microseconds) a place may be taken."""
@@ -40,6 +41,8 @@ class BudgetRule:
     burst: int = 1
 
     def __post_init__(self) -> None:
+        check_numbers(self, "per_second", whole=False)
+        check_numbers(self, "burst")
         if not 0 < self.per_second < math.inf:
             raise ConfigError(f"per_second: {self.per_second} is not above 0 and finite")
         if self.burst < 1:

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 from market_data_pipeline.durations import Duration, wall_duration
 from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.given import check_numbers
 
 State = Literal["closed", "open", "half_open"]
 LEVELS: Mapping[State, float] = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
@@ -40,6 +41,8 @@ class CircuitRule:
     def __post_init__(self) -> None:
         wall_duration(self.window, "window")
         wall_duration(self.open_for, "open_for")
+        check_numbers(self, "failure_rate", whole=False)
+        check_numbers(self, "min_calls", "trials")
         if not 0 < self.failure_rate <= 1:
             raise ConfigError(f"failure_rate: {self.failure_rate} is not above 0 and at most 1")
         for name in ("min_calls", "trials"):

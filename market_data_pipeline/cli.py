@@ -311,11 +311,14 @@ def settings(as_json: bool, debug: bool, **flags: Any) -> None:
     from market_data_pipeline.settings import load_settings
 
     _warn(settings_table.warnings(os.environ))
-    rows = settings_table.rows(load_settings(**flags))
+    effective = load_settings(**flags)
+    rows = settings_table.rows(effective)
     if as_json:
         click.echo(visible(json.dumps(settings_table.document(rows), indent=2), lines=True))
     else:
         settings_table.show(rows)
+    if problems := settings_table.problems(effective):
+        raise ConfigError("; ".join(problems))
 
 
 @main.command(short_help="List the components that files can name.")

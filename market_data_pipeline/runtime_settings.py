@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.settings_tree import no_such_setting
 from market_data_pipeline.wrong_values import why
 
 
@@ -38,8 +40,14 @@ class OrchestratorSettings(BaseModel):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                first = error.errors()[0]
-                name, message = ".".join(map(str, first["loc"])), why(first)
-                raise ConfigError(f"{name}: {first['input']!r}: {message}" if name else message) from None
+                raise ConfigError("; ".join(_problem(each) for each in error.errors())) from None
 
         __init__.__pydantic_base_init__ = True  # as part of the tree it is validated with it, which knows its origins
+
+
+def _problem(error: ErrorDetails) -> str:
+    """A mistake that pydantic found, in one sentence."""
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"{name}: {no_such_setting(OrchestratorSettings, name)}"
+    return f"{name}: {error['input']!r:.100}: {why(error)}" if name else why(error)

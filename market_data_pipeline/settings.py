@@ -30,6 +30,8 @@ from market_data_pipeline.wrong_values import why
 
 _LONGEST_SHOWN = 80
 """Characters of a wrong value that are repeated."""
+DEFAULT, PROGRAM = "default", "the program"
+"""Where settings come from that nobody gives, and that a program gives as arguments."""
 
 
 class FileSource(InitSettingsSource):
@@ -119,8 +121,9 @@ class Settings(BaseSettings):
         return init_settings, FileSource(settings_cls, dict(file.values)), env_settings
 
     def origin(self, name: str) -> str:
-        """Where the value of ``name`` (``"orchestrator.mode"``) comes from: ``default``, ``MDP_X``, ``file:line``, ``--x``."""
-        return self._origins.get(name, "default")
+        """Where the value of ``name`` (``"orchestrator.mode"``) comes from: ``default``, ``MDP_X``, ``file:line``, ``--x``,
+        ``the program``."""
+        return self._origins.get(name, DEFAULT)
 
     @field_validator("config", mode="before")
     @classmethod
@@ -150,46 +153,62 @@ def load_settings(**flags: Any) -> Settings:
     """Settings from the environment, the file (``config``, else ``MDP_CONFIG``) and the flags that are not ``None``. Raises
     ``ConfigError``: which setting, its value (never a secret one), where that comes from, and what is allowed."""
     given = {name: value for name, value in flags.items() if value is not None}
-    flagged = dict(given)
+    return _loaded(given, {name: f"--{name.replace('_', '-')}" for name in given})
+
+
+def settings_with(given: Mapping[str, Any], base: Settings | None = None) -> Settings:
+    """``base`` (``None``: as :func:`load_settings` has them) with what a program gives itself. Raises ``ConfigError``."""
+    names = [name for name in Settings.model_fields if name != "config"] if base else []
+    present = {name: getattr(base, name) for name in names}
+    said = {name: base.origin(name) for name in names} if base else {}
+    return _loaded(present | dict(given), said | dict.fromkeys(given, PROGRAM))
+
+
+def _loaded(given: dict[str, Any], said: Mapping[str, str]) -> Settings:
+    """Settings from the environment, the file and what is ``given``; ``said``: where each of these comes from."""
     environment = {name.upper(): text for name, text in os.environ.items() if text}
     path = given.get("config") or environment.get("MDP_CONFIG")
     file = None
     if path is not None:
-        file = read_settings_file(str(path), "--config" if "config" in flagged else "MDP_CONFIG")
-        _check(file)
-        given["config"] = file
-    origins = _origins(flagged, file, environment)
+        file = read_settings_file(str(path), "--config" if "config" in given else "MDP_CONFIG")
+    origins = _origins(given, said, file, environment)
+    wrong = _wrong_in(file) if file else {}
+    problems = [f"{file.where(place)}: {'.'.join(place)}: {why}" for place, why in wrong.items()] if file else []
     try:
-        settings = Settings(**given)
+        settings = Settings(**(given if file is None else {**given, "config": file}))
     except ValidationError as error:
-        raise ConfigError("; ".join(_problem(each, origins) for each in error.errors())) from None
+        told = [each for each in error.errors() if not any(each["loc"][: len(place)] == place for place in wrong)]
+        problems += [_problem(each, origins) for each in told]
+    if problems:
+        raise ConfigError("; ".join(problems))
     settings._origins = origins
     return settings
 
 
-def _check(file: SettingsFile) -> None:
-    """Raises ``ConfigError`` for names that are no settings, and for ``true`` where a number is meant, which would be 1."""
+def _wrong_in(file: SettingsFile) -> dict[tuple[str, ...], str]:
+    """Names that are no settings, and ``true`` where a number is meant, which would be 1: the place of each, and why."""
     problems = list(unknown(Settings, file.values))
     if "config" in file.values:
         problems.append((("config",), "a file of settings names no other"))
     numbers = [leaf for leaf in leaves(Settings) if leaf.field.annotation in (int, float)]
     problems += [(leaf.path, "must be a number") for leaf in numbers if isinstance(file.at(leaf.path), bool)]
-    if problems:
-        raise ConfigError("; ".join(f"{file.where(path)}: {'.'.join(path)}: {why}" for path, why in problems))
+    return dict(problems)
 
 
-def _origins(flags: Mapping[str, Any], file: SettingsFile | None, environment: Mapping[str, str]) -> dict[str, str]:
+def _origins(
+    given: Mapping[str, Any], said: Mapping[str, str], file: SettingsFile | None, environment: Mapping[str, str]
+) -> dict[str, str]:
     """Where each setting comes from that has not its default."""
     origins = {}
     for leaf in leaves(Settings):
         line = file.where(leaf.path) if file else None
-        if _is_given(flags, leaf.path):
-            origins[leaf.name] = f"--{leaf.path[0].replace('_', '-')}"
+        if _is_given(given, leaf.path):
+            origins[leaf.name] = said[leaf.path[0]]
         elif line is not None:
             origins[leaf.name] = line
         elif leaf.variable in environment:
             origins[leaf.name] = leaf.variable
-    return origins
+    return {name: origin for name, origin in origins.items() if origin != DEFAULT}
 
 
 def _is_given(flags: Mapping[str, Any], path: Sequence[str]) -> bool:
@@ -209,7 +228,7 @@ def _problem(error: ErrorDetails, origins: Mapping[str, str]) -> str:
     origin = origins.get(leaf.name, leaf.variable)
     if error["type"] == "string_type" and isinstance(error["input"], int | float):
         message += "; write it in quotes"
-    setting = f"{leaf.name}: " if ":" in origin else ""
+    setting = f"{leaf.name}: " if ":" in origin or origin == PROGRAM else ""
     shown = "***" if leaf.secret else repr(error["input"])
     if len(shown) > _LONGEST_SHOWN:
         shown = f"{shown[:_LONGEST_SHOWN]}..."

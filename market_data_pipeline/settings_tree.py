@@ -68,15 +68,23 @@ def unknown(model: type[BaseModel], values: Any, above: Path = ()) -> Iterator[t
         path = (*above, str(key))
         field = model.model_fields.get(key)
         if field is None:
-            near = get_close_matches(str(key), model.model_fields, 1)
-            known = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(model.model_fields)}"
-            yield path, f"there is no such setting; {known}"
+            yield path, no_such_setting(model, str(key))
             continue
         group = _group(field)
         if group is not None and not isinstance(value, dict):
             yield path, f"is a group: write its settings below it ({', '.join(group.model_fields)})"
         elif group is not None:
             yield from unknown(group, value, path)
+
+
+def no_such_setting(model: type[BaseModel], name: str) -> str:
+    """What is meant by ``name``, which is none of ``model``: what stands in a group, the nearest name, or one of all."""
+    if any(leaf.name == name for leaf in leaves(model)):
+        above, _, last = name.rpartition(".")
+        return f"a setting of a group stands below it: write {above}: {{{last}: ...}}"
+    near = get_close_matches(name, model.model_fields, 1)
+    known = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(model.model_fields)}"
+    return f"there is no such setting; {known}"
 
 
 def unknown_variables(model: type[BaseModel], names: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -128,7 +128,7 @@ class _Loading:
         for name in self.values:
             if name not in declared:
                 near = nearest(name, list(declared))
-                self._add(("parameters",), f"--set {name}: there is no such parameter; {there}{near}")
+                self._add(("parameters",), f"{name}: there is no such parameter; {there}{near}")
         defaults = Filling({}, self.environment, self._leave)
         parameters: dict[str, Any] = {}
         for name, default in declared.items():
@@ -136,7 +136,7 @@ class _Loading:
                 value = self.values[name]
                 parameters[name] = Filled(value, given=True) if isinstance(value, str) else value
             elif default is None:
-                self._tell(("parameters", name), f"it needs a value: --set {name}=...")
+                self._tell(("parameters", name), f"it needs a value: --set {name}=..., or values={{{name!r}: ...}}")
                 parameters[name] = MISSING
             else:
                 parameters[name] = defaults.filled(default, ("parameters", name))

@@ -141,9 +141,7 @@ class JobRun:
     async def _server(self, stack: AsyncExitStack) -> Address | None:
         if self._settings.redis_url is not None:
             if self._options.data_dir is not None:
-                raise ConfigError(
-                    "--data-dir belongs to the embedded server; with --redis-url the server keeps the data"
-                )
+                raise ConfigError("data_dir belongs to the embedded server; with redis_url the server keeps the data")
             return server_address(self._settings)
         if any((self._settings.redis_ca, self._settings.redis_cert, self._settings.redis_key)):
             raise ConfigError("MDP_REDIS_CA, _CERT and _KEY are for a server of your own: give its --redis-url as well")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import SecretStr
@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.settings import Settings
+from market_data_pipeline.settings import Settings, server_address
 from market_data_pipeline.settings_tree import Leaf, leaves, unknown_variables, value_at
+from market_data_pipeline.store.keys import check_name
 from market_data_pipeline.store.url import parse_address
 from market_data_pipeline.terminal import visible
 
@@ -59,6 +60,24 @@ def warnings(environment: Mapping[str, str]) -> Iterator[str]:
     for name, near in unknown_variables(Settings, environment):
         if not name.startswith(_NOT_SETTINGS):
             yield f"{name} is no setting" + (f"; did you mean {near}?" if near else "")
+
+
+def problems(settings: Settings) -> list[str]:
+    """What no type says of a setting and a job would say when it starts, a sentence each."""
+    found = []
+    checks: dict[str, Callable[[str], object]] = {
+        "redis_url": lambda _: server_address(settings),
+        "job": lambda what: check_name(what, settings.job or ""),
+    }
+    for name, check in checks.items():
+        origin = settings.origin(name)
+        in_file = ":" in origin
+        try:
+            if getattr(settings, name) is not None:
+                check(name if in_file else origin)
+        except ConfigError as error:
+            found.append(f"{origin}: {error}" if in_file else str(error))
+    return found
 
 
 def document(settings: Sequence[Row]) -> dict[str, dict[str, Any]]:

@@ -14,14 +14,15 @@ from typing import Any, Self
 from pydantic import SecretStr
 
 from market_data_pipeline.clock import Clock
-from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.dag.planner import MAX_PARTITIONS, compile_dag
 from market_data_pipeline.errors import ConfigError, JobFailed
+from market_data_pipeline.given import check_given, check_numbers
 from market_data_pipeline.launcher.job_run import JobOptions, JobRun, preflight
 from market_data_pipeline.orchestration.program import Program
 from market_data_pipeline.orchestration.run_status import RunState, RunStatus, status_of_dag, status_of_job
 from market_data_pipeline.orchestration.running import Place
 from market_data_pipeline.runtime.local import DagRuntime, RunConfig
-from market_data_pipeline.settings import Settings, load_settings
+from market_data_pipeline.settings import Settings, settings_with
 from market_data_pipeline.store.keys import check_name
 from market_data_pipeline.store.status import JobStatus
 
@@ -36,6 +37,9 @@ class InProcess:
 
     config: RunConfig = field(default_factory=RunConfig)
 
+    def __post_init__(self) -> None:
+        check_given(self.config, RunConfig, "config", "RunConfig(...)")
+
     def place(self, program: Program, name: str, clock: Clock) -> Place:
         """Where ``program`` can run. Raises ``ConfigError``."""
         return _ThisProcess(DagRuntime(program.dag, self.config, clock))
@@ -48,10 +52,10 @@ class Distributed:
 
     ``workers``: how many processes, beside a coordinator. ``partitions``: number of hash partitions; ``None``: as the settings
     say. ``redis_url``: the server; ``None``: as the settings say, else one of its own is started for each run, which keeps its
-    data in ``data_dir``, or nothing. With a server that keeps its data a job that was stopped goes on when it is started
-    again, and one that has finished is not run again unless ``fresh`` (which forgets it). ``server``: the binary to start.
-    ``settings``: all other settings; ``None``: :func:`load_settings` (environment and file). ``settings.job`` means nothing
-    here.
+    data in ``data_dir`` (one run at a time), or nothing. With a server that keeps its data a job that was stopped goes on when
+    it is started again, and one that has finished is not run again unless ``fresh`` (which forgets it). ``server``: the binary
+    to start. ``settings``: all other settings; ``None``: :func:`load_settings` (environment and file). ``settings.job`` means
+    nothing here.
 
     A Dag or Pipeline goes to the workers as a document, so each of its functions must be one that another process can import;
     for any other give the program's name. Raises ``ConfigError``."""
@@ -65,10 +69,22 @@ class Distributed:
     fresh: bool = False
 
     def __post_init__(self) -> None:
+        self._check_types()
         if not 1 <= self.workers <= _MOST_WORKERS:
             raise ConfigError(f"workers: {self.workers} is not allowed; 1 to {_MOST_WORKERS}")
+        if self.partitions is not None and not 1 <= self.partitions <= MAX_PARTITIONS:
+            raise ConfigError(f"partitions: {self.partitions} is not allowed; 1 to {MAX_PARTITIONS}")
         if self.redis_url is not None and self.data_dir is not None:
             raise ConfigError("data_dir belongs to a server of the run's own; with redis_url the server keeps the data")
+
+    def _check_types(self) -> None:
+        check_numbers(self, "workers", *(() if self.partitions is None else ("partitions",)))
+        if not isinstance(self.redis_url, str | SecretStr | None):  # it may hold a password
+            raise ConfigError(f"redis_url: a {type(self.redis_url).__name__} is no address; give text or a SecretStr")
+        check_given(self.data_dir, Path | str | None, "data_dir", "path")
+        check_given(self.server, str | None, "server", "name or path of a binary")
+        check_given(self.settings, Settings | None, "settings", "Settings; make them with load_settings(...)")
+        check_given(self.fresh, bool, "fresh", "bool")
 
     def place(self, program: Program, name: str, clock: Clock) -> Place:
         """Where ``program`` can run as the job ``name``. The clock is the machine's: processes share no other. Raises
@@ -81,11 +97,8 @@ class Distributed:
         own: dict[str, Any] = {"partitions": self.partitions, "redis_url": self.redis_url}
         given = {name: value for name, value in own.items() if value is not None} | dict(capacity or {})
         if self.settings is None:
-            return load_settings(**given)
-        if not given:
-            return self.settings
-        present = {name: getattr(self.settings, name) for name in Settings.model_fields if name != "config"}
-        return load_settings(**(present | given))
+            return settings_with(given)
+        return settings_with(given, self.settings) if given else self.settings
 
 
 class _ThisProcess:

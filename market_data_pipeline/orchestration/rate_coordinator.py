@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from market_data_pipeline.budget import HOST, Budget, BudgetRule, Budgets, in_process
+from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.given import check_given
 from market_data_pipeline.settings import Settings, load_settings, server_address
 from market_data_pipeline.store.budget import ServerBudgets
 from market_data_pipeline.store.client import Client, connect
@@ -44,7 +46,12 @@ class RateCoordinator:
     settings: InitVar[Settings | None] = None
 
     def __post_init__(self, settings: Settings | None) -> None:
+        check_given(self.name, str, "name", "text")
         check_name("name", self.name)
+        if not isinstance(settings, Settings | None):  # an address, say: it may hold a password
+            raise ConfigError(
+                f"settings: a {type(settings).__name__} is no Settings; make them with load_settings(redis_url=...)"
+            )
         self._rule, self._settings = BudgetRule(self.per_second, self.burst), settings
         self._found: dict[asyncio.AbstractEventLoop, _Found] = {}
         self._told = False

@@ -115,4 +115,4 @@ class Running:
         self._over(self)
         state, error = self._outcome()
         if state == "failed" and not self._waited:
-            log.warning("run %r failed, and nobody waits for it: %s", self.name, error)
+            log.warning("run %r failed before anybody waited for it: %s", self.name, error)

@@ -22,6 +22,7 @@ from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.durations import Duration
 from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.given import check_given
 from market_data_pipeline.orchestration.places import Distributed, InProcess
 from market_data_pipeline.orchestration.program import Program, Runnable
 from market_data_pipeline.orchestration.run_status import RunState, RunStatus
@@ -42,6 +43,7 @@ class PipelineRuntime:
     :meth:`stop` does. The runtime can be used again afterwards."""
 
     def __init__(self, on: InProcess | Distributed = _IN_PROCESS, clock: Clock = SYSTEM_CLOCK) -> None:
+        check_given(on, InProcess | Distributed, "on", "InProcess() or Distributed()")
         self.on, self._clock = on, clock
         self._running: dict[str, Running] = {}
         self._ended: dict[str, RunStatus] = {}

@@ -13,6 +13,7 @@ from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.durations import Duration
 from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.given import check_given
 from market_data_pipeline.orchestration.places import Distributed, InProcess
 from market_data_pipeline.orchestration.program import Program, Runnable
 from market_data_pipeline.orchestration.run_status import RunStatus
@@ -44,6 +45,8 @@ class RuntimeOrchestrator:
         distributed: Distributed | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        check_given(settings, OrchestratorSettings | None, "settings", "OrchestratorSettings(...)")
+        check_given(distributed, Distributed | None, "distributed", "Distributed(...)")
         self.settings = load_settings().orchestrator if settings is None else settings
         if distributed is not None and self.settings.mode != "distributed":
             raise ConfigError(

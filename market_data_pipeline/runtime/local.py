@@ -28,6 +28,7 @@ from market_data_pipeline.dag.plan import PlanEdge, Subgraph
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ChannelClosed, ConfigError
 from market_data_pipeline.frame import END, IDLE, NO_MARK, Frame, Items, to_rows
+from market_data_pipeline.given import check_numbers
 from market_data_pipeline.operators.async_map import all_of
 from market_data_pipeline.operators.base import AsyncOperator, DeadLetter
 from market_data_pipeline.runtime.cancellation import told_apart
@@ -58,6 +59,8 @@ class RunConfig:
     max_concurrency: int = 64
 
     def __post_init__(self) -> None:
+        check_numbers(self, "channel_capacity", "max_concurrency")
+        check_numbers(self, "high_watermark_pct", "low_watermark_pct", whole=False)
         if self.channel_capacity < 1:
             raise ConfigError(f"channel_capacity: {self.channel_capacity} must be at least 1")
         if self.max_concurrency < 1:

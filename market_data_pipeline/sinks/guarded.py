@@ -12,6 +12,7 @@ from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.durations import positive_duration
 from market_data_pipeline.errors import ConfigError, SinkError
 from market_data_pipeline.frame import Frame
+from market_data_pipeline.given import check_given
 from market_data_pipeline.sinks.base import Sink, SinkContext
 
 CIRCUIT = "sink"
@@ -37,7 +38,8 @@ class GuardedSink(Sink):
 
     A step that ends (``prepare``) is a success. Any error of ``open``, ``write``, ``prepare`` or ``committed`` is a failure and
     comes out as it was raised; that ``open`` works says nothing of writing, so it is no success. What is cancelled says
-    nothing. ``check``, ``destination`` and ``others`` ask the store as ever. The state is the gauge ``circuit_state``."""
+    nothing. ``check``, ``destination`` and ``others`` ask the store as ever. The state is the gauge ``circuit_state``. Raises
+    ``ConfigError`` for what is no sink and no rule."""
 
     def __init__(
         self,
@@ -46,6 +48,8 @@ class GuardedSink(Sink):
         *,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        check_given(sink, Sink, "sink", "sink")
+        check_given(circuit, CircuitRule, "circuit", "CircuitRule(...)")
         if isinstance(sink, GuardedSink):
             raise ConfigError("sink: a GuardedSink needs no other one around it")
         self.sink, self.circuit = sink, circuit

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from market_data_pipeline.errors import MdpError
+from market_data_pipeline.errors import ConfigError, MdpError
 from market_data_pipeline.records import Gap, Quote, Trade
 
 
@@ -116,3 +116,15 @@ class MarketDataProvider(Protocol):
     async def connect(self) -> FeedConnection:
         """A new connection. Raises ``FeedDown``; ``SourceError`` where no further try can succeed (a wrong key, say)."""
         ...
+
+
+_HAS = ("name", "kinds", "splittable", "limits", "check", "connect")
+
+
+def check_provider(one: object) -> None:
+    """Raises ``ConfigError`` unless ``one`` has what :class:`MarketDataProvider` names."""
+    if isinstance(one, type):
+        raise ConfigError(f"{one!r:.100} is no provider; give an instance")
+    missing = [name for name in _HAS if not hasattr(one, name)]
+    if missing:
+        raise ConfigError(f"{one!r:.100} is no provider: it has no {', '.join(missing)} (see MarketDataProvider)")

@@ -16,6 +16,7 @@ from market_data_pipeline.clock import Clock
 from market_data_pipeline.dag.partition import partition_of
 from market_data_pipeline.durations import Duration, parse_duration, wall_duration
 from market_data_pipeline.errors import ConfigError, SourceError
+from market_data_pipeline.given import check_given
 from market_data_pipeline.records import Gap
 from market_data_pipeline.sources.base import Batch, Source, SourceContext, checked_idleness
 from market_data_pipeline.sources.feed_gaps import FeedGaps
@@ -23,7 +24,7 @@ from market_data_pipeline.sources.feed_health import Feed, FeedHealth
 from market_data_pipeline.sources.feed_link import FeedLink, Patience, Wanted
 from market_data_pipeline.sources.inbox import POLICIES, Inbox, Overload
 from market_data_pipeline.sources.intake import Intake
-from market_data_pipeline.sources.provider import MarketDataProvider
+from market_data_pipeline.sources.provider import MarketDataProvider, check_provider
 from market_data_pipeline.sources.reconnect import Backoff, Reconnect
 from market_data_pipeline.sources.spill import SpillFile
 from market_data_pipeline.sources.venue_budget import budget_name, budget_of
@@ -127,6 +128,8 @@ class ProviderSource(Source):
             raise ConfigError(
                 "symbols and kinds are sequences of texts, for example symbols=['BTC/USD'], kinds=('trade',)"
             )
+        check_given(self.reconnect, Reconnect, "reconnect", "Reconnect(...)")
+        check_given(self.circuit, CircuitRule, "circuit", "CircuitRule(...)")
         if not self.providers or not self.symbols or not self.kinds:
             raise ConfigError("provider, symbols and kinds: at least one of each is needed")
         for name, values in (("symbols", self.symbols), ("kinds", self.kinds)):
@@ -311,7 +314,10 @@ class ProviderSource(Source):
 
 
 def labels_of(providers: Sequence[MarketDataProvider]) -> tuple[str, ...]:
-    """What providers are called in events: their names, with ``#1``, ``#2`` ... where several have one name."""
+    """What providers are called in events: their names, with ``#1``, ``#2`` ... where several have one name. Raises
+    ``ConfigError`` for what is no provider."""
+    for one in providers:
+        check_provider(one)
     names = Counter(one.name for one in providers)
     return tuple(
         f"{one.name}#{number}" if names[one.name] > 1 else one.name for number, one in enumerate(providers, start=1)

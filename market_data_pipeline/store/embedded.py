@@ -32,7 +32,7 @@ def find_server(wanted: str | None = None) -> str:
     if wanted is not None:
         found = shutil.which(wanted)
         if found is None:
-            raise ConfigError(f"--server {wanted!r}: not found on PATH, and not an executable file")
+            raise ConfigError(f"server {wanted!r}: not found on PATH, and not an executable file")
         return found
     reason = ""
     try:
@@ -117,7 +117,7 @@ class EmbeddedServer:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise ConfigError(f"--data-dir {folder}: {error.strerror or error}") from error
+                raise ConfigError(f"data_dir {folder}: {error.strerror or error}") from error
             self._lock_folder(folder)
         self._folder, self._log_file = folder, folder / "server.log"
         self._more_ports = 0 if self.port else _MORE_PORTS  # one that was told to others stays
@@ -145,7 +145,7 @@ class EmbeddedServer:
             except OSError:
                 self._lock.close()
                 self._lock = None
-                raise ConfigError(f"--data-dir {folder}: in use by another run") from None
+                raise ConfigError(f"data_dir {folder}: in use by another run; each run needs one of its own") from None
 
     async def answers(self) -> bool:
         """Whether it answers now, for an event loop that waits. Raises ``StoreUnavailable`` with the server's last words where

@@ -32,12 +32,12 @@ def refused(code: int, *arguments: str, env: dict[str, str] | None = None) -> st
         (["examples/bars.py:pipelin"], "did you mean 'pipeline'?"),
         ([BARS], "needs a value for 'output': --set output=..."),
         ([BARS, "--set", "output=x", "--set", "outptu=y"], "did you mean 'output'? it takes: input, output, interval"),
-        ([BARS, "--set", "output=x", "--set", "items=many"], "--set items=many: must be a whole number"),
+        ([BARS, "--set", "output=x", "--set", "items=many"], "items=many: must be a whole number"),
         ([BARS, "--set", "output"], "write name=value"),
         ([BARS, "--set", "output=x", "--set", "interval=1 fortnight"], "interval: '1 fortnight' is not a duration"),
         ([BARS, "--set", "output=x", "--partitions", "0"], "--partitions: 0: must be at least 1"),
         ([BARS, "--set", "output=x", "--job", "A*"], "--job: 'A*' is not allowed"),
-        ([BARS, "--set", "output=x", "--server", "no-such-server"], "--server 'no-such-server': not found"),
+        ([BARS, "--set", "output=x", "--server", "no-such-server"], "server 'no-such-server': not found"),
     ],
 )  # fmt: skip
 def test_mistakes_on_the_command_line(arguments: list[str], says: str) -> None:

@@ -53,7 +53,7 @@ def test_what_a_document_says_does_not_move_a_terminals_cursor() -> None:
     document = {"name": "x", "nodes": [{"source": "synthetic"}, {"sink": "discard"}]}
     with pytest.raises(DocumentError) as caught:
         dag_of(document, {"a\x1b[2Jb\n": "1"})
-    assert str(caught.value) == ("parameters: --set a\\u001b[2Jb\\u000a: there is no such parameter; there are none")
+    assert str(caught.value) == ("parameters: a\\u001b[2Jb\\u000a: there is no such parameter; there are none")
 
 
 def cli(*args: str) -> tuple[int, str, str]:
@@ -75,7 +75,7 @@ def test_validate_says_what_would_run_or_what_stands_against_it(tmp_path: Path) 
     assert [line.split(": ")[0] for line in err.splitlines()] == [f"{bad}:4:11", f"{bad}:5:11", program]
     code, out, err = cli("validate", good, "--set", "a=1")
     assert (code, out) == (2, "")
-    assert "--set a: there is no such parameter; there are none" in err
+    assert "parameters: a: there is no such parameter; there are none" in err
 
 
 def test_the_other_commands_take_files_and_tell_each_mistake_in_a_line(tmp_path: Path) -> None:

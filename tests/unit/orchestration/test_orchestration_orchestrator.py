@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from market_data_pipeline import (
     OrchestratorSettings,
     Pipeline,
     PipelineRuntime,
+    RunConfig,
     RuntimeOrchestrator,
     Synthetic,
 )
@@ -123,7 +125,12 @@ def test_without_settings_the_tree_of_settings_is_asked(monkeypatch: pytest.Monk
         ({"mode": "cluster"}, "mode: 'cluster': must be one of 'dag', 'pipeline' or 'distributed'"),
         ({"channel_capacity": 0}, "channel_capacity: 0: must be at least 1"),
         ({"low_watermark_pct": 0.9}, "low_watermark_pct=0.9 must be below high_watermark_pct=0.75"),
-        ({"concurrency": 1}, "concurrency: 1: Extra inputs are not permitted"),
+        ({"max_concurency": 2}, "max_concurency: there is no such setting; did you mean 'max_concurrency'?"),
+        (
+            {"mode": "x", "colour": 1},
+            "mode: 'x': must be one of 'dag', 'pipeline' or 'distributed'; colour: there is no such"
+            " setting; there are: mode, channel_capacity, high_watermark_pct, low_watermark_pct, max_concurrency",
+        ),
     ],
 )
 def test_wrong_settings_are_one_sentence(values: dict[str, Any], why: str) -> None:
@@ -156,8 +163,40 @@ def test_what_distributed_cannot_be() -> None:
         Distributed(workers=0)
     with pytest.raises(ConfigError, match="data_dir belongs to a server of the run's own"):
         Distributed(data_dir="data", redis_url="redis://localhost")
-    with pytest.raises(ConfigError, match="partitions: 0: "):
-        Distributed(partitions=0).effective_settings()
+    with pytest.raises(ConfigError, match=r"^partitions: 0 is not allowed; 1 to 4096$"):
+        Distributed(partitions=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda a: Distributed(workers=a("2")), "workers: '2' is no whole number"),
+        (lambda a: Distributed(workers=a(True)), "workers: True is no whole number"),
+        (lambda a: Distributed(partitions=a("8")), "partitions: '8' is no whole number"),
+        (lambda a: Distributed(redis_url=a(b"redis://:pw@x")), "redis_url: a bytes is no address; give text or a SecretStr"),
+        (lambda a: Distributed(data_dir=a(5)), "data_dir: 5 is no path"),
+        (lambda a: Distributed(fresh=a("no")), "fresh: 'no' is no bool"),
+        (lambda a: Distributed(settings=a("x")), "settings: 'x' is no Settings; make them with load_settings(...)"),
+        (lambda a: InProcess(a({"max_concurrency": 2})), "config: {'max_concurrency': 2} is no RunConfig(...)"),
+        (lambda a: RunConfig(channel_capacity=a("9")), "channel_capacity: '9' is no whole number"),
+        (lambda a: PipelineRuntime(a(Distributed)), f"on: {Distributed} is no InProcess() or Distributed(); give an instance"),
+        (lambda a: RuntimeOrchestrator(a(Distributed())), f"settings: {Distributed()} is no OrchestratorSettings(...)"),
+        (lambda a: RuntimeOrchestrator(a(load_settings())), "settings: Settings(...) is no OrchestratorSettings(...)"),
+        (lambda a: RuntimeOrchestrator(None, a("x")), "distributed: 'x' is no Distributed(...)"),
+    ],
+)  # fmt: skip
+def test_a_wrong_type_is_told_where_the_object_is_made(make: Callable[[Any], object], why: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(lambda anything: anything)
+    assert str(caught.value) == why
+
+
+def test_what_a_program_gives_is_called_by_no_flag() -> None:
+    settings = OrchestratorSettings(mode="distributed", channel_capacity=4)
+    with pytest.raises(ConfigError, match=r"channel_capacity=4 must be .* \(channel_capacity: the program\)$"):
+        RuntimeOrchestrator(settings)
+    with pytest.raises(ConfigError, match=r"channel_capacity=4 must be .* \(channel_capacity: the program\)$"):
+        RuntimeOrchestrator(settings, Distributed(settings=load_settings(partitions=2)))
 
 
 async def test_a_job_that_is_stopped_before_it_began_starts_nothing() -> None:

@@ -149,7 +149,7 @@ async def test_a_failure_that_nobody_waits_for_is_logged(caplog: pytest.LogCaptu
         await until(lambda: runtime.status("alone").state == "failed")
         await asyncio.sleep(0)
         assert [record.getMessage() for record in caplog.records] == [
-            "run 'alone' failed, and nobody waits for it: Boom: unheard"
+            "run 'alone' failed before anybody waited for it: Boom: unheard"
         ]
         caplog.clear()
         with pytest.raises(Boom):

@@ -149,6 +149,21 @@ def test_what_it_cannot_be_made_with(arguments: tuple[str, float], said: str) ->
         RateCoordinator(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((b"v", 5), "name: b'v' is no text"),
+        (("v", "5"), "per_second: '5' is no number"),
+        (("v", 5, 1.5), "burst: 1.5 is no whole number"),
+        (("v", 5, 1, "redis://:pw@x"), "settings: a str is no Settings; make them with load_settings(redis_url=...)"),
+    ],
+)
+def test_wrong_types_are_told_at_once_and_no_address_with_them(arguments: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RateCoordinator(*arguments)
+    assert str(caught.value) == said
+
+
 async def test_a_server_that_refuses_is_told(settings: Settings, server: EmbeddedServer) -> None:
     with connect_blocking(server.url) as client:
         client.set(budget_key("x"), "no budget")

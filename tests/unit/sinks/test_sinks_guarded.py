@@ -276,3 +276,19 @@ def test_what_it_is_made_with_is_part_of_the_plan_and_its_state_is_not(tmp_path:
     for name, sink in {"file": guarded, "nothing": GuardedSink(Collect()), "bare": Collect()}.items():
         dag.add_node(Node(name, sink))
     assert stateful(dag) == {"file"}
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda any_: GuardedSink(any_(Discard)), f"sink: {Discard} is no sink; give an instance"),
+        (lambda any_: GuardedSink(any_("sqlite")), "sink: 'sqlite' is no sink"),
+        (lambda any_: GuardedSink(Discard(), any_({"trials": 2})), "circuit: {'trials': 2} is no CircuitRule(...)"),
+        (lambda any_: CircuitRule(failure_rate=any_("half")), "failure_rate: 'half' is no number"),
+        (lambda any_: CircuitRule(trials=any_("2")), "trials: '2' is no whole number"),
+    ],
+)
+def test_a_wrong_type_is_told_at_once(make: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(lambda anything: anything)
+    assert str(caught.value) == said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from market_data_pipeline.records import FEED_EVENTS, FeedEvent, Gap, Trade
 from market_data_pipeline.runtime.local import DagRuntime
 from market_data_pipeline.sinks.collect import Collect
 from market_data_pipeline.sources.provider import VenueLimits
+from market_data_pipeline.sources.provider_source import ProviderSource
 from market_data_pipeline.sources.router import SourceRouter
 from market_data_pipeline.sources.routes import BySymbol, Failover, Priority, RoundRobin
 from tests.tools.feed_reading import PATIENT, QUICK, Reading, reading_of, trade
@@ -363,6 +364,28 @@ def test_what_the_arguments_may_be(options: dict[str, Any], text: str) -> None:
     given = {"providers": [LineProvider(1, "a"), LineProvider(2, "b")], "symbols": ["A"], **options}
     with pytest.raises(ConfigError, match=re.escape(text)):
         SourceRouter(**given)
+
+
+class Kindless:
+    name, splittable, limits = "kindless", True, VenueLimits()
+
+    def __repr__(self) -> str:
+        return "Kindless()"
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda any_: SourceRouter(any_(["alpha"]), ["A"]), "'alpha' is no provider: it has no name, kinds, splittable,"),
+        (lambda any_: ProviderSource(any_(Kindless()), ["A"]), "Kindless() is no provider: it has no kinds, check, connect"),
+        (lambda any_: ProviderSource(any_(LineProvider), ["A"]), f"{LineProvider} is no provider; give an instance"),
+        (lambda any_: ProviderSource(LineProvider(1, "a"), ["A"], circuit=any_({})), "circuit: {} is no CircuitRule(...)"),
+        (lambda any_: ProviderSource(LineProvider(1, "a"), ["A"], reconnect=any_(5)), "reconnect: 5 is no Reconnect(...)"),
+    ],
+)  # fmt: skip
+def test_what_is_no_provider_and_no_rule(make: Callable[[Any], Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(text)}"):
+        make(lambda anything: anything)
 
 
 def test_a_router_is_known_by_name_and_described_by_its_arguments() -> None:

@@ -96,12 +96,12 @@ def test_a_module_is_loaded_by_name(program: str, monkeypatch: pytest.MonkeyPatc
         (":wrong", {}, "gives a int"),
         (":raises", {}, r"raises\(\) raised ZeroDivisionError"),
         (":needs", {}, "needs a value for 'path': --set path="),
-        (":needs", {"path": "x", "rate": "fast"}, "--set rate=fast: must be a number$"),
-        (":chooses", {"until": "End"}, "--set until=End: 'End' is not allowed; one of: end, never$"),
-        (":chooses", {"count": "x"}, "--set count=x: must be a whole number$"),
-        (":pipeline", {"m": "1"}, "--set m: .*it takes: n, out, name, flag"),
+        (":needs", {"path": "x", "rate": "fast"}, "parameter rate=fast: must be a number$"),
+        (":chooses", {"until": "End"}, "parameter until=End: 'End' is not allowed; one of: end, never$"),
+        (":chooses", {"count": "x"}, "parameter count=x: must be a whole number$"),
+        (":pipeline", {"m": "1"}, "^m: .*it takes: n, out, name, flag"),
         (":pipeline", {"nam": "1"}, "did you mean 'name'"),
-        (":ready", {"n": "1"}, "takes no parameters, so --set n="),
+        (":ready", {"n": "1"}, "takes no parameters, so n="),
     ],
 )
 def test_what_cannot_be_loaded_says_why(program: str, attribute: str, values: dict[str, str], message: str) -> None:

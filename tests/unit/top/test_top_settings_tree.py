@@ -129,6 +129,10 @@ def test_names_of_other_programs_stop_nobody(monkeypatch: pytest.MonkeyPatch, na
     [
         ("job: x\npartitons: 4\n", ":2: partitons: there is no such setting; did you mean 'partitions'?"),
         ("orchestrator:\n  mood: dag\n", ":2: orchestrator.mood: there is no such setting; did you mean 'mode'?"),
+        (
+            "orchestrator.mode: dag\n",
+            ":1: orchestrator.mode: a setting of a group stands below it: write orchestrator: {mode: ...}",
+        ),
         ("orchestrator: 5\n", ":1: orchestrator: is a group: write its settings below it (mode, "),
         ("config: other.yaml\n", ":1: config: a file of settings names no other"),
         ("partitions: 1\npartitions: 2\n", ":2:1: the key 'partitions' is there twice; the first is in line 1"),
@@ -353,6 +357,29 @@ def test_a_url_that_cannot_be_taken_apart_is_not_shown() -> None:
     shown = invoke("--redis-url", "hunter2")
     assert "hunter2" not in shown.output
     assert re.search(r"^redis_url +\*\*\* +--redis-url ", shown.stdout, re.M)
+
+
+def test_what_only_a_job_would_refuse_is_told_behind_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MDP_JOB", "My Job")
+    monkeypatch.setenv("MDP_REDIS_URL", "hunter2")
+    shown = invoke()
+    assert shown.exit_code == 2
+    assert re.search("^job +My Job +MDP_JOB ", shown.stdout, re.M)
+    assert "error: MDP_REDIS_URL (--redis-url): does not begin with a known scheme" in shown.stderr
+    assert shown.stderr.endswith("; MDP_JOB: 'My Job' is not allowed; it must match [a-z0-9-]{1,40}\n")
+    assert "hunter2" not in shown.output
+
+
+def test_all_mistakes_of_a_file_are_told_together_and_each_once(tmp_path: Path) -> None:
+    text = "partitons: 4\npartitions: fast\nallow_volatile: [1]\norchestrator:\n  mood: dag\n  channel_capacity: 0\n"
+    with pytest.raises(ConfigError) as caught:
+        load_settings(config=written(tmp_path, text))
+    told = [one.removeprefix(f"{tmp_path}/mdp.yaml:") for one in str(caught.value).split("; ") if "mdp.yaml:" in one]
+    assert [one.split(": ")[:2] for one in told] == [
+        ["1", "partitons"], ["5", "orchestrator.mood"], ["2", "partitions"], ["3", "allow_volatile"],
+        ["6", "orchestrator.channel_capacity"],
+    ]  # fmt: skip
+    assert "Extra inputs" not in str(caught.value)
 
 
 def test_wrong_settings_exit_2_before_anything_is_shown(tmp_path: Path) -> None:
