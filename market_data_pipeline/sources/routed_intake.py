@@ -92,15 +92,15 @@ class RoutedIntake(Intake):
             async with self._order:  # which is fair: who asked first is first
                 await super()._put(records)
 
-    def served(self, feed: str, symbols: Iterable[str]) -> None:
+    def served(self, feed: str, kind: str, symbols: Iterable[str]) -> None:
         served = list(symbols)
-        super().served(feed, served)
-        self._routing.fit(feed, served, self.clock.monotonic())
+        super().served(feed, kind, served)
+        self._routing.fit(feed, [(symbol, kind) for symbol in served], self.clock.monotonic())
 
     def refused(self, health: FeedHealth, kind: str, symbol: str, reason: str) -> None:
         super().refused(health, kind, symbol, reason)
-        if kind == self._gaps.kind and self._routing.has(symbol, self._routes.feeds[health.feed].provider):
-            self._routing.refused(health.feed, symbol, self.clock.monotonic())
+        if self._routing.has((symbol, kind), self._provider_of[health.feed]):
+            self._routing.refused(health.feed, (symbol, kind), self.clock.monotonic())
 
     def tell(self, events: Sequence[FeedEvent]) -> None:
         for event in events:

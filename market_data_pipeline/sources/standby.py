@@ -1,8 +1,8 @@
-"""Whose records of a symbol are passed on, and what waits of the others: so that a change between providers loses nothing that
-one of them had. No clock, no I/O.
+"""Whose records of a symbol and kind are passed on, and what waits of the others: so that a change between providers loses
+nothing that one of them had. No clock, no I/O.
 
 ===================================== =============================================================================
-the symbol's provider                 whose records pass
+its provider                          whose records pass
 ===================================== =============================================================================
 fit                                   its own; what the others bring waits for ``overlap``, then goes
 was there, and is away or quiet       another one's that is fit, at once, from behind the last record that was passed
@@ -22,10 +22,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from market_data_pipeline.records import Gap
+from market_data_pipeline.records import Gap, Quote, Trade
 from market_data_pipeline.sources.feed_gaps import number_of
 from market_data_pipeline.sources.feed_health import Feed
-from market_data_pipeline.sources.routing import STARTING, Routing
+from market_data_pipeline.sources.routing import STARTING, Item, Routing
+
+_KINDS: dict[type[Any], str] = {Trade: "trade", Quote: "quote"}
 
 
 class Waiting(NamedTuple):
@@ -48,8 +50,8 @@ class Settled(NamedTuple):
 
 
 class _Memory:
-    """What waits of one symbol from one provider, the last live one of the leading type that went unheard, and whether the
-    connection broke off behind what waits."""
+    """What waits of one item from one provider, the last live one that went unheard, and whether the connection broke off
+    behind what waits."""
 
     __slots__ = ("ended", "gone", "waiting")
 
@@ -60,8 +62,8 @@ class _Memory:
 
 
 class _Voice:
-    """Of one symbol: who is passed on, the last record that was, by type, and the memories of the others. ``behind``: types of
-    which who is passed on has not caught up yet, and ``until`` when that is waited for. ``held``: from when on all is kept,
+    """Of one symbol and kind: who is passed on, the last record that was, and the memories of the others. ``behind``: who is
+    passed on has not caught up yet, and ``until`` when that is waited for. ``held``: from when on all is kept,
     because a change waits. ``probe``: a trade, and whose it was, that is looked for in what another one brings, to see whether
     both count the same way."""
 
@@ -69,22 +71,23 @@ class _Voice:
 
     def __init__(self, speaker: str) -> None:
         self.speaker = speaker
-        self.last: dict[type[Any], Any] = {}
+        self.last: Any = None
         self.memories: dict[str, _Memory] = {}
-        self.behind: set[type[Any]] = set()
+        self.behind = False
         self.probe: tuple[str, Any] | None = None
         self.until, self.held = 0.0, math.inf
 
 
 class Standby:
-    """``leading``: the type of records that tell of gaps. ``venues``: by provider; those of one venue have the same trade ids.
-    ``overlap``, ``keep`` (seconds): how long who is fit must be so before another one that is fit makes room for it, and how
-    long a record waits while nothing is wrong. ``most``: records that wait per symbol and provider."""
+    """``leading``: the kind of records that tell of gaps, and that gap records go with. ``venues``: by provider; those of one
+    venue have the same trade ids. ``overlap``, ``keep`` (seconds): how long who is fit must be so before another one that is
+    fit makes room for it, and how long a record waits while nothing is wrong. ``most``: records that wait per symbol, kind and
+    provider."""
 
     def __init__(
         self,
         routing: Routing,
-        leading: type[Any],
+        leading: str,
         venues: Mapping[str, str],
         *,
         overlap: float,
@@ -94,39 +97,42 @@ class Standby:
         self._routing, self._leading, self._venues = routing, leading, dict(venues)
         self._overlap, self._keep, self._most = overlap, keep, most
         self._strangers = {(a, b) for a in venues for b in venues if venues[a] != venues[b]}
-        self._voices = {symbol: _Voice(routing.assignment(symbol)) for symbol in routing.symbols}
-        self._open: dict[str, None] = {}
+        self._voices = {item: _Voice(routing.provider(item)) for item in routing.items}
+        self._items: dict[str, list[Item]] = {}
+        for item in self._voices:
+            self._items.setdefault(item[0], []).append(item)
+        self._open: dict[Item, None] = {}
         self._count = 0
 
-    def speaker(self, symbol: str) -> str:
-        """The provider whose records of ``symbol`` pass."""
-        return self._voices[symbol].speaker
+    def speaker(self, item: Item) -> str:
+        """The provider whose records of ``item`` pass."""
+        return self._voices[item].speaker
 
     def speaks(self, feed: Feed) -> bool:
         """Whether records of one of the symbols of ``feed`` pass."""
-        return any(self.speaker(symbol) == feed.provider for symbol in feed.symbols)
+        return any(self.speaker(item) == feed.provider for symbol in feed.symbols for item in self._items[symbol])
 
     def take(self, provider: str, feed: str, record: Any, now: float) -> bool:
         """Whether ``record`` passes; else it waits, or is not needed."""
-        voice = self._voices.get(record.symbol)
-        if voice is None:
-            return True  # nobody asked for it, so nobody else brings it
+        item = record.symbol, _KINDS.get(type(record), self._leading)
+        voice = self._voices.get(item)
+        if voice is None:  # nobody asked for it: it goes with what was asked for, if anything of the symbol was
+            others = self._items.get(record.symbol)
+            return others is None or self.speaker(others[0]) == provider
         if self._strangers and (voice.probe is None or voice.probe[0] != provider):
             self._compare(voice, provider, record)
         if provider != voice.speaker:
-            if not self._routing.has(record.symbol, provider):
+            if not self._routing.has(item, provider):
                 return True
-            self._remember(voice, provider, feed, record, now)
+            self._remember(item, voice, provider, feed, record, now)
             return False
-        kind = self._leading if type(record) is Gap else type(record)
-        if voice.behind and kind in voice.behind:
-            last, is_waited_for = voice.last[kind], now < voice.until
-            if not is_waited_for or record.ts_event >= last.ts_event:
-                voice.behind.discard(kind)
-            if is_waited_for and (kind in voice.behind or _is_same(record, last)):
+        if voice.behind:
+            is_waited_for = now < voice.until
+            voice.behind = is_waited_for and record.ts_event < voice.last.ts_event
+            if is_waited_for and (voice.behind or _is_same(record, voice.last)):
                 return False
         if type(record) is not Gap:
-            voice.last[kind] = record
+            voice.last = record
         return True
 
     def _compare(self, voice: _Voice, provider: str, record: Any) -> None:
@@ -143,10 +149,7 @@ class Standby:
             elif record.ts_event > probe.ts_event:
                 voice.probe = provider, record
 
-    def _kind(self, record: Any) -> type[Any]:
-        return self._leading if type(record) is Gap else type(record)
-
-    def _remember(self, voice: _Voice, provider: str, feed: str, record: Any, now: float) -> None:
+    def _remember(self, item: Item, voice: _Voice, provider: str, feed: str, record: Any, now: float) -> None:
         memory = voice.memories.get(provider)
         if memory is None or memory.ended:  # what comes now does not go on from there
             memory = voice.memories[provider] = _Memory()
@@ -154,26 +157,26 @@ class Standby:
         memory.waiting.append(Waiting(self._count, now, feed, record))
         if len(memory.waiting) > self._most:
             self._drop(memory)
-        self._trim(record.symbol, voice, memory, now)
+        self._trim(item, voice, memory, now)
 
-    def _trim(self, symbol: str, voice: _Voice, memory: _Memory, now: float) -> None:
+    def _trim(self, item: Item, voice: _Voice, memory: _Memory, now: float) -> None:
         """Let go what had waited long enough while nothing was wrong with who is passed on."""
-        wrong = bool(self._routing.reason(symbol, voice.speaker))
-        until = min(self._routing.since(symbol, voice.speaker) if wrong else now, voice.held)
+        wrong = bool(self._routing.reason(item, voice.speaker))
+        until = min(self._routing.since(item, voice.speaker) if wrong else now, voice.held)
         while memory.waiting and memory.waiting[0].at < until - self._keep:
             self._drop(memory)
 
     def _drop(self, memory: _Memory) -> None:
         gone = memory.waiting.popleft()
-        if type(gone.record) is self._leading and gone.record.phase == "live":
+        if type(gone.record) is not Gap and gone.record.phase == "live":
             memory.gone = gone
 
     def lost(self, provider: str, symbols: Iterable[str]) -> None:
         """``provider`` has broken off."""
-        for symbol in symbols:
-            voice = self._voices.get(symbol)
-            if voice is not None and provider in voice.memories:
-                voice.memories[provider].ended = True
+        for item in (item for symbol in symbols for item in self._items.get(symbol, ())):
+            memory = self._voices[item].memories.get(provider)
+            if memory is not None:
+                memory.ended = True
 
     @property
     def is_touched(self) -> bool:
@@ -185,93 +188,94 @@ class Standby:
         self._open.update(self._routing.touched)
         self._routing.touched.clear()
         routing, settled = self._routing, Settled([], [], [], [])
-        for symbol in list(self._open):
-            voice = self._voices[symbol]
-            assigned = routing.assignment(symbol)
-            to = self._due(symbol, voice.speaker, now)
+        for item in list(self._open):
+            voice = self._voices[item]
+            assigned = routing.provider(item)
+            to = self._due(item, voice.speaker, now)
             if to is None:
-                voice.held = routing.since(symbol, assigned)
+                voice.held = routing.since(item, assigned)
                 continue
             if to == assigned or routing.reason(
-                symbol, assigned
+                item, assigned
             ):  # else it waits until that one has been there for a while
-                del self._open[symbol]
+                del self._open[item]
             if to != voice.speaker:
-                self._change(symbol, voice, to, now, settled)
-            elif routing.reason(symbol, voice.speaker) not in ("", STARTING):
-                self._give_out(symbol, voice, now, settled)
+                self._change(item, voice, to, now, settled)
+            elif routing.reason(item, voice.speaker) not in ("", STARTING):
+                self._give_out(item, voice, now, settled)
             voice.held = math.inf
         settled.passed.sort()
         return settled
 
-    def _due(self, symbol: str, speaker: str, now: float) -> str | None:
+    def _due(self, item: Item, speaker: str, now: float) -> str | None:
         """Who is to be passed on; ``None`` while a change waits."""
         routing = self._routing
-        assigned, unfit = routing.assignment(symbol), bool(routing.reason(symbol, speaker))
+        assigned, unfit = routing.provider(item), bool(routing.reason(item, speaker))
         wanted: str | None = assigned
-        if why := routing.reason(symbol, assigned):
+        if why := routing.reason(item, assigned):
             stays = not unfit or (speaker == assigned and why == STARTING)
-            wanted = speaker if stays else routing.best(symbol, now - self._overlap) or routing.best(symbol) or speaker
-        elif assigned != speaker and now - routing.since(symbol, assigned) < self._overlap:
+            wanted = speaker if stays else routing.best(item, now - self._overlap) or routing.best(item) or speaker
+        elif assigned != speaker and now - routing.since(item, assigned) < self._overlap:
             # of what the one that is gone had not brought, who has been there all the while may have it
-            wanted = (routing.best(symbol, now - self._overlap) or assigned) if unfit else None
+            wanted = (routing.best(item, now - self._overlap) or assigned) if unfit else None
         return wanted
 
-    def _change(self, symbol: str, voice: _Voice, to: str, now: float, settled: Settled) -> None:
+    def _change(self, item: Item, voice: _Voice, to: str, now: float, settled: Settled) -> None:
         memory = voice.memories.pop(to, None)
         if memory is None or memory.ended:
             memory = _Memory()
-        self._trim(symbol, voice, memory, now)
-        if self._is_missed(symbol, voice, memory, to, now):
+        self._trim(item, voice, memory, now)
+        symbol, kind = item
+        if kind == self._leading and self._is_missed(item, voice, memory, to, now):
             settled.missed.append(symbol)
-        if (voice.speaker, to) in self._strangers:
+        if kind == self._leading and (voice.speaker, to) in self._strangers:
             settled.renumbered.append(symbol)
-        voice.speaker, voice.until, voice.behind = to, now + self._overlap, set(voice.last)
+        voice.speaker, voice.until, voice.behind = to, now + self._overlap, voice.last is not None
         settled.passed.extend(self._behind(voice, memory))
 
     def _behind(self, voice: _Voice, memory: _Memory) -> Iterator[Waiting]:
         """What waits behind the last record that was passed on; it is that now."""
-        begins = {kind: _begin(last, memory.waiting) for kind, last in voice.last.items()}
+        begin = _begin(voice.last, memory.waiting)
         for waiting in memory.waiting:
-            kind = self._kind(waiting.record)
-            if kind in begins and not begins[kind].includes(waiting.record):
+            if begin is not None and not begin.includes(waiting.record):
                 continue
             yield waiting
-            voice.behind.discard(kind)
+            voice.behind = False
             if type(waiting.record) is not Gap:
-                voice.last[kind] = waiting.record
+                voice.last = waiting.record
 
-    def _give_out(self, symbol: str, voice: _Voice, now: float, settled: Settled) -> None:
+    def _give_out(self, item: Item, voice: _Voice, now: float, settled: Settled) -> None:
         """Nobody is there: also what those had brought goes on that broke off before. It is of no feed any more."""
         for provider in [name for name, memory in voice.memories.items() if memory.ended]:
             memory = voice.memories.pop(provider)
-            self._trim(symbol, voice, memory, now)
-            if self._is_gone(symbol, voice, memory) or self._is_apart(voice, memory):
-                settled.missed.append(symbol)
-            if given := [waiting._replace(feed="") for waiting in self._behind(voice, memory)]:
-                settled.passed.extend(given)
-                settled.left.append(symbol)
+            self._trim(item, voice, memory, now)
+            is_leading = item[1] == self._leading
+            if is_leading and (self._is_gone(item, voice, memory) or self._is_apart(voice, memory)):
+                settled.missed.append(item[0])
+            given = [waiting._replace(feed="") for waiting in self._behind(voice, memory)]
+            settled.passed.extend(given)
+            if given and is_leading:
+                settled.left.append(item[0])
 
-    def _is_missed(self, symbol: str, voice: _Voice, memory: _Memory, to: str, now: float) -> bool:
+    def _is_missed(self, item: Item, voice: _Voice, memory: _Memory, to: str, now: float) -> bool:
         """Whether there may be a hole though ``to`` was there when who was passed on went: it was not for as long as one may
         lag behind the other, or did not keep all."""
-        if not self._routing.reason(symbol, voice.speaker) or not voice.last:
+        if not self._routing.reason(item, voice.speaker) or voice.last is None:
             return False
-        return now - self._routing.since(symbol, to) < self._overlap or self._is_gone(symbol, voice, memory)
+        return now - self._routing.since(item, to) < self._overlap or self._is_gone(item, voice, memory)
 
-    def _is_gone(self, symbol: str, voice: _Voice, memory: _Memory) -> bool:
+    def _is_gone(self, item: Item, voice: _Voice, memory: _Memory) -> bool:
         """Whether something went that who was passed on may have lacked: it came later than the last of that one, which was
         not heard of (of any symbol) for as long as it may lag, and did not bring it."""
-        gone, last = memory.gone, voice.last.get(self._leading)
-        if gone is None or last is None or gone.at + self._overlap <= self._routing.heard(symbol, voice.speaker):
+        gone, last = memory.gone, voice.last
+        if gone is None or last is None or gone.at + self._overlap <= self._routing.heard(item[0], voice.speaker):
             return False
         return _is_behind(gone.record, last)
 
     def _is_apart(self, voice: _Voice, memory: _Memory) -> bool:
         """Whether all that ``memory`` had came behind the last record that was passed on: nobody knows what was between."""
-        last = voice.last.get(self._leading)
-        first = memory.gone or next((one for one in memory.waiting if type(one.record) is self._leading), None)
-        return last is not None and first is not None and _is_behind(first.record, last)
+        first = memory.gone or next((one for one in memory.waiting if type(one.record) is not Gap), None)
+        return voice.last is not None and first is not None and _is_behind(first.record, voice.last)
 
 
 class _Begin(NamedTuple):
@@ -286,8 +290,8 @@ class _Begin(NamedTuple):
         return bool(record.ts_event >= self.last.ts_event)
 
 
-def _begin(last: Any, waiting: Iterable[Waiting]) -> _Begin:
-    return _Begin(last, any(_is_same(one.record, last) for one in waiting))
+def _begin(last: Any, waiting: Iterable[Waiting]) -> _Begin | None:
+    return None if last is None else _Begin(last, any(_is_same(one.record, last) for one in waiting))
 
 
 def _is_same(record: Any, last: Any) -> bool:

@@ -15,11 +15,16 @@ from market_data_pipeline.sources.routes import Failover, RouteRule
 from market_data_pipeline.sources.routing import Routing
 from market_data_pipeline.sources.standby import Standby
 
+KINDS = ("trade", "quote")
 RULE = Failover(fail_after="3s", recover_after="10s")
 
 
 def trade(number: int, symbol: str = "A", ts: int | None = None, **fields: Any) -> Trade:
     return Trade(symbol, number * 10 if ts is None else ts, 0, 1.0, 1.0, trade_id=number, **fields)
+
+
+def quote(ts: int) -> Quote:
+    return Quote("A", ts, 0, 1.0, 1.0, 2.0, 1.0)
 
 
 class Play:
@@ -31,16 +36,17 @@ class Play:
         self.now = 0.0
         feeds = [Feed(name, name, tuple(symbols)) for name in providers]
         self.symbols = tuple(symbols)
-        self.routing = Routing(rule, {symbol: rule.ranking(symbol, providers) for symbol in symbols}, feeds, 0.0)
+        rankings = {symbol: rule.ranking(symbol, providers) for symbol in symbols}
+        self.routing = Routing(rule, rankings, feeds, 0.0, kinds=KINDS)
         venues = {name: name for name in providers}
-        self.standby = Standby(self.routing, Trade, venues, overlap=1.0, keep=1.0, most=most)
+        self.standby = Standby(self.routing, "trade", venues, overlap=1.0, keep=1.0, most=most)
         self.gaps = FeedGaps("trade")
         self.out: list[Any] = []
 
     def up(self, *providers: str) -> None:
         for provider in providers:
             self.gaps.served(provider, self.symbols)
-            self.routing.fit(provider, self.symbols, self.now)
+            self.routing.fit(provider, [(symbol, kind) for symbol in self.symbols for kind in KINDS], self.now)
         self.look()
 
     def down(self, provider: str) -> None:
@@ -126,7 +132,7 @@ def test_who_was_there_all_the_while_stands_in_before_who_has_just_come_back() -
     play.look(11.4)
     play.bring("a", trade(6))
     assert play.ids() == [1, 2, 3, 4, 5, 6], "the one whose symbol it is speaks when it has been there for the overlap"
-    assert play.standby.speaker("A") == "a"
+    assert play.standby.speaker(("A", "trade")) == "a"
 
 
 def test_what_was_there_for_a_moment_only_has_a_gap_in_front() -> None:
@@ -222,7 +228,7 @@ def test_who_is_back_is_heard_after_the_overlap() -> None:
     assert play.ids() == [1, 2, 3, 4], "b lags, and has what a missed"
     play.look(7.0)
     assert play.ids() == [1, 2, 3, 4, 5]
-    assert play.standby.speaker("A") == "a"
+    assert play.standby.speaker(("A", "trade")) == "a"
 
 
 def test_what_waited_too_long_is_no_news() -> None:
@@ -289,15 +295,32 @@ def test_what_a_living_feed_did_not_bring_is_not_missing() -> None:
 
 
 def test_quotes_have_a_last_record_of_their_own() -> None:
-    def quote(ts: int) -> Quote:
-        return Quote("A", ts, 0, 1.0, 1.0, 2.0, 1.0)
-
     play = Play("a", "b")
     play.up("a", "b")
     play.bring("a", trade(5), quote(20))
     play.bring("b", trade(5), quote(10), quote(30), trade(6))
     play.down("a")
     assert play.out == [trade(5), quote(20), quote(30), trade(6)]
+
+
+def test_a_refused_kind_comes_from_another_one_that_serves_it_and_fails_over() -> None:
+    """The trades stay. What waits of the next one that has quotes goes on when the one that brought them is away."""
+    play = Play("a", "b", "c")
+    play.up("a", "b", "c")
+    play.look(10.0)
+    play.routing.refused("a", ("A", "quote"), play.now)
+    play.look()
+    for name in "bc":
+        play.bring(name, trade(1), quote(1))
+    play.bring("a", trade(1))
+    assert play.out == [quote(1), trade(1)]
+    play.look(20.0)
+    assert (play.routing.assignment("A"), play.routing.provider(("A", "quote"))) == ("a", "b")
+    play.bring("c", quote(2), trade(2))
+    play.down("b")
+    assert play.out == [quote(1), trade(1), quote(2)]
+    play.down("a")
+    assert play.out == [quote(1), trade(1), quote(2), trade(2)]
 
 
 def test_symbols_that_change_together_stay_in_order_of_arrival() -> None:
