@@ -14,7 +14,7 @@ from market_data_pipeline.sources.feed_health import Feed, FeedHealth
 from market_data_pipeline.sources.inbox import Inbox
 from market_data_pipeline.sources.intake import Intake
 from market_data_pipeline.sources.routing import Routing, Switch
-from market_data_pipeline.sources.standby import Standby
+from market_data_pipeline.sources.standby import Missed, Renumbered, Standby
 
 _AWAY = ("disconnected", "suspended", "failed")
 
@@ -138,14 +138,12 @@ class RoutedIntake(Intake):
 
     async def _settle(self) -> None:
         now = self.clock.monotonic()
-        settled = self._standby.settle(now)
-        for symbol in settled.missed:
-            self._gaps.missed(symbol, now)
-        for symbol in settled.renumbered:
-            self._gaps.renumbered(symbol)
         passed: list[Any] = []
-        for waiting in settled.passed:
-            super()._admit(waiting.feed, waiting.record, passed)
-        for symbol in settled.left:
-            self._gaps.missed(symbol, now)
+        for waiting in self._standby.settle(now):
+            if isinstance(waiting.record, Missed):
+                self._gaps.missed(waiting.record.symbol, now)
+            elif isinstance(waiting.record, Renumbered):
+                self._gaps.renumbered(waiting.record.symbol)
+            else:
+                super()._admit(waiting.feed, waiting.record, passed)
         await self._put(passed)

@@ -54,8 +54,9 @@ class SourceRouter(ProviderSource):
     for. Gap records say what nobody had, or what had waited too long. What comes twice is left to ``dedupe``: name what is to
     be compared where providers differ in ``venue``.
 
-    When none is fit, symbols stay where they are, as with one provider. After a restart each begins with the first provider of
-    its rule. ``overlap``: at least 0. Raises ``ConfigError``."""
+    What one had that has just broken off goes in front, where the one that stands in was not there for ``overlap``. When none
+    is fit, one that is only quiet stands in, and symbols stay where they are, as with one provider. After a restart each begins
+    with the first provider of its rule. ``overlap``: at least 0. Raises ``ConfigError``."""
 
     def __init__(  # noqa: PLR0913 - independent choices, all but the first three by keyword
         self,

@@ -173,6 +173,13 @@ class Routing:
         since ``fit_since``, where that is a time."""
         return self._best(item, self._groups[item[0]].ranking, fit_since)
 
+    def quiet(self, item: Item) -> str | None:
+        """The best of those that are quiet for ``item``, and nothing worse."""
+        fitness = self._fitness[item]
+        return next(
+            (name for level in self._groups[item[0]].ranking for name in level if fitness[name].reason == QUIET), None
+        )
+
     def is_needed(self, feed: Feed, now: float) -> bool:
         """Whether a feed that may rest must be connected: its provider has one of its symbols, or is better than who has it,
         or who has it is unfit, or brings nothing."""

@@ -6,6 +6,7 @@ its provider                          whose records pass
 ===================================== =============================================================================
 fit                                   its own; what the others bring waits for ``overlap``, then goes
 was there, and is away or quiet       another one's that is fit, at once, from behind the last record that was passed
+away, and no other one is fit         another one's that is quiet, in the same way
 starting                              its own, when they come; what the others bring waits
 back, or another one now              that one's, when it has been fit for ``overlap``, from behind the last record
 ===================================== =============================================================================
@@ -13,6 +14,9 @@ back, or another one now              that one's, when it has been fit for ``ove
 **Behind the last record**: where both have the last record's trade id at the same time, what has a larger id; else what is not
 earlier (``ts_event``) than the last of its kind. What then comes twice (of one time, or because the other one is behind) is
 left to ``dedupe``. A provider that lags is not heard before it has caught up, for ``overlap`` at most.
+
+**Broken off**: what a connection had brought that broke off before is passed on when nobody is left, or who is left was not
+there for ``overlap``: then in front of what that one has.
 """
 
 from __future__ import annotations
@@ -25,13 +29,14 @@ from typing import Any, NamedTuple
 from market_data_pipeline.records import Gap, Quote, Trade
 from market_data_pipeline.sources.feed_gaps import number_of
 from market_data_pipeline.sources.feed_health import Feed
-from market_data_pipeline.sources.routing import STARTING, Item, Routing
+from market_data_pipeline.sources.routing import QUIET, STARTING, Item, Routing
 
 _KINDS: dict[type[Any], str] = {Trade: "trade", Quote: "quote"}
 
 
 class Waiting(NamedTuple):
-    """A record that waits: the how manyth it is, when it came (monotonic s), and from which feed."""
+    """A record that waits: the how manyth it is, when it came (monotonic s), and from which feed (``""``: from one that has
+    broken off). Or what is told among those that are passed on."""
 
     number: int
     at: float
@@ -39,40 +44,41 @@ class Waiting(NamedTuple):
     record: Any
 
 
-class Settled(NamedTuple):
-    """What is passed on now, in order of arrival. Before that: symbols of which something is missing, and symbols whose trade
-    ids may count something else from here on. After that: symbols that nobody has any more (``left``)."""
+class Missed(NamedTuple):
+    """Something of ``symbol`` may be missing here."""
 
-    passed: list[Waiting]
-    missed: list[str]
-    renumbered: list[str]
-    left: list[str]
+    symbol: str
+
+
+class Renumbered(NamedTuple):
+    """Trade ids of ``symbol`` may count something else from here on."""
+
+    symbol: str
 
 
 class _Memory:
-    """What waits of one item from one provider, the last live one that went unheard, and whether the connection broke off
-    behind what waits."""
+    """What waits of one item from one connection of a provider, and the last live one that went unheard."""
 
-    __slots__ = ("ended", "gone", "waiting")
+    __slots__ = ("gone", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[Waiting] = deque()
         self.gone: Waiting | None = None
-        self.ended = False
 
 
 class _Voice:
-    """Of one symbol and kind: who is passed on, the last record that was, and the memories of the others. ``behind``: who is
-    passed on has not caught up yet, and ``until`` when that is waited for. ``held``: from when on all is kept,
-    because a change waits. ``probe``: a trade, and whose it was, that is looked for in what another one brings, to see whether
-    both count the same way."""
+    """Of one symbol and kind: who is passed on, the last record that was, ``whose`` it was, and the memories of the others;
+    ``ended``: of connections that broke off. ``behind``: who is passed on has not caught up yet, and ``until`` when that is
+    waited for. ``held``: from when on all is kept, because a change waits. ``probe``: a trade, and whose it was, that is looked
+    for in what another one brings, to see whether both count the same way."""
 
-    __slots__ = ("behind", "held", "last", "memories", "probe", "speaker", "until")
+    __slots__ = ("behind", "ended", "held", "last", "memories", "probe", "speaker", "until", "whose")
 
     def __init__(self, speaker: str) -> None:
-        self.speaker = speaker
+        self.speaker = self.whose = speaker
         self.last: Any = None
         self.memories: dict[str, _Memory] = {}
+        self.ended: dict[str, _Memory] = {}
         self.behind = False
         self.probe: tuple[str, Any] | None = None
         self.until, self.held = 0.0, math.inf
@@ -150,9 +156,7 @@ class Standby:
                 voice.probe = provider, record
 
     def _remember(self, item: Item, voice: _Voice, provider: str, feed: str, record: Any, now: float) -> None:
-        memory = voice.memories.get(provider)
-        if memory is None or memory.ended:  # what comes now does not go on from there
-            memory = voice.memories[provider] = _Memory()
+        memory = voice.memories.setdefault(provider, _Memory())
         self._count += 1
         memory.waiting.append(Waiting(self._count, now, feed, record))
         if len(memory.waiting) > self._most:
@@ -174,20 +178,22 @@ class Standby:
     def lost(self, provider: str, symbols: Iterable[str]) -> None:
         """``provider`` has broken off."""
         for item in (item for symbol in symbols for item in self._items.get(symbol, ())):
-            memory = self._voices[item].memories.get(provider)
-            if memory is not None:
-                memory.ended = True
+            voice = self._voices[item]
+            memory = voice.memories.pop(provider, None)  # what comes next does not go on from there
+            if memory is not None and memory.waiting:
+                voice.ended[provider] = memory
 
     @property
     def is_touched(self) -> bool:
         """Whether :meth:`settle` may change something though no time has gone on."""
         return bool(self._routing.touched)
 
-    def settle(self, now: float) -> Settled:
-        """Change who is passed on where that is due."""
+    def settle(self, now: float) -> list[Waiting]:
+        """Change who is passed on where that is due: what is passed on now, in order of arrival as far as the order of each
+        symbol allows."""
         self._open.update(self._routing.touched)
         self._routing.touched.clear()
-        routing, settled = self._routing, Settled([], [], [], [])
+        routing, settled = self._routing, list[Waiting]()
         for item in list(self._open):
             voice = self._voices[item]
             assigned = routing.provider(item)
@@ -200,11 +206,11 @@ class Standby:
             ):  # else it waits until that one has been there for a while
                 del self._open[item]
             if to != voice.speaker:
-                self._change(item, voice, to, now, settled)
+                settled += _in_order(self._change(item, voice, to, now))
             elif routing.reason(item, voice.speaker) not in ("", STARTING):
-                self._give_out(item, voice, now, settled)
+                settled += _in_order(self._give_out(item, voice, now))
             voice.held = math.inf
-        settled.passed.sort()
+        settled.sort(key=lambda waiting: waiting.number)
         return settled
 
     def _due(self, item: Item, speaker: str, now: float) -> str | None:
@@ -214,24 +220,33 @@ class Standby:
         wanted: str | None = assigned
         if why := routing.reason(item, assigned):
             stays = not unfit or (speaker == assigned and why == STARTING)
-            wanted = speaker if stays else routing.best(item, now - self._overlap) or routing.best(item) or speaker
+            wanted = speaker if stays else routing.best(item, now - self._overlap) or routing.best(item)
+            if wanted is None:  # that one is quiet says little where nobody else is there
+                wanted = speaker if routing.reason(item, speaker) == QUIET else routing.quiet(item) or speaker
         elif assigned != speaker and now - routing.since(item, assigned) < self._overlap:
             # of what the one that is gone had not brought, who has been there all the while may have it
             wanted = (routing.best(item, now - self._overlap) or assigned) if unfit else None
         return wanted
 
-    def _change(self, item: Item, voice: _Voice, to: str, now: float, settled: Settled) -> None:
-        memory = voice.memories.pop(to, None)
-        if memory is None or memory.ended:
-            memory = _Memory()
+    def _change(self, item: Item, voice: _Voice, to: str, now: float) -> Iterator[Waiting]:
+        memory = voice.memories.pop(to, None) or _Memory()
         self._trim(item, voice, memory, now)
-        symbol, kind = item
-        if kind == self._leading and self._is_missed(item, voice, memory, to, now):
-            settled.missed.append(symbol)
-        if kind == self._leading and (voice.speaker, to) in self._strangers:
-            settled.renumbered.append(symbol)
+        if self._is_missed(item, voice, memory, to, now):
+            yield from self._of_ended(item, voice, now)
+            if not _reaches(memory, voice.last):
+                yield from self._told(item, Missed(item[0]))
+        yield from self._goes_on_with(item, voice, to)
         voice.speaker, voice.until, voice.behind = to, now + self._overlap, voice.last is not None
-        settled.passed.extend(self._behind(voice, memory))
+        yield from self._behind(voice, memory)
+
+    def _goes_on_with(self, item: Item, voice: _Voice, provider: str) -> Iterator[Waiting]:
+        if (voice.whose, provider) in self._strangers:
+            yield from self._told(item, Renumbered(item[0]))
+        voice.whose = provider
+
+    def _told(self, item: Item, what: Missed | Renumbered) -> Iterator[Waiting]:
+        if item[1] == self._leading:
+            yield Waiting(0, 0.0, "", what)
 
     def _behind(self, voice: _Voice, memory: _Memory) -> Iterator[Waiting]:
         """What waits behind the last record that was passed on; it is that now."""
@@ -244,18 +259,25 @@ class Standby:
             if type(waiting.record) is not Gap:
                 voice.last = waiting.record
 
-    def _give_out(self, item: Item, voice: _Voice, now: float, settled: Settled) -> None:
-        """Nobody is there: also what those had brought goes on that broke off before. It is of no feed any more."""
-        for provider in [name for name, memory in voice.memories.items() if memory.ended]:
-            memory = voice.memories.pop(provider)
+    def _give_out(self, item: Item, voice: _Voice, now: float) -> Iterator[Waiting]:
+        """Nobody is there."""
+        given = list(self._of_ended(item, voice, now))
+        yield from given
+        if given:
+            yield from self._told(item, Missed(item[0]))
+            yield from self._goes_on_with(item, voice, voice.speaker)
+
+    def _of_ended(self, item: Item, voice: _Voice, now: float) -> Iterator[Waiting]:
+        """What those had brought that broke off before. It is of no feed any more."""
+        ended = sorted(voice.ended.items(), key=lambda one: one[1].waiting[0].number)
+        voice.ended = {}
+        for provider, memory in ended:
             self._trim(item, voice, memory, now)
-            is_leading = item[1] == self._leading
-            if is_leading and (self._is_gone(item, voice, memory) or self._is_apart(voice, memory)):
-                settled.missed.append(item[0])
-            given = [waiting._replace(feed="") for waiting in self._behind(voice, memory)]
-            settled.passed.extend(given)
-            if given and is_leading:
-                settled.left.append(item[0])
+            if self._is_gone(item, voice, memory) or self._is_apart(voice, memory):
+                yield from self._told(item, Missed(item[0]))
+            if given := [waiting._replace(feed="") for waiting in self._behind(voice, memory)]:
+                yield from self._goes_on_with(item, voice, provider)
+                yield from given
 
     def _is_missed(self, item: Item, voice: _Voice, memory: _Memory, to: str, now: float) -> bool:
         """Whether there may be a hole though ``to`` was there when who was passed on went: it was not for as long as one may
@@ -276,6 +298,14 @@ class Standby:
         """Whether all that ``memory`` had came behind the last record that was passed on: nobody knows what was between."""
         first = memory.gone or next((one for one in memory.waiting if type(one.record) is not Gap), None)
         return voice.last is not None and first is not None and _is_behind(first.record, voice.last)
+
+
+def _in_order(steps: Iterable[Waiting]) -> Iterator[Waiting]:
+    """What is told or passed on behind another one is not sorted before it."""
+    number = 0
+    for step in steps:
+        number = max(number, step.number)
+        yield step._replace(number=number)
 
 
 class _Begin(NamedTuple):
@@ -305,3 +335,9 @@ def _is_behind(record: Any, last: Any) -> bool:
     if number is not None and reached is not None and number <= reached:
         return False
     return bool(record.ts_event > last.ts_event)
+
+
+def _reaches(memory: _Memory, last: Any) -> bool:
+    """Whether ``memory`` begins so early that nothing can be missing between ``last`` and what it has behind that."""
+    first = memory.gone or next((one for one in memory.waiting if getattr(one.record, "phase", "") == "live"), None)
+    return first is not None and (first.record.ts_event < last.ts_event or _is_same(first.record, last))
