@@ -178,6 +178,9 @@ def test_kinds_of_a_symbol_go_together_where_several_share() -> None:
     of.decide(2.0)
     apart = {symbol for symbol in "ABCD" if of.provider((symbol, "trade")) != of.provider((symbol, "quote"))}
     assert apart == {"A", "B"}
+    of.decide(9.0)
+    assert [of.provider(("B", kind)) for kind in ("trade", "quote")] == ["a", "b"], "what b serves stays with it"
+    assert of.loads() == {"a": 2, "b": 2}
     of.lost("b", "disconnected", 10.0)
     of.decide(10.0)
     assert of.loads() == {"a": 4, "b": 0}
