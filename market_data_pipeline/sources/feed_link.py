@@ -25,12 +25,10 @@ class _NotNeeded(FeedDown):
 
 
 class Wanted(NamedTuple):
-    """What one connection subscribes to: each of ``kinds`` of each of ``symbols``. ``leading``: the kind whose records tell of
-    gaps."""
+    """What one connection subscribes to: each of ``kinds`` of each of ``symbols``."""
 
     symbols: tuple[str, ...]
     kinds: tuple[str, ...]
-    leading: str
 
 
 class Patience(NamedTuple):
@@ -257,8 +255,7 @@ class FeedLink:
                 self._refused.add((kind, symbol))
                 self._intake.refused(self.health, kind, symbol, str(error))
             refused = refused or set(symbols)
-        if kind == self._wanted.leading:
-            self._intake.served(self.health.feed, [symbol for symbol in symbols if symbol not in refused])
+        self._intake.served(self.health.feed, kind, [symbol for symbol in symbols if symbol not in refused])
 
     def wake(self) -> None:
         """It is needed; so it is from the beginning."""

@@ -111,9 +111,10 @@ class Intake:
         self._rejected.append(DeadLetter(self._node, reason, item, where=feed))
         self.inbox.poke()
 
-    def served(self, feed: str, symbols: Iterable[str]) -> None:
-        """``feed`` brings ``symbols`` from now on."""
-        self._gaps.served(feed, symbols)
+    def served(self, feed: str, kind: str, symbols: Iterable[str]) -> None:
+        """``feed`` brings ``kind`` of ``symbols`` from now on."""
+        if kind == self._gaps.kind:
+            self._gaps.served(feed, symbols)
 
     def connected(self, feed: str) -> None:
         self._up.add(feed)

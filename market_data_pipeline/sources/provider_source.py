@@ -184,7 +184,7 @@ class ProviderSource(Source):
             gaps.restarted(own, ctx.clock.monotonic())
         feeds = self._feeds(own, ctx)
         self._intake = self._make_intake(feeds, gaps, ctx)
-        self._links = self._make_links(feeds, leading, ctx)
+        self._links = self._make_links(feeds, ctx)
         self._tasks = [asyncio.create_task(self._run(self._links)), asyncio.create_task(self._look())]
 
     def _symbols_of(self, label: str, symbols: Sequence[str]) -> tuple[str, ...]:
@@ -208,7 +208,7 @@ class ProviderSource(Source):
     def _make_intake(self, feeds: list[Feed], gaps: FeedGaps, ctx: SourceContext) -> Intake:
         return Intake(self._inbox, gaps, ctx.clock, ctx.counted, ctx.node, self.gap_after / 1e9, ctx.trouble)
 
-    def _make_links(self, feeds: list[Feed], leading: str, ctx: SourceContext) -> list[FeedLink]:
+    def _make_links(self, feeds: list[Feed], ctx: SourceContext) -> list[FeedLink]:
         patience = Patience(self.connect_timeout / 1e9, self.reconnect.stable_seconds, (self.give_up_after or 0) / 1e9)
         links: list[FeedLink] = []
         for label, provider in zip(self.labels, self.providers, strict=True):
@@ -219,7 +219,7 @@ class ProviderSource(Source):
                 links.append(
                     FeedLink(
                         provider,
-                        Wanted(feed.symbols, self.kinds, leading),
+                        Wanted(feed.symbols, self.kinds),
                         intake=self._intake,
                         health=FeedHealth(feed.name, self.quiet_after / 1e9),
                         breaker=CircuitBreaker(self.circuit),

@@ -14,7 +14,7 @@ from market_data_pipeline.sources.feed_health import Feed, FeedHealth
 from market_data_pipeline.sources.inbox import Inbox
 from market_data_pipeline.sources.intake import Intake
 from market_data_pipeline.sources.routing import Routing, Switch
-from market_data_pipeline.sources.standby import Standby
+from market_data_pipeline.sources.standby import Missed, Renumbered, Standby
 
 _AWAY = ("disconnected", "suspended", "failed")
 
@@ -92,15 +92,15 @@ class RoutedIntake(Intake):
             async with self._order:  # which is fair: who asked first is first
                 await super()._put(records)
 
-    def served(self, feed: str, symbols: Iterable[str]) -> None:
+    def served(self, feed: str, kind: str, symbols: Iterable[str]) -> None:
         served = list(symbols)
-        super().served(feed, served)
-        self._routing.fit(feed, served, self.clock.monotonic())
+        super().served(feed, kind, served)
+        self._routing.fit(feed, [(symbol, kind) for symbol in served], self.clock.monotonic())
 
     def refused(self, health: FeedHealth, kind: str, symbol: str, reason: str) -> None:
         super().refused(health, kind, symbol, reason)
-        if kind == self._gaps.kind and self._routing.has(symbol, self._routes.feeds[health.feed].provider):
-            self._routing.refused(health.feed, symbol, self.clock.monotonic())
+        if self._routing.has((symbol, kind), self._provider_of[health.feed]):
+            self._routing.refused(health.feed, (symbol, kind), self.clock.monotonic())
 
     def tell(self, events: Sequence[FeedEvent]) -> None:
         for event in events:
@@ -138,14 +138,12 @@ class RoutedIntake(Intake):
 
     async def _settle(self) -> None:
         now = self.clock.monotonic()
-        settled = self._standby.settle(now)
-        for symbol in settled.missed:
-            self._gaps.missed(symbol, now)
-        for symbol in settled.renumbered:
-            self._gaps.renumbered(symbol)
         passed: list[Any] = []
-        for waiting in settled.passed:
-            super()._admit(waiting.feed, waiting.record, passed)
-        for symbol in settled.left:
-            self._gaps.missed(symbol, now)
+        for waiting in self._standby.settle(now):
+            if isinstance(waiting.record, Missed):
+                self._gaps.missed(waiting.record.symbol, now)
+            elif isinstance(waiting.record, Renumbered):
+                self._gaps.renumbered(waiting.record.symbol)
+            else:
+                super()._admit(waiting.feed, waiting.record, passed)
         await self._put(passed)

@@ -8,7 +8,6 @@ from pathlib import Path
 from market_data_pipeline.circuit import CircuitRule
 from market_data_pipeline.durations import Duration, wall_duration
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.records import Quote, Trade
 from market_data_pipeline.sources.base import SourceContext
 from market_data_pipeline.sources.feed_gaps import FeedGaps
 from market_data_pipeline.sources.feed_health import Feed
@@ -44,15 +43,20 @@ class SourceRouter(ProviderSource):
     a better one), ``even`` (back into balance). Counters: ``switched``, and ``switched_<reason>``. Gauge ``route_symbols``: the
     symbols of each provider.
 
-    **Nothing is lost that one of them had.** What the others bring waits for ``overlap`` (default 2 s), at most
-    ``overlap_items`` records per symbol and provider (default 4096). When a provider is away, another one that is fit stands in
-    at once, from behind the last record that was passed on; whose symbol it is changes only after ``fail_after``. When it is
-    back, the other one goes on for ``overlap`` and then hands over. So at most that lag between two feeds is made up for. Gap
-    records say what nobody had, or what had waited too long. What comes twice is left to ``dedupe``: name what is to be
-    compared where providers differ in ``venue``.
+    **Kinds.** What a provider refuses of one kind of a symbol comes from the best other one that serves it; the rest stays
+    where it is. Events, counters and the gauge speak of trades (of quotes where there are no trades): a symbol is with who
+    brings those. That quotes alone are refused is the event ``failed``.
 
-    When none is fit, symbols stay where they are, as with one provider. After a restart each begins with the first provider of
-    its rule. ``overlap``: at least 0. Raises ``ConfigError``."""
+    **Nothing is lost that one of them had.** What the others bring waits for ``overlap`` (default 2 s), at most
+    ``overlap_items`` records per symbol, kind and provider (default 4096). When a provider is away, another one that is fit
+    stands in at once, from behind the last record that was passed on; whose symbol it is changes only after ``fail_after``.
+    When it is back, the other one goes on for ``overlap`` and then hands over. So at most that lag between two feeds is made up
+    for. Gap records say what nobody had, or what had waited too long. What comes twice is left to ``dedupe``: name what is to
+    be compared where providers differ in ``venue``.
+
+    What one had that has just broken off goes in front, where the one that stands in was not there for ``overlap``. When none
+    is fit, one that is only quiet stands in, and symbols stay where they are, as with one provider. After a restart each begins
+    with the first provider of its rule. ``overlap``: at least 0. Raises ``ConfigError``."""
 
     def __init__(  # noqa: PLR0913 - independent choices, all but the first three by keyword
         self,
@@ -112,11 +116,14 @@ class SourceRouter(ProviderSource):
     def _make_intake(self, feeds: list[Feed], gaps: FeedGaps, ctx: SourceContext) -> Intake:
         own = dict.fromkeys(symbol for feed in feeds for symbol in feed.symbols)
         rankings = {symbol: self._rankings[symbol] for symbol in self.symbols if symbol in own}
-        self._routing = Routing(self.route, rankings, feeds, ctx.clock.monotonic(), ctx.partition)
+        kinds = sorted(self.kinds, key=lambda kind: kind != gaps.kind)
+        self._routing = Routing(
+            self.route, rankings, feeds, ctx.clock.monotonic(), offset=ctx.partition, kinds=kinds
+        )  # fmt: skip
         keep = self.overlap + max((self.give_up_after or 0), round(self.route.times[2] * 1e9))
         self._standby = Standby(
             self._routing,
-            Trade if "trade" in self.kinds else Quote,
+            gaps.kind,
             {label: provider.name for label, provider in zip(self.labels, self.providers, strict=True)},
             overlap=self.overlap / 1e9,
             keep=keep / 1e9,
@@ -138,8 +145,8 @@ class SourceRouter(ProviderSource):
             trouble=ctx.trouble,
         )
 
-    def _make_links(self, feeds: list[Feed], leading: str, ctx: SourceContext) -> list[FeedLink]:
-        links = super()._make_links(feeds, leading, ctx)
+    def _make_links(self, feeds: list[Feed], ctx: SourceContext) -> list[FeedLink]:
+        links = super()._make_links(feeds, ctx)
         self._feed_links = list(zip(feeds, links, strict=True))
         self._let_rest(at_once=True)
         return links

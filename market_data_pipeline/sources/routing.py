@@ -13,6 +13,9 @@ fit; in its level another one, fit for        as many symbols go there as it nee
 A provider is fit for a symbol from the answer to its subscription until its connection breaks, it refuses the symbol, or it is
 quiet. At the beginning each symbol is with the first provider of its best level; where several share that, with one after the
 other.
+
+Of several kinds of records the first is the leading one: whose it is, that one's the symbol is. All kinds are where that is,
+but for what a provider refuses: that kind goes by the same table, alone. The rest stays, also where the leading kind goes.
 """
 
 from __future__ import annotations
@@ -31,9 +34,13 @@ RECOVERED, EVEN = "recovered", "even"
 """Why a symbol goes to a provider though the one it had is fit."""
 
 
+Item = tuple[str, str]
+"""A symbol, and a kind of its records (``trade``, ``quote``)."""
+
+
 class Switch(NamedTuple):
-    """``symbol`` is brought by ``new`` from now on. ``why``: what is wrong with ``old``, or one of :data:`RECOVERED` and
-    :data:`EVEN`."""
+    """``symbol``, its leading kind, is brought by ``new`` from now on. ``why``: what is wrong with ``old``, or one of
+    :data:`RECOVERED` and :data:`EVEN`."""
 
     symbol: str
     old: str
@@ -42,7 +49,7 @@ class Switch(NamedTuple):
 
 
 class _Fitness:
-    """Of a provider, for a symbol. ``reason``: ``""`` where it is fit."""
+    """Of a provider, for a kind of a symbol. ``reason``: ``""`` where it is fit."""
 
     __slots__ = ("reason", "refused", "since")
 
@@ -75,20 +82,29 @@ class _Group:
 
 class Routing:
     """``rankings``: of each symbol, as ``rule`` has it. ``feeds``: the connections; each provider of a ranking has one with
-    that symbol. ``offset``: which of several that share takes the first symbol. Every ``now`` is monotonic seconds."""
+    that symbol. ``offset``: which of several that share takes the first symbol. ``kinds``: those of each symbol, the
+    leading one first. Every ``now`` is monotonic seconds."""
 
     def __init__(
-        self, rule: RouteRule, rankings: Mapping[str, Ranking], feeds: Sequence[Feed], now: float, offset: int = 0
+        self,
+        rule: RouteRule,
+        rankings: Mapping[str, Ranking],
+        feeds: Sequence[Feed],
+        now: float,
+        *,
+        offset: int = 0,
+        kinds: Sequence[str] = ("trade",),
     ) -> None:
+        self._kinds, self._leading = tuple(kinds), kinds[0]
         self._fail_after, self._recover_after, self._stale_after = rule.times
         self._lines = {feed.name: _Line(feed) for feed in feeds}
         self._feed_of = {(feed.provider, symbol): feed.name for feed in feeds for symbol in feed.symbols}
         self._groups: dict[str, _Group] = {}
-        self._assigned: dict[str, str] = {}
-        self._fitness: dict[str, dict[str, _Fitness]] = {}
-        self._open: dict[str, None] = {}
-        self.touched: dict[str, None] = {}
-        """Symbols of which something has changed; for who looks at them to clear."""
+        self._assigned: dict[Item, str] = {}
+        self._fitness: dict[Item, dict[str, _Fitness]] = {}
+        self._open: dict[Item, None] = {}
+        self.touched: dict[Item, None] = {}
+        """Of what something has changed; for who looks at it to clear."""
         self._begin(rankings, now, offset)
         groups = dict.fromkeys(self._groups.values())
         self._shared = [group for group in groups if any(len(level) > 1 for level in group.ranking)]
@@ -107,24 +123,33 @@ class Routing:
             first = ranking[0][(len(group.symbols) + offset) % len(ranking[0])]
             group.symbols.append(symbol)
             group.loads[first] += 1
-            group.home[symbol] = self._assigned[symbol] = first
+            group.home[symbol] = first
             self._groups[symbol] = group
-            self._fitness[symbol] = {name: _Fitness(now) for level in ranking for name in level}
-            self._open[symbol] = self.touched[symbol] = None
+            for item in self._items([symbol]):
+                self._assigned[item] = first
+                self._fitness[item] = {name: _Fitness(now) for level in ranking for name in level}
+                self._open[item] = self.touched[item] = None
+
+    def _items(self, symbols: Iterable[str]) -> Iterator[Item]:
+        return ((symbol, kind) for symbol in symbols for kind in self._kinds)
 
     # What is asked
 
     @property
-    def symbols(self) -> Iterable[str]:
+    def items(self) -> Iterable[Item]:
         return self._assigned.keys()
 
     def assignment(self, symbol: str) -> str:
         """The provider whose symbol it is now."""
-        return self._assigned[symbol]
+        return self._assigned[symbol, self._leading]
 
-    def has(self, symbol: str, provider: str) -> bool:
-        """Whether ``provider`` may bring ``symbol``."""
-        return provider in self._fitness.get(symbol, ())
+    def provider(self, item: Item) -> str:
+        """The provider that is to bring ``item`` now."""
+        return self._assigned[item]
+
+    def has(self, item: Item, provider: str) -> bool:
+        """Whether ``provider`` may bring ``item``."""
+        return provider in self._fitness.get(item, ())
 
     def heard(self, symbol: str, provider: str) -> float:
         """When the connection that has ``symbol`` last brought something of any symbol."""
@@ -132,65 +157,73 @@ class Routing:
 
     def loads(self) -> dict[str, int]:
         """How many symbols each provider has now; those that may have some have 0."""
-        counts = Counter(self._assigned.values())
+        counts = Counter(self._assigned[symbol, self._leading] for symbol in self._groups)
         return {line.feed.provider: counts[line.feed.provider] for line in self._lines.values()}
 
-    def reason(self, symbol: str, provider: str) -> str:
-        """Why ``provider`` is unfit for ``symbol``; ``""`` where it is fit."""
-        return self._fitness[symbol][provider].reason
+    def reason(self, item: Item, provider: str) -> str:
+        """Why ``provider`` is unfit for ``item``; ``""`` where it is fit."""
+        return self._fitness[item][provider].reason
 
-    def since(self, symbol: str, provider: str) -> float:
-        """From when on ``provider`` is fit, or unfit, for ``symbol``."""
-        return self._fitness[symbol][provider].since
+    def since(self, item: Item, provider: str) -> float:
+        """From when on ``provider`` is fit, or unfit, for ``item``."""
+        return self._fitness[item][provider].since
 
-    def best(self, symbol: str, fit_since: float = -math.inf) -> str | None:
-        """The provider that would be taken for ``symbol`` if there were no waiting; ``None`` where none is fit, or none was so
+    def best(self, item: Item, fit_since: float = -math.inf) -> str | None:
+        """The provider that would be taken for ``item`` if there were no waiting; ``None`` where none is fit, or none was so
         since ``fit_since``, where that is a time."""
-        return self._best(symbol, self._groups[symbol].ranking, fit_since)
+        return self._best(item, self._groups[item[0]].ranking, fit_since)
+
+    def quiet(self, item: Item) -> str | None:
+        """The best of those that are quiet for ``item``, and nothing worse."""
+        fitness = self._fitness[item]
+        return next(
+            (name for level in self._groups[item[0]].ranking for name in level if fitness[name].reason == QUIET), None
+        )
 
     def is_needed(self, feed: Feed, now: float) -> bool:
         """Whether a feed that may rest must be connected: its provider has one of its symbols, or is better than who has it,
         or who has it is unfit, or brings nothing."""
-        return any(self._needs(symbol, feed.provider, now) for symbol in feed.symbols)
+        return any(self._needs(item, feed.provider, now) for item in self._items(feed.symbols))
 
     def is_settled(self, feed: Feed, now: float) -> bool:
         """Whether those that have the symbols of ``feed`` have been as they are for ``recover_after``."""
-        return all(now - self.since(symbol, self._assigned[symbol]) >= self._recover_after for symbol in feed.symbols)
+        items = self._items(feed.symbols)
+        return all(now - self.since(item, self._assigned[item]) >= self._recover_after for item in items)
 
-    def _needs(self, symbol: str, provider: str, now: float) -> bool:
-        level, present = self._groups[symbol].level, self._assigned[symbol]
+    def _needs(self, item: Item, provider: str, now: float) -> bool:
+        level, present = self._groups[item[0]].level, self._assigned[item]
         if level[provider] <= level[present]:
             return True
-        fitness = self._fitness[symbol][present]
+        fitness = self._fitness[item][present]
         if fitness.reason:
             return fitness.reason != STARTING or now - fitness.since >= self._fail_after
-        line = self._lines[self._feed_of[present, symbol]]
+        line = self._lines[self._feed_of[present, item[0]]]
         return self._stale_after > 0 and line.is_silent(now, self._stale_after)
 
     # What happens
 
-    def fit(self, feed: str, symbols: Iterable[str], now: float) -> None:
-        """``feed`` serves ``symbols`` from now on."""
+    def fit(self, feed: str, items: Iterable[Item], now: float) -> None:
+        """``feed`` serves ``items`` from now on."""
         line = self._lines[feed]
         line.up_since = now
-        for symbol in symbols:
-            fitness = self._fitness[symbol][line.feed.provider]
+        for item in items:
+            fitness = self._fitness[item][line.feed.provider]
             if fitness.reason and not fitness.refused:
                 fitness.reason, fitness.since = "", now
-                self._open[symbol] = self.touched[symbol] = None
+                self._open[item] = self.touched[item] = None
 
-    def refused(self, feed: str, symbol: str, now: float) -> None:
-        """Nothing will come of ``symbol`` from this connection."""
-        self._fitness[symbol][self._lines[feed].feed.provider].refused = True
-        self._unfit(feed, symbol, REFUSED, now)
+    def refused(self, feed: str, item: Item, now: float) -> None:
+        """Nothing will come of ``item`` from this connection."""
+        self._fitness[item][self._lines[feed].feed.provider].refused = True
+        self._unfit(feed, item, REFUSED, now)
 
     def lost(self, feed: str, why: str, now: float) -> None:
         """``feed`` brings nothing any more."""
         line = self._lines[feed]
         line.up_since, line.quiet = math.inf, False
-        for symbol in line.feed.symbols:
-            self._fitness[symbol][line.feed.provider].refused = False
-            self._unfit(feed, symbol, why, now)
+        for item in self._items(line.feed.symbols):
+            self._fitness[item][line.feed.provider].refused = False
+            self._unfit(feed, item, why, now)
 
     def brought(self, feed: str, now: float) -> None:
         """A live record came."""
@@ -198,18 +231,19 @@ class Routing:
         line.brought = now
         if line.quiet:
             line.quiet = False
-            self.fit(feed, [s for s in line.feed.symbols if self.reason(s, line.feed.provider) == QUIET], now)
+            items = self._items(line.feed.symbols)
+            self.fit(feed, [item for item in items if self.reason(item, line.feed.provider) == QUIET], now)
 
     def delivering(self, feed: str, busy: bool) -> None:
         """Whether what ``feed`` brought waits to be taken: then it is not read on, which is not its fault."""
         self._lines[feed].busy = busy
 
-    def _unfit(self, feed: str, symbol: str, why: str, now: float) -> None:
-        fitness = self._fitness[symbol][self._lines[feed].feed.provider]
+    def _unfit(self, feed: str, item: Item, why: str, now: float) -> None:
+        fitness = self._fitness[item][self._lines[feed].feed.provider]
         if not fitness.reason:
             fitness.since = now
         fitness.reason = why
-        self._open[symbol] = self.touched[symbol] = None
+        self._open[item] = self.touched[item] = None
 
     # What is decided
 
@@ -218,11 +252,14 @@ class Routing:
         if self._stale_after > 0:
             for line in self._lines.values():
                 self._look_for_silence(line, now)
-        switches = [switch for symbol in list(self._open) if (switch := self._decide(symbol, now)) is not None]
+        leading = [item for item in self._open if item[1] == self._leading]
+        switches = [switch for item in leading if (switch := self._decide(item, now)) is not None]
         for group in self._shared:
             for level in group.ranking:
                 for name in level:
                     switches += self._even(group, level, name, now)
+        for item in [item for item in self._open if item[1] != self._leading]:
+            self._decide(item, now)  # behind the leading kind, which it is to be with
         return switches
 
     def _look_for_silence(self, line: _Line, now: float) -> None:
@@ -230,28 +267,35 @@ class Routing:
             return
         if any(now - other.brought < self._stale_after for other in line.others):
             line.quiet = True
-            for symbol in line.feed.symbols:
-                if not self.reason(symbol, line.feed.provider):
-                    self._unfit(line.feed.name, symbol, QUIET, now)
+            for item in self._items(line.feed.symbols):
+                if not self.reason(item, line.feed.provider):
+                    self._unfit(line.feed.name, item, QUIET, now)
 
-    def _decide(self, symbol: str, now: float) -> Switch | None:
-        """``None`` where ``symbol`` stays. It stays open while time alone may change that."""
-        present, group = self._assigned[symbol], self._groups[symbol]
-        fitness = self._fitness[symbol][present]
+    def _decide(self, item: Item, now: float) -> Switch | None:
+        """``None`` where ``item`` stays. It stays open while time alone may change that."""
+        present, group = self._assigned[item], self._groups[item[0]]
+        fitness = self._fitness[item][present]
         if fitness.reason and now - fitness.since >= self._fail_after:
-            to = self._best(symbol, group.ranking, -math.inf)
-            return None if to is None else self._move(symbol, to, fitness.reason)
-        better = group.ranking[: group.level[present]]
-        to = self._best(symbol, better, now - self._recover_after)
+            to = self._best(item, group.ranking, -math.inf)
+            return None if to is None else self._move(item, to, fitness.reason)
+        better = (*group.ranking[: group.level[present]], *self._beside(item))
+        to = self._best(item, better, now - self._recover_after)
         if to is not None:
-            return self._move(symbol, to, RECOVERED)
-        if not fitness.reason and self._best(symbol, better, -math.inf) is None:
-            del self._open[symbol]
+            return self._move(item, to, RECOVERED)
+        if not fitness.reason and self._best(item, better, -math.inf) is None:
+            del self._open[item]
         return None
 
-    def _best(self, symbol: str, levels: Ranking, fit_since: float) -> str | None:
-        """The best that is fit, and was so since ``fit_since`` where that is a time."""
-        group, fitness = self._groups[symbol], self._fitness[symbol]
+    def _beside(self, item: Item) -> Ranking:
+        """Who brings the leading kind, where that is another one of the same level, and not because of a refusal."""
+        symbol, present = item[0], self._assigned[item]
+        lead, level = self.assignment(symbol), self._groups[symbol].level
+        is_split = self._fitness[symbol, self._leading][present].refused
+        return () if lead == present or level[lead] != level[present] or is_split else ((lead,),)
+
+    def _best(self, item: Item, levels: Ranking, fit_since: float) -> str | None:
+        """The best that is fit, and was so since ``fit_since`` where that is a time. Of equal ones that of the leading kind."""
+        group, fitness, lead = self._groups[item[0]], self._fitness[item], self.assignment(item[0])
         for level in levels:
             found = [
                 name
@@ -259,7 +303,7 @@ class Routing:
                 if not fitness[name].reason and (fit_since == -math.inf or fitness[name].since <= fit_since)
             ]
             if found:
-                return min(found, key=lambda name: group.loads[name])
+                return min(found, key=lambda name: (name != lead, group.loads[name]))
         return None
 
     def _even(self, group: _Group, level: Sequence[str], to: str, now: float) -> Iterator[Switch]:
@@ -269,17 +313,20 @@ class Routing:
             return
         movable: dict[str, list[str]] = {name: [] for name in level if name != to}
         for symbol in sorted(group.symbols, key=lambda symbol: group.home[symbol] == to):
-            fitness = self._fitness[symbol][to]
-            if self._assigned[symbol] in movable and not fitness.reason and now - fitness.since >= self._recover_after:
-                movable[self._assigned[symbol]].append(symbol)
+            fitness, present = self._fitness[symbol, self._leading][to], self.assignment(symbol)
+            if present in movable and not fitness.reason and now - fitness.since >= self._recover_after:
+                movable[present].append(symbol)
         while donors := [name for name, symbols in movable.items() if symbols and loads[name] - loads[to] >= 2]:
             first = max(donors, key=lambda name: (loads[name], group.home[movable[name][-1]] == to))
-            yield self._move(movable[first].pop(), to, EVEN)
+            yield self._move((movable[first].pop(), self._leading), to, EVEN)
 
-    def _move(self, symbol: str, to: str, why: str) -> Switch:
-        old, loads = self._assigned[symbol], self._groups[symbol].loads
-        loads[old] -= 1
-        loads[to] += 1
-        self._assigned[symbol] = to
-        self._open[symbol] = self.touched[symbol] = None
+    def _move(self, item: Item, to: str, why: str) -> Switch:
+        (symbol, kind), old = item, self._assigned[item]
+        self._assigned[item] = to
+        self._open[item] = self.touched[item] = None
+        if kind == self._leading:
+            loads = self._groups[symbol].loads
+            loads[old] -= 1
+            loads[to] += 1
+            self._open.update(dict.fromkeys(self._items([symbol])))
         return Switch(symbol, old, to, why)

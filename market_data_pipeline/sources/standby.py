@@ -1,11 +1,12 @@
-"""Whose records of a symbol are passed on, and what waits of the others: so that a change between providers loses nothing that
-one of them had. No clock, no I/O.
+"""Whose records of a symbol and kind are passed on, and what waits of the others: so that a change between providers loses
+nothing that one of them had. No clock, no I/O.
 
 ===================================== =============================================================================
-the symbol's provider                 whose records pass
+its provider                          whose records pass
 ===================================== =============================================================================
 fit                                   its own; what the others bring waits for ``overlap``, then goes
 was there, and is away or quiet       another one's that is fit, at once, from behind the last record that was passed
+away, and no other one is fit         another one's that is quiet, in the same way
 starting                              its own, when they come; what the others bring waits
 back, or another one now              that one's, when it has been fit for ``overlap``, from behind the last record
 ===================================== =============================================================================
@@ -13,6 +14,9 @@ back, or another one now              that one's, when it has been fit for ``ove
 **Behind the last record**: where both have the last record's trade id at the same time, what has a larger id; else what is not
 earlier (``ts_event``) than the last of its kind. What then comes twice (of one time, or because the other one is behind) is
 left to ``dedupe``. A provider that lags is not heard before it has caught up, for ``overlap`` at most.
+
+**Broken off**: what a connection had brought that broke off before is passed on when nobody is left, or who is left was not
+there for ``overlap``: then in front of what that one has.
 """
 
 from __future__ import annotations
@@ -22,14 +26,17 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from market_data_pipeline.records import Gap
+from market_data_pipeline.records import Gap, Quote, Trade
 from market_data_pipeline.sources.feed_gaps import number_of
 from market_data_pipeline.sources.feed_health import Feed
-from market_data_pipeline.sources.routing import STARTING, Routing
+from market_data_pipeline.sources.routing import QUIET, STARTING, Item, Routing
+
+_KINDS: dict[type[Any], str] = {Trade: "trade", Quote: "quote"}
 
 
 class Waiting(NamedTuple):
-    """A record that waits: the how manyth it is, when it came (monotonic s), and from which feed."""
+    """A record that waits: the how manyth it is, when it came (monotonic s), and from which feed (``""``: from one that has
+    broken off). Or what is told among those that are passed on."""
 
     number: int
     at: float
@@ -37,54 +44,56 @@ class Waiting(NamedTuple):
     record: Any
 
 
-class Settled(NamedTuple):
-    """What is passed on now, in order of arrival. Before that: symbols of which something is missing, and symbols whose trade
-    ids may count something else from here on. After that: symbols that nobody has any more (``left``)."""
+class Missed(NamedTuple):
+    """Something of ``symbol`` may be missing here."""
 
-    passed: list[Waiting]
-    missed: list[str]
-    renumbered: list[str]
-    left: list[str]
+    symbol: str
+
+
+class Renumbered(NamedTuple):
+    """Trade ids of ``symbol`` may count something else from here on."""
+
+    symbol: str
 
 
 class _Memory:
-    """What waits of one symbol from one provider, the last live one of the leading type that went unheard, and whether the
-    connection broke off behind what waits."""
+    """What waits of one item from one connection of a provider, and the last live one that went unheard."""
 
-    __slots__ = ("ended", "gone", "waiting")
+    __slots__ = ("gone", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[Waiting] = deque()
         self.gone: Waiting | None = None
-        self.ended = False
 
 
 class _Voice:
-    """Of one symbol: who is passed on, the last record that was, by type, and the memories of the others. ``behind``: types of
-    which who is passed on has not caught up yet, and ``until`` when that is waited for. ``held``: from when on all is kept,
-    because a change waits. ``probe``: a trade, and whose it was, that is looked for in what another one brings, to see whether
-    both count the same way."""
+    """Of one symbol and kind: who is passed on, the last record that was, ``whose`` it was, and the memories of the others;
+    ``ended``: of connections that broke off. ``behind``: who is passed on has not caught up yet, and ``until`` when that is
+    waited for. ``held``: from when on all is kept, because a change waits. ``probe``: a trade, and whose it was, that is looked
+    for in what another one brings, to see whether both count the same way."""
 
-    __slots__ = ("behind", "held", "last", "memories", "probe", "speaker", "until")
+    __slots__ = ("behind", "ended", "held", "last", "memories", "probe", "speaker", "until", "whose")
 
     def __init__(self, speaker: str) -> None:
-        self.speaker = speaker
-        self.last: dict[type[Any], Any] = {}
+        self.speaker = self.whose = speaker
+        self.last: Any = None
         self.memories: dict[str, _Memory] = {}
-        self.behind: set[type[Any]] = set()
+        self.ended: dict[str, _Memory] = {}
+        self.behind = False
         self.probe: tuple[str, Any] | None = None
         self.until, self.held = 0.0, math.inf
 
 
 class Standby:
-    """``leading``: the type of records that tell of gaps. ``venues``: by provider; those of one venue have the same trade ids.
-    ``overlap``, ``keep`` (seconds): how long who is fit must be so before another one that is fit makes room for it, and how
-    long a record waits while nothing is wrong. ``most``: records that wait per symbol and provider."""
+    """``leading``: the kind of records that tell of gaps, and that gap records go with. ``venues``: by provider; those of one
+    venue have the same trade ids. ``overlap``, ``keep`` (seconds): how long who is fit must be so before another one that is
+    fit makes room for it, and how long a record waits while nothing is wrong. ``most``: records that wait per symbol, kind and
+    provider."""
 
     def __init__(
         self,
         routing: Routing,
-        leading: type[Any],
+        leading: str,
         venues: Mapping[str, str],
         *,
         overlap: float,
@@ -94,39 +103,42 @@ class Standby:
         self._routing, self._leading, self._venues = routing, leading, dict(venues)
         self._overlap, self._keep, self._most = overlap, keep, most
         self._strangers = {(a, b) for a in venues for b in venues if venues[a] != venues[b]}
-        self._voices = {symbol: _Voice(routing.assignment(symbol)) for symbol in routing.symbols}
-        self._open: dict[str, None] = {}
+        self._voices = {item: _Voice(routing.provider(item)) for item in routing.items}
+        self._items: dict[str, list[Item]] = {}
+        for item in self._voices:
+            self._items.setdefault(item[0], []).append(item)
+        self._open: dict[Item, None] = {}
         self._count = 0
 
-    def speaker(self, symbol: str) -> str:
-        """The provider whose records of ``symbol`` pass."""
-        return self._voices[symbol].speaker
+    def speaker(self, item: Item) -> str:
+        """The provider whose records of ``item`` pass."""
+        return self._voices[item].speaker
 
     def speaks(self, feed: Feed) -> bool:
         """Whether records of one of the symbols of ``feed`` pass."""
-        return any(self.speaker(symbol) == feed.provider for symbol in feed.symbols)
+        return any(self.speaker(item) == feed.provider for symbol in feed.symbols for item in self._items[symbol])
 
     def take(self, provider: str, feed: str, record: Any, now: float) -> bool:
         """Whether ``record`` passes; else it waits, or is not needed."""
-        voice = self._voices.get(record.symbol)
-        if voice is None:
-            return True  # nobody asked for it, so nobody else brings it
+        item = record.symbol, _KINDS.get(type(record), self._leading)
+        voice = self._voices.get(item)
+        if voice is None:  # nobody asked for it: it goes with what was asked for, if anything of the symbol was
+            others = self._items.get(record.symbol)
+            return others is None or self.speaker(others[0]) == provider
         if self._strangers and (voice.probe is None or voice.probe[0] != provider):
             self._compare(voice, provider, record)
         if provider != voice.speaker:
-            if not self._routing.has(record.symbol, provider):
+            if not self._routing.has(item, provider):
                 return True
-            self._remember(voice, provider, feed, record, now)
+            self._remember(item, voice, provider, feed, record, now)
             return False
-        kind = self._leading if type(record) is Gap else type(record)
-        if voice.behind and kind in voice.behind:
-            last, is_waited_for = voice.last[kind], now < voice.until
-            if not is_waited_for or record.ts_event >= last.ts_event:
-                voice.behind.discard(kind)
-            if is_waited_for and (kind in voice.behind or _is_same(record, last)):
+        if voice.behind:
+            is_waited_for = now < voice.until
+            voice.behind = is_waited_for and record.ts_event < voice.last.ts_event
+            if is_waited_for and (voice.behind or _is_same(record, voice.last)):
                 return False
         if type(record) is not Gap:
-            voice.last[kind] = record
+            voice.last = record
         return True
 
     def _compare(self, voice: _Voice, provider: str, record: Any) -> None:
@@ -143,135 +155,157 @@ class Standby:
             elif record.ts_event > probe.ts_event:
                 voice.probe = provider, record
 
-    def _kind(self, record: Any) -> type[Any]:
-        return self._leading if type(record) is Gap else type(record)
-
-    def _remember(self, voice: _Voice, provider: str, feed: str, record: Any, now: float) -> None:
-        memory = voice.memories.get(provider)
-        if memory is None or memory.ended:  # what comes now does not go on from there
-            memory = voice.memories[provider] = _Memory()
+    def _remember(self, item: Item, voice: _Voice, provider: str, feed: str, record: Any, now: float) -> None:
+        memory = voice.memories.setdefault(provider, _Memory())
         self._count += 1
         memory.waiting.append(Waiting(self._count, now, feed, record))
         if len(memory.waiting) > self._most:
             self._drop(memory)
-        self._trim(record.symbol, voice, memory, now)
+        self._trim(item, voice, memory, now)
 
-    def _trim(self, symbol: str, voice: _Voice, memory: _Memory, now: float) -> None:
+    def _trim(self, item: Item, voice: _Voice, memory: _Memory, now: float) -> None:
         """Let go what had waited long enough while nothing was wrong with who is passed on."""
-        wrong = bool(self._routing.reason(symbol, voice.speaker))
-        until = min(self._routing.since(symbol, voice.speaker) if wrong else now, voice.held)
+        wrong = bool(self._routing.reason(item, voice.speaker))
+        until = min(self._routing.since(item, voice.speaker) if wrong else now, voice.held)
         while memory.waiting and memory.waiting[0].at < until - self._keep:
             self._drop(memory)
 
     def _drop(self, memory: _Memory) -> None:
         gone = memory.waiting.popleft()
-        if type(gone.record) is self._leading and gone.record.phase == "live":
+        if type(gone.record) is not Gap and gone.record.phase == "live":
             memory.gone = gone
 
     def lost(self, provider: str, symbols: Iterable[str]) -> None:
         """``provider`` has broken off."""
-        for symbol in symbols:
-            voice = self._voices.get(symbol)
-            if voice is not None and provider in voice.memories:
-                voice.memories[provider].ended = True
+        for item in (item for symbol in symbols for item in self._items.get(symbol, ())):
+            voice = self._voices[item]
+            memory = voice.memories.pop(provider, None)  # what comes next does not go on from there
+            if memory is not None and memory.waiting:
+                voice.ended[provider] = memory
 
     @property
     def is_touched(self) -> bool:
         """Whether :meth:`settle` may change something though no time has gone on."""
         return bool(self._routing.touched)
 
-    def settle(self, now: float) -> Settled:
-        """Change who is passed on where that is due."""
+    def settle(self, now: float) -> list[Waiting]:
+        """Change who is passed on where that is due: what is passed on now, in order of arrival as far as the order of each
+        symbol allows."""
         self._open.update(self._routing.touched)
         self._routing.touched.clear()
-        routing, settled = self._routing, Settled([], [], [], [])
-        for symbol in list(self._open):
-            voice = self._voices[symbol]
-            assigned = routing.assignment(symbol)
-            to = self._due(symbol, voice.speaker, now)
+        routing, settled = self._routing, list[Waiting]()
+        for item in list(self._open):
+            voice = self._voices[item]
+            assigned = routing.provider(item)
+            to = self._due(item, voice.speaker, now)
             if to is None:
-                voice.held = routing.since(symbol, assigned)
+                voice.held = routing.since(item, assigned)
                 continue
             if to == assigned or routing.reason(
-                symbol, assigned
+                item, assigned
             ):  # else it waits until that one has been there for a while
-                del self._open[symbol]
+                del self._open[item]
             if to != voice.speaker:
-                self._change(symbol, voice, to, now, settled)
-            elif routing.reason(symbol, voice.speaker) not in ("", STARTING):
-                self._give_out(symbol, voice, now, settled)
+                settled += _in_order(self._change(item, voice, to, now))
+            elif routing.reason(item, voice.speaker) not in ("", STARTING):
+                settled += _in_order(self._give_out(item, voice, now))
             voice.held = math.inf
-        settled.passed.sort()
+        settled.sort(key=lambda waiting: waiting.number)
         return settled
 
-    def _due(self, symbol: str, speaker: str, now: float) -> str | None:
+    def _due(self, item: Item, speaker: str, now: float) -> str | None:
         """Who is to be passed on; ``None`` while a change waits."""
         routing = self._routing
-        assigned, unfit = routing.assignment(symbol), bool(routing.reason(symbol, speaker))
+        assigned, unfit = routing.provider(item), bool(routing.reason(item, speaker))
         wanted: str | None = assigned
-        if why := routing.reason(symbol, assigned):
+        if why := routing.reason(item, assigned):
             stays = not unfit or (speaker == assigned and why == STARTING)
-            wanted = speaker if stays else routing.best(symbol, now - self._overlap) or routing.best(symbol) or speaker
-        elif assigned != speaker and now - routing.since(symbol, assigned) < self._overlap:
+            wanted = speaker if stays else routing.best(item, now - self._overlap) or routing.best(item)
+            if wanted is None:  # that one is quiet says little where nobody else is there
+                wanted = speaker if routing.reason(item, speaker) == QUIET else routing.quiet(item) or speaker
+        elif assigned != speaker and now - routing.since(item, assigned) < self._overlap:
             # of what the one that is gone had not brought, who has been there all the while may have it
-            wanted = (routing.best(symbol, now - self._overlap) or assigned) if unfit else None
+            wanted = (routing.best(item, now - self._overlap) or assigned) if unfit else None
         return wanted
 
-    def _change(self, symbol: str, voice: _Voice, to: str, now: float, settled: Settled) -> None:
-        memory = voice.memories.pop(to, None)
-        if memory is None or memory.ended:
-            memory = _Memory()
-        self._trim(symbol, voice, memory, now)
-        if self._is_missed(symbol, voice, memory, to, now):
-            settled.missed.append(symbol)
-        if (voice.speaker, to) in self._strangers:
-            settled.renumbered.append(symbol)
-        voice.speaker, voice.until, voice.behind = to, now + self._overlap, set(voice.last)
-        settled.passed.extend(self._behind(voice, memory))
+    def _change(self, item: Item, voice: _Voice, to: str, now: float) -> Iterator[Waiting]:
+        memory = voice.memories.pop(to, None) or _Memory()
+        self._trim(item, voice, memory, now)
+        if self._is_missed(item, voice, memory, to, now):
+            yield from self._of_ended(item, voice, now)
+            if not _reaches(memory, voice.last):
+                yield from self._told(item, Missed(item[0]))
+        yield from self._goes_on_with(item, voice, to)
+        voice.speaker, voice.until, voice.behind = to, now + self._overlap, voice.last is not None
+        yield from self._behind(voice, memory)
+
+    def _goes_on_with(self, item: Item, voice: _Voice, provider: str) -> Iterator[Waiting]:
+        if (voice.whose, provider) in self._strangers:
+            yield from self._told(item, Renumbered(item[0]))
+        voice.whose = provider
+
+    def _told(self, item: Item, what: Missed | Renumbered) -> Iterator[Waiting]:
+        if item[1] == self._leading:
+            yield Waiting(0, 0.0, "", what)
 
     def _behind(self, voice: _Voice, memory: _Memory) -> Iterator[Waiting]:
         """What waits behind the last record that was passed on; it is that now."""
-        begins = {kind: _begin(last, memory.waiting) for kind, last in voice.last.items()}
+        begin = _begin(voice.last, memory.waiting)
         for waiting in memory.waiting:
-            kind = self._kind(waiting.record)
-            if kind in begins and not begins[kind].includes(waiting.record):
+            if begin is not None and not begin.includes(waiting.record):
                 continue
             yield waiting
-            voice.behind.discard(kind)
+            voice.behind = False
             if type(waiting.record) is not Gap:
-                voice.last[kind] = waiting.record
+                voice.last = waiting.record
 
-    def _give_out(self, symbol: str, voice: _Voice, now: float, settled: Settled) -> None:
-        """Nobody is there: also what those had brought goes on that broke off before. It is of no feed any more."""
-        for provider in [name for name, memory in voice.memories.items() if memory.ended]:
-            memory = voice.memories.pop(provider)
-            self._trim(symbol, voice, memory, now)
-            if self._is_gone(symbol, voice, memory) or self._is_apart(voice, memory):
-                settled.missed.append(symbol)
+    def _give_out(self, item: Item, voice: _Voice, now: float) -> Iterator[Waiting]:
+        """Nobody is there."""
+        given = list(self._of_ended(item, voice, now))
+        yield from given
+        if given:
+            yield from self._told(item, Missed(item[0]))
+            yield from self._goes_on_with(item, voice, voice.speaker)
+
+    def _of_ended(self, item: Item, voice: _Voice, now: float) -> Iterator[Waiting]:
+        """What those had brought that broke off before. It is of no feed any more."""
+        ended = sorted(voice.ended.items(), key=lambda one: one[1].waiting[0].number)
+        voice.ended = {}
+        for provider, memory in ended:
+            self._trim(item, voice, memory, now)
+            if self._is_gone(item, voice, memory) or self._is_apart(voice, memory):
+                yield from self._told(item, Missed(item[0]))
             if given := [waiting._replace(feed="") for waiting in self._behind(voice, memory)]:
-                settled.passed.extend(given)
-                settled.left.append(symbol)
+                yield from self._goes_on_with(item, voice, provider)
+                yield from given
 
-    def _is_missed(self, symbol: str, voice: _Voice, memory: _Memory, to: str, now: float) -> bool:
+    def _is_missed(self, item: Item, voice: _Voice, memory: _Memory, to: str, now: float) -> bool:
         """Whether there may be a hole though ``to`` was there when who was passed on went: it was not for as long as one may
         lag behind the other, or did not keep all."""
-        if not self._routing.reason(symbol, voice.speaker) or not voice.last:
+        if not self._routing.reason(item, voice.speaker) or voice.last is None:
             return False
-        return now - self._routing.since(symbol, to) < self._overlap or self._is_gone(symbol, voice, memory)
+        return now - self._routing.since(item, to) < self._overlap or self._is_gone(item, voice, memory)
 
-    def _is_gone(self, symbol: str, voice: _Voice, memory: _Memory) -> bool:
+    def _is_gone(self, item: Item, voice: _Voice, memory: _Memory) -> bool:
         """Whether something went that who was passed on may have lacked: it came later than the last of that one, which was
         not heard of (of any symbol) for as long as it may lag, and did not bring it."""
-        gone, last = memory.gone, voice.last.get(self._leading)
-        if gone is None or last is None or gone.at + self._overlap <= self._routing.heard(symbol, voice.speaker):
+        gone, last = memory.gone, voice.last
+        if gone is None or last is None or gone.at + self._overlap <= self._routing.heard(item[0], voice.speaker):
             return False
         return _is_behind(gone.record, last)
 
     def _is_apart(self, voice: _Voice, memory: _Memory) -> bool:
         """Whether all that ``memory`` had came behind the last record that was passed on: nobody knows what was between."""
-        last = voice.last.get(self._leading)
-        first = memory.gone or next((one for one in memory.waiting if type(one.record) is self._leading), None)
-        return last is not None and first is not None and _is_behind(first.record, last)
+        first = memory.gone or next((one for one in memory.waiting if type(one.record) is not Gap), None)
+        return voice.last is not None and first is not None and _is_behind(first.record, voice.last)
+
+
+def _in_order(steps: Iterable[Waiting]) -> Iterator[Waiting]:
+    """What is told or passed on behind another one is not sorted before it."""
+    number = 0
+    for step in steps:
+        number = max(number, step.number)
+        yield step._replace(number=number)
 
 
 class _Begin(NamedTuple):
@@ -286,8 +320,8 @@ class _Begin(NamedTuple):
         return bool(record.ts_event >= self.last.ts_event)
 
 
-def _begin(last: Any, waiting: Iterable[Waiting]) -> _Begin:
-    return _Begin(last, any(_is_same(one.record, last) for one in waiting))
+def _begin(last: Any, waiting: Iterable[Waiting]) -> _Begin | None:
+    return None if last is None else _Begin(last, any(_is_same(one.record, last) for one in waiting))
 
 
 def _is_same(record: Any, last: Any) -> bool:
@@ -301,3 +335,9 @@ def _is_behind(record: Any, last: Any) -> bool:
     if number is not None and reached is not None and number <= reached:
         return False
     return bool(record.ts_event > last.ts_event)
+
+
+def _reaches(memory: _Memory, last: Any) -> bool:
+    """Whether ``memory`` begins so early that nothing can be missing between ``last`` and what it has behind that."""
+    first = memory.gone or next((one for one in memory.waiting if getattr(one.record, "phase", "") == "live"), None)
+    return first is not None and (first.record.ts_event < last.ts_event or _is_same(first.record, last))

@@ -37,9 +37,9 @@ class Client:
 
 class LineFeed:
     """The server. ``refused``: symbols that a call names as refused; ``unknown``: those that make a whole call fail; ``late``:
-    those that are taken, and refused by a line behind that. ``history``: what a subscription to trades is sent first.
-    ``unwelcome``: how many connections are dropped as soon as they are made. ``left``: symbols that are not subscribed to any
-    more, in order."""
+    those that are taken, and refused by a line behind that; both also by kind, as ``quote:A``. ``history``:
+    what a subscription to trades is sent first. ``unwelcome``: how many connections are dropped as soon as they are made.
+    ``left``: symbols that are not subscribed to any more, in order."""
 
     def __init__(self, port: int = 0) -> None:
         self.port = port
@@ -98,11 +98,11 @@ class LineFeed:
         if self.unknown.intersection(symbols):
             await _write(client, {"error": f"unknown: {', '.join(sorted(self.unknown.intersection(symbols)))}"})
             return
-        refused = [symbol for symbol in symbols if symbol in self.refused]
+        refused = [symbol for symbol in symbols if self.refused.intersection((symbol, f"{kind}:{symbol}"))]
         taken = [symbol for symbol in symbols if symbol not in refused]
         await _write(client, {"subscribed": taken, "refused": refused})
         for symbol in taken:
-            if symbol in self.late:
+            if self.late.intersection((symbol, f"{kind}:{symbol}")):
                 await _write(client, {"refuse": [kind, symbol, "no permission"]})
                 continue
             client.symbols.add((kind, symbol))

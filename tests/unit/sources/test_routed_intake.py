@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from market_data_pipeline.records import Trade
 from market_data_pipeline.sources.feed_gaps import FeedGaps
 from market_data_pipeline.sources.feed_health import Feed, FeedHealth
 from market_data_pipeline.sources.inbox import Inbox
@@ -28,7 +27,7 @@ class Ways:
         )
         feeds = [Feed(name, name, ("A",)) for name in "ab"]
         routing = Routing(rule, {"A": rule.ranking("A", "ab")}, feeds, self.clock.monotonic())
-        standby = Standby(routing, Trade, {"a": "a", "b": "b"}, overlap=1.0, keep=1000.0, most=1000)
+        standby = Standby(routing, "trade", {"a": "a", "b": "b"}, overlap=1.0, keep=1000.0, most=1000)
         routes = Routes(
             routing, standby, feeds, gauge=lambda name, of, value: None, decided=lambda: None, suffix=""
         )  # fmt: skip
@@ -39,7 +38,7 @@ class Ways:
         self.health = {name: FeedHealth(name, 30.0) for name in "ab"}
         for health in self.health.values():
             self.intake.tell(health.connected(self.clock.monotonic(), 1))
-            self.intake.served(health.feed, ["A"])
+            self.intake.served(health.feed, "trade", ["A"])
         self.clock.advance(10.0)
 
     def count(self, name: str, n: int) -> None:

@@ -21,18 +21,23 @@ ALL = ("a", "b", "c")
 SYMBOLS = tuple(f"S{number}" for number in range(7))
 
 
-def routing(rule: RouteRule, providers: Sequence[str] = ALL, symbols: Sequence[str] = ("A", "B")) -> Routing:
+def routing(
+    rule: RouteRule,
+    providers: Sequence[str] = ALL,
+    symbols: Sequence[str] = ("A", "B"),
+    kinds: Sequence[str] = ("trade",),
+) -> Routing:
     """One feed per provider, called like it, with the symbols that it may bring."""
     rankings = {symbol: rule.ranking(symbol, providers) for symbol in symbols}
     feeds = [
         Feed(name, name, tuple(s for s in symbols if any(name in level for level in rankings[s]))) for name in providers
     ]
-    return Routing(rule, rankings, [feed for feed in feeds if feed.symbols], 0.0)
+    return Routing(rule, rankings, [feed for feed in feeds if feed.symbols], 0.0, kinds=kinds)
 
 
 def fit(of: Routing, now: float, *providers: str, symbols: Sequence[str] = ("A", "B")) -> None:
     for provider in providers:
-        of.fit(provider, [symbol for symbol in symbols if of.has(symbol, provider)], now)
+        of.fit(provider, [item for item in of.items if item[0] in symbols and of.has(item, provider)], now)
 
 
 def spread(of: Routing, symbols: Sequence[str] = SYMBOLS) -> list[str]:
@@ -138,7 +143,7 @@ def test_where_none_is_fit_nobody_moves() -> None:
 def test_a_refused_symbol_moves_alone_and_for_good() -> None:
     of = routing(Failover(fail_after="1s", recover_after="5s"))
     fit(of, 0.0, "a", "b")
-    of.refused("a", "B", 1.0)
+    of.refused("a", ("B", "trade"), 1.0)
     assert of.decide(2.0) == [Switch("B", "a", "b", "refused")]
     fit(of, 3.0, "a")  # of the call that had asked for it
     assert of.decide(100.0) == []
@@ -146,6 +151,45 @@ def test_a_refused_symbol_moves_alone_and_for_good() -> None:
     assert of.decide(101.0) == [Switch("A", "a", "b", "disconnected")]
     fit(of, 102.0, "a", symbols=["A"])
     assert of.decide(107.0) == [Switch("A", "b", "a", "recovered")]
+
+
+def test_a_refused_kind_moves_alone_and_the_rest_stays() -> None:
+    for kind, stays in (("trade", "quote"), ("quote", "trade")):
+        of = routing(Failover(fail_after="1s", recover_after="5s"), kinds=("trade", "quote"))
+        fit(of, 0.0, "a", "b", "c")
+        of.refused("b", ("A", kind), 1.0)
+        of.refused("a", ("A", kind), 1.0)
+        told = of.decide(2.0)
+        assert told == ([Switch("A", "a", "c", "refused")] if kind == "trade" else []), "whose trades, whose symbol"
+        assert (of.provider(("A", kind)), of.provider(("A", stays))) == ("c", "a"), "the next one refuses it, too"
+        of.lost("a", "disconnected", 10.0)
+        of.decide(11.0)
+        assert of.provider(("A", stays)) == "b"
+        fit(of, 20.0, "a")
+        of.decide(25.0)
+        assert {of.provider(item) for item in of.items} == {"a"}, "a new connection is asked anew"
+
+
+def test_kinds_of_a_symbol_go_together_where_several_share() -> None:
+    of = routing(RoundRobin(fail_after="0s", recover_after="5s"), ("a", "b"), "ABCD", kinds=("trade", "quote"))
+    fit(of, 0.0, "a", "b", symbols="ABCD")
+    of.refused("a", ("A", "quote"), 1.0)
+    of.refused("b", ("B", "trade"), 1.0)
+    of.decide(2.0)
+    apart = {symbol for symbol in "ABCD" if of.provider((symbol, "trade")) != of.provider((symbol, "quote"))}
+    assert apart == {"A", "B"}
+    of.decide(9.0)
+    assert [of.provider(("B", kind)) for kind in ("trade", "quote")] == ["a", "b"], "what b serves stays with it"
+    assert of.loads() == {"a": 2, "b": 2}
+    of.lost("b", "disconnected", 10.0)
+    of.decide(10.0)
+    assert of.loads() == {"a": 4, "b": 0}
+    fit(of, 11.0, "b", symbols="ABCD")
+    for now in (16.0, 16.1, 30.0):
+        of.decide(now)
+    assert of.loads() == {"a": 2, "b": 2}
+    apart = {symbol for symbol in "ABCD" if of.provider((symbol, "trade")) != of.provider((symbol, "quote"))}
+    assert apart <= {"A"}, "what is refused, and no more"
 
 
 def test_quiet_counts_only_while_another_one_is_not() -> None:
@@ -210,7 +254,7 @@ def test_an_uneven_rest_does_not_move_for_ever() -> None:
     of = routing(RoundRobin(fail_after="0s", recover_after="0s"), ("a", "b"), SYMBOLS)
     fit(of, 0.0, "a", "b", symbols=SYMBOLS)
     for symbol in SYMBOLS[1:]:
-        of.refused("b", symbol, 1.0)
+        of.refused("b", (symbol, "trade"), 1.0)
     of.decide(1.0)
     assert of.decide(2.0) == []
     assert of.loads() == {"a": 6, "b": 1}

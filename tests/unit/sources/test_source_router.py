@@ -16,14 +16,14 @@ from market_data_pipeline.dag.partition import partition_of
 from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.errors import ConfigError, SourceError
 from market_data_pipeline.operators.dedupe import Dedupe
-from market_data_pipeline.records import FEED_EVENTS, FeedEvent, Gap, Trade
+from market_data_pipeline.records import FEED_EVENTS, FeedEvent, Gap, Quote, Trade
 from market_data_pipeline.runtime.local import DagRuntime
 from market_data_pipeline.sinks.collect import Collect
 from market_data_pipeline.sources.provider import VenueLimits
 from market_data_pipeline.sources.provider_source import ProviderSource
 from market_data_pipeline.sources.router import SourceRouter
 from market_data_pipeline.sources.routes import BySymbol, Failover, Priority, RoundRobin
-from tests.tools.feed_reading import PATIENT, QUICK, Reading, reading_of, trade
+from tests.tools.feed_reading import PATIENT, QUICK, Reading, quote, reading_of, trade
 from tests.tools.line_feed import LineFeed, LineProvider
 
 SOON = Failover(fail_after="20ms", recover_after="60ms")
@@ -135,6 +135,25 @@ async def test_a_refused_symbol_moves_alone(how: str) -> None:
             await read.got(2)
             assert {(item.symbol, item.venue) for item in read.items} == {("A", "a"), ("B", "b")}
             assert read.counts["refused"] == 1
+
+
+@pytest.mark.parametrize("how", ["refused", "late"])
+@pytest.mark.parametrize(("kind", "moved"), [("quote", 0), ("trade", 1)])
+async def test_a_refused_kind_comes_from_the_other_one_and_the_rest_stays(how: str, kind: str, moved: int) -> None:
+    async with LineFeed() as a, LineFeed() as b:
+        getattr(a, how).add(f"{kind}:A")
+        async with reading_of(router(a, b, kinds=("quote", "trade"))) as read:
+            await asyncio.gather(a.subscribed("A", 1 + (how == "late")), b.subscribed("A", 2))
+            await read.until(lambda: read.counts["refused"] == 1 and read.counts["switched"] == moved)
+            for number in range(1, 6):
+                for feed in (a, b):
+                    await feed.send(trade(number), quote(number))
+            await read.got(10)
+            by_kind = {type(item): {one.venue for one in read.items if type(one) is type(item)} for item in read.items}
+            assert by_kind == {Trade: {"ab"[kind == "trade"]}, Quote: {"ab"[kind == "quote"]}}
+            assert [item for item in read.records if isinstance(item, Quote)] == [quote(n) for n in range(1, 6)]
+            assert read.routes == {"a": 1 - moved, "b": moved}
+            assert ("a", "failed", "A") in [(event.feed, event.event, event.symbol) for event in read.events]
 
 
 async def test_a_quiet_primary_is_left_while_the_backup_is_not_quiet() -> None:

@@ -13,8 +13,9 @@ from market_data_pipeline.sources.feed_gaps import FeedGaps
 from market_data_pipeline.sources.feed_health import Feed
 from market_data_pipeline.sources.routes import Failover, RouteRule
 from market_data_pipeline.sources.routing import Routing
-from market_data_pipeline.sources.standby import Standby
+from market_data_pipeline.sources.standby import Missed, Renumbered, Standby
 
+KINDS = ("trade", "quote")
 RULE = Failover(fail_after="3s", recover_after="10s")
 
 
@@ -22,25 +23,35 @@ def trade(number: int, symbol: str = "A", ts: int | None = None, **fields: Any) 
     return Trade(symbol, number * 10 if ts is None else ts, 0, 1.0, 1.0, trade_id=number, **fields)
 
 
+def quote(ts: int) -> Quote:
+    return Quote("A", ts, 0, 1.0, 1.0, 2.0, 1.0)
+
+
 class Play:
     """What ``RoutedIntake`` does, with time as the test says it."""
 
     def __init__(
-        self, *providers: str, rule: RouteRule = RULE, most: int = 100, symbols: Sequence[str] = ("A",)
+        self,
+        *providers: str,
+        rule: RouteRule = RULE,
+        most: int = 100,
+        symbols: Sequence[str] = ("A",),
+        venue: str = "",
     ) -> None:
         self.now = 0.0
         feeds = [Feed(name, name, tuple(symbols)) for name in providers]
         self.symbols = tuple(symbols)
-        self.routing = Routing(rule, {symbol: rule.ranking(symbol, providers) for symbol in symbols}, feeds, 0.0)
-        venues = {name: name for name in providers}
-        self.standby = Standby(self.routing, Trade, venues, overlap=1.0, keep=1.0, most=most)
+        rankings = {symbol: rule.ranking(symbol, providers) for symbol in symbols}
+        self.routing = Routing(rule, rankings, feeds, 0.0, kinds=KINDS)
+        venues = {name: venue or name for name in providers}
+        self.standby = Standby(self.routing, "trade", venues, overlap=1.0, keep=1.0, most=most)
         self.gaps = FeedGaps("trade")
         self.out: list[Any] = []
 
     def up(self, *providers: str) -> None:
         for provider in providers:
             self.gaps.served(provider, self.symbols)
-            self.routing.fit(provider, self.symbols, self.now)
+            self.routing.fit(provider, [(symbol, kind) for symbol in self.symbols for kind in KINDS], self.now)
         self.look()
 
     def down(self, provider: str) -> None:
@@ -52,15 +63,13 @@ class Play:
     def look(self, now: float | None = None) -> None:
         self.now = self.now if now is None else now
         self.routing.decide(self.now)
-        settled = self.standby.settle(self.now)
-        for symbol in settled.missed:
-            self.gaps.missed(symbol, self.now)
-        for symbol in settled.renumbered:
-            self.gaps.renumbered(symbol)
-        for waiting in settled.passed:
-            self.give(waiting.feed, waiting.record)
-        for symbol in settled.left:
-            self.gaps.missed(symbol, self.now)
+        for waiting in self.standby.settle(self.now):
+            if isinstance(waiting.record, Missed):
+                self.gaps.missed(waiting.record.symbol, self.now)
+            elif isinstance(waiting.record, Renumbered):
+                self.gaps.renumbered(waiting.record.symbol)
+            else:
+                self.give(waiting.feed, waiting.record)
 
     def bring(self, provider: str, *records: Any) -> None:
         self.routing.brought(provider, self.now)
@@ -126,7 +135,7 @@ def test_who_was_there_all_the_while_stands_in_before_who_has_just_come_back() -
     play.look(11.4)
     play.bring("a", trade(6))
     assert play.ids() == [1, 2, 3, 4, 5, 6], "the one whose symbol it is speaks when it has been there for the overlap"
-    assert play.standby.speaker("A") == "a"
+    assert play.standby.speaker(("A", "trade")) == "a"
 
 
 def test_what_was_there_for_a_moment_only_has_a_gap_in_front() -> None:
@@ -204,7 +213,47 @@ def test_what_one_had_before_it_broke_off_does_not_go_on_into_what_it_has_now() 
     play.up("b")
     play.bring("b", trade(5))
     play.down("a")
-    assert play.ids() == [1, 2, Gap("A", 3, 4, 2, 50), 5]
+    assert play.ids() == [1, 2, 3, Gap("A", 4, 4, 1, 50), 5]
+
+
+def test_what_one_had_that_has_just_broken_off_goes_in_front_of_who_was_not_there_for_long() -> None:
+    play = Play("a", "b", "c")
+    play.up("a", "b")
+    play.look(10.0)
+    play.bring("a", trade(1), trade(2))
+    play.up("c")
+    play.bring("c", trade(5), trade(6))
+    play.bring("b", trade(1), trade(2), trade(3), trade(4), trade(5))
+    play.down("b")
+    play.down("a")
+    play.bring("c", trade(7))
+    assert play.ids() == [1, 2, 3, 4, 5, 6, 7]
+    play = Play("a", "b", "c")
+    play.up("a", "b")
+    play.look(10.0)
+    play.bring("a", trade(1), trade(2))
+    play.bring("b", trade(1), trade(2), trade(3), trade(4))
+    play.up("c")
+    play.bring("c", trade(6))
+    play.down("b")
+    play.down("a")
+    assert play.ids() == [1, 2, 3, 4, Gap("A", 0, 0, 0, 60), 6], "and what none of them had is told"
+
+
+def test_who_is_quiet_stands_in_where_nobody_else_is_left() -> None:
+    play = Play("a", "b", rule=Failover(fail_after="3s", stale_after="200ms"))
+    play.up("a", "b")
+    play.look(10.0)
+    play.bring("a", trade(1))
+    play.bring("b", trade(1), trade(2))
+    play.look(10.1)
+    play.bring("a", trade(1, ts=5, phase="snapshot"))
+    play.look(10.25)
+    assert play.routing.reason(("A", "trade"), "b") == "quiet"
+    play.down("a")
+    assert [item for item in play.ids() if item != 1] == [2], "what waits goes on at once"
+    play.bring("b", trade(3))
+    assert play.ids()[-2:] == [2, 3]
 
 
 def test_who_is_back_is_heard_after_the_overlap() -> None:
@@ -222,7 +271,7 @@ def test_who_is_back_is_heard_after_the_overlap() -> None:
     assert play.ids() == [1, 2, 3, 4], "b lags, and has what a missed"
     play.look(7.0)
     assert play.ids() == [1, 2, 3, 4, 5]
-    assert play.standby.speaker("A") == "a"
+    assert play.standby.speaker(("A", "trade")) == "a"
 
 
 def test_what_waited_too_long_is_no_news() -> None:
@@ -289,15 +338,32 @@ def test_what_a_living_feed_did_not_bring_is_not_missing() -> None:
 
 
 def test_quotes_have_a_last_record_of_their_own() -> None:
-    def quote(ts: int) -> Quote:
-        return Quote("A", ts, 0, 1.0, 1.0, 2.0, 1.0)
-
     play = Play("a", "b")
     play.up("a", "b")
     play.bring("a", trade(5), quote(20))
     play.bring("b", trade(5), quote(10), quote(30), trade(6))
     play.down("a")
     assert play.out == [trade(5), quote(20), quote(30), trade(6)]
+
+
+def test_a_refused_kind_comes_from_another_one_that_serves_it_and_fails_over() -> None:
+    """The trades stay. What waits of the next one that has quotes goes on when the one that brought them is away."""
+    play = Play("a", "b", "c")
+    play.up("a", "b", "c")
+    play.look(10.0)
+    play.routing.refused("a", ("A", "quote"), play.now)
+    play.look()
+    for name in "bc":
+        play.bring(name, trade(1), quote(1))
+    play.bring("a", trade(1))
+    assert play.out == [quote(1), trade(1)]
+    play.look(20.0)
+    assert (play.routing.assignment("A"), play.routing.provider(("A", "quote"))) == ("a", "b")
+    play.bring("c", quote(2), trade(2))
+    play.down("b")
+    assert play.out == [quote(1), trade(1), quote(2)]
+    play.down("a")
+    assert play.out == [quote(1), trade(1), quote(2), trade(2)]
 
 
 def test_symbols_that_change_together_stay_in_order_of_arrival() -> None:
@@ -353,3 +419,45 @@ def test_nothing_is_lost_that_one_of_them_had(
     assert max(passed) >= at - 1 - max(lags.values())
     if len(fallible) == 1:
         assert gaps == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 12), st.sampled_from("abc")), max_size=40),
+    st.tuples(*[st.integers(0, 4)] * 3),
+    st.sampled_from(["abc", "ab", "ac", "bc"]),
+)
+def test_nothing_is_lost_that_one_of_three_had(
+    changes: list[tuple[int, str]], lag: tuple[int, int, int], fallible: str
+) -> None:
+    """As above, with three of one venue: nothing is missing that is not told, or comes twice; while one is always up,
+    nothing is missing."""
+    play = Play("a", "b", "c", rule=Failover(fail_after="300ms", recover_after="1s"), venue="x")
+    play.up("a", "b", "c")
+    lags = dict(zip("abc", lag, strict=True))
+    for number in range(1, 40):
+        play.now = number / 10
+        for name in "abc":
+            if number > lags[name]:
+                play.bring(name, trade(number - lags[name]))
+    changes = [change for change in changes if change[1] in fallible]
+    at, since, is_up = 40, dict.fromkeys("abc", 0), dict.fromkeys("abc", True)
+    ends = [(15, name) for name in "abc" if sum(c[1] == name for c in changes) % 2]
+    for ticks, name in [*changes, *ends, (60, "")]:
+        for _ in range(ticks):
+            play.look(at / 10)
+            for feed in "abc":
+                if is_up[feed] and at - lags[feed] >= since[feed]:
+                    play.bring(feed, trade(at - lags[feed]))
+            at += 1
+        if name:
+            is_up[name] = not is_up[name]
+            since[name] = at
+            (play.up if is_up[name] else play.down)(name)
+    passed = [item for item in play.ids() if not isinstance(item, Gap)]
+    told = {number for gap in play.out if isinstance(gap, Gap) for number in range(gap.first, gap.last + 1)}
+    assert passed == sorted(set(passed))
+    assert told.isdisjoint(passed)
+    assert {*passed, *told} == set(range(1, max(passed) + 1))
+    assert max(passed) >= at - 1 - max(lag)
+    if fallible != "abc":
+        assert not any(isinstance(item, Gap) for item in play.out)
