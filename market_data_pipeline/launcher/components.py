@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from market_data_pipeline.catalog.arguments import arguments_of, default_text, docstring, summary, type_text
+from market_data_pipeline.catalog.arguments import argument_type, arguments_of, default_text, docstring, summary
 from market_data_pipeline.catalog.registry import KINDS, ComponentKind, Entry, Registry, registry
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.terminal import visible
@@ -80,7 +81,7 @@ def _kind(kind: str, known: Registry) -> ComponentKind:
 def _looked_at(entry: Entry, known: Registry) -> Described:
     try:
         factory = known.get(entry.kind, entry.name)
-        arguments = tuple((one.name, type_text(one.hint), default_text(one)) for one in arguments_of(factory))
+        arguments = tuple((one.name, argument_type(one), default_text(one)) for one in arguments_of(factory))
     except (ConfigError, TypeError, ValueError) as error:  # the last two: a signature that nobody can read
         return Described(entry, problem=str(error))
     return Described(entry, summary(factory), docstring(factory), arguments)
@@ -88,7 +89,12 @@ def _looked_at(entry: Entry, known: Registry) -> Described:
 
 def print_list(found: Sequence[Described], say: Callable[[str], None]) -> None:
     """For people: a table on a terminal, lines of columns elsewhere."""
-    _print([("kind", "name", "from", "what it is"), *(one.row() for one in found)], say)
+    rows, before = [("kind", "name", "from", "what it is")], None
+    for one in found:
+        twice = one.problem is not None and one.problem == before
+        rows.append((*one.row()[:-1], "cannot be used: as said above") if twice else one.row())
+        before = one.problem
+    _print(rows, say)
 
 
 def print_one(found: Described, say: Callable[[str], None]) -> None:
@@ -100,7 +106,20 @@ def print_one(found: Described, say: Callable[[str], None]) -> None:
     if found.arguments:
         _print([("argument", "type", "default"), *((n, t, d or "(needed)") for n, t, d in found.arguments)], say)
         say("")
-    say(visible(found.text, lines=True))
+    console = Console()
+    if console.is_terminal:
+        for block in _blocks(found.text):
+            console.print(Text(visible(block, lines=True)))
+    else:
+        say(visible(found.text, lines=True))
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """The paragraphs of ``text``, each as one line, which a terminal of any width can show; lists, tables and code as they
+    stand."""
+    for paragraph in re.split(r"(\n{2,})", text):
+        plain = all(re.match(r"[\w`(]", line) for line in paragraph.splitlines()) and "  " not in paragraph
+        yield paragraph.replace("\n", " ") if plain else paragraph
 
 
 def _print(rows: _Rows, say: Callable[[str], None]) -> None:
@@ -114,7 +133,7 @@ def _print(rows: _Rows, say: Callable[[str], None]) -> None:
 
 
 def _table(rows: _Rows) -> Table:
-    table = Table(*rows[0], box=None, pad_edge=False)
+    table = Table(*(Column(name, overflow="fold") for name in rows[0]), box=None, pad_edge=False)
     for row in rows[1:]:
         table.add_row(*map(Text, row))
     return table

@@ -13,7 +13,14 @@ from typing import Any, Literal
 import pytest
 from click.testing import CliRunner
 
-from market_data_pipeline.catalog.arguments import arguments_of, default_text, docstring, summary, type_text
+from market_data_pipeline.catalog.arguments import (
+    argument_type,
+    arguments_of,
+    default_text,
+    docstring,
+    summary,
+    type_text,
+)
 from market_data_pipeline.catalog.registry import Registry
 from market_data_pipeline.cli import main
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
@@ -48,9 +55,9 @@ class Plain:
 
 
 def test_arguments_as_people_read_them() -> None:
-    shown = [(one.name, type_text(one.hint), default_text(one), one.required) for one in arguments_of(Loud)]
+    shown = [(one.name, argument_type(one), default_text(one), one.required) for one in arguments_of(Loud)]
     assert shown == [
-        ("fields", "str", "()", False),
+        ("fields", "list[str]", "[]", False),
         ("way", "'left' | 'right' | None", "", True),
         ("every", "Duration | None", "'1s'", False),
         ("fn", "function", "str", False),
@@ -98,8 +105,9 @@ def test_the_list_tells_what_cannot_be_used_and_why() -> None:
     assert lines["hole"].split("  ")[-1] == (
         "cannot be used: importing no_such_package:Hole raised ModuleNotFoundError: No module named 'no_such_package'"
     )
-    assert lines["stdout"].endswith("each must have a name of its own")
-    assert sum(line.split()[1] == "stdout" for line in said) == 2
+    first, second = [line for line in said if line.split()[1] == "stdout"]
+    assert first.endswith("in a file write module:Class instead of it, or uninstall one")
+    assert second.endswith("  cannot be used: as said above")
     assert "an entry point (market_data_pipeline:Discard)  Takes everything and keeps nothing;" in lines["null"]
     with pytest.raises(Exception, match=r"^sink 'hole' \(from an entry point .*No module named"):
         print_one(components("sink", "hole", known)[0], said.append)
