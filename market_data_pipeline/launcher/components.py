@@ -13,23 +13,28 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from market_data_pipeline.catalog.arguments import argument_type, arguments_of, default_text, docstring, summary
-from market_data_pipeline.catalog.registry import KINDS, ComponentKind, Entry, Registry, registry
+from market_data_pipeline.catalog.nested import nested_in
+from market_data_pipeline.catalog.parameters import accepted_by
+from market_data_pipeline.catalog.registry import KINDS, ComponentKind, Entry, Factory, Registry, registry
+from market_data_pipeline.catalog.schema import makes
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.terminal import visible
 
+_AS_IT_STANDS = re.compile(r"^(\s|[=|]|[*-] |>>>)", re.MULTILINE)
 _Rows = Sequence[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Described:
     """One of them. ``problem``: why it cannot be used; then nothing is known of what it takes. ``arguments``: name, type,
-    default (empty where it must be given)."""
+    default (empty where it must be given). ``named``: how a file names what an argument is made of."""
 
     entry: Entry
     summary: str = ""
     text: str = ""
     arguments: tuple[tuple[str, str, str], ...] = ()
     problem: str | None = None
+    named: tuple[str, ...] = ()
 
     def row(self) -> tuple[str, ...]:
         """Kind, name, origin, and what it is for."""
@@ -60,7 +65,7 @@ def components(kind: str | None, name: str | None, known: Registry | None = None
     if wanted is not None and name is not None and name not in known.names(wanted):
         raise ConfigError(f"no {wanted} {name!r}{known.hint(wanted, name)}")
     entries = [one for one in known.entries() if wanted in (None, one.kind) and name in (None, one.name)]
-    return [_looked_at(entry, known) for entry in entries]
+    return [_looked_at(entry, known, whole=name is not None) for entry in entries]
 
 
 def _kind(kind: str, known: Registry) -> ComponentKind:
@@ -78,18 +83,40 @@ def _kind(kind: str, known: Registry) -> ComponentKind:
     raise ConfigError(f"no kind {kind!r}; {hint}")
 
 
-def _looked_at(entry: Entry, known: Registry) -> Described:
+def _looked_at(entry: Entry, known: Registry, whole: bool) -> Described:
     try:
         factory = known.get(entry.kind, entry.name)
         arguments = tuple((one.name, argument_type(one), default_text(one)) for one in arguments_of(factory))
+        named = tuple(_named(factory, known)) if whole else ()
     except (ConfigError, TypeError, ValueError) as error:  # the last two: a signature that nobody can read
         return Described(entry, problem=str(error))
-    return Described(entry, summary(factory), docstring(factory), arguments)
+    return Described(entry, summary(factory), docstring(factory), arguments, named=named)
+
+
+def _named(factory: Factory, known: Registry) -> Iterator[str]:
+    """A line for each argument that is made of components of its own: how a file names them."""
+    try:
+        shapes = accepted_by(factory).shapes
+    except ConfigError:  # no file can give it its arguments; a program can
+        return
+    for argument, shape in shapes.items():
+        for one in nested_in(shape):
+            fitting = [name for name in known.names(one.kind) if makes(_known(known, one.kind, name), one.bases)]
+            if fitting:
+                yield f"{argument}: {one.words} in a file; NAME: {', '.join(fitting)}"
+
+
+def _known(known: Registry, kind: ComponentKind, name: str) -> Factory | None:
+    try:
+        return known.get(kind, name)
+    except ConfigError:
+        return None
 
 
 def print_list(found: Sequence[Described], say: Callable[[str], None]) -> None:
     """For people: a table on a terminal, lines of columns elsewhere."""
-    rows, before = [("kind", "name", "from", "what it is")], None
+    rows: list[tuple[str, ...]] = [("kind", "name", "from", "what it is")]
+    before = None
     for one in found:
         twice = one.problem is not None and one.problem == before
         rows.append((*one.row()[:-1], "cannot be used: as said above") if twice else one.row())
@@ -106,20 +133,21 @@ def print_one(found: Described, say: Callable[[str], None]) -> None:
     if found.arguments:
         _print([("argument", "type", "default"), *((n, t, d or "(needed)") for n, t, d in found.arguments)], say)
         say("")
+    for line in found.named:
+        say(visible(line))
+    if found.named:
+        say("")
     console = Console()
     if console.is_terminal:
-        for block in _blocks(found.text):
-            console.print(Text(visible(block, lines=True)))
+        console.print(Text(visible(in_lines_of_any_width(found.text), lines=True)))
     else:
         say(visible(found.text, lines=True))
 
 
-def _blocks(text: str) -> Iterator[str]:
-    """The paragraphs of ``text``, each as one line, which a terminal of any width can show; lists, tables and code as they
-    stand."""
-    for paragraph in re.split(r"(\n{2,})", text):
-        plain = all(re.match(r"[\w`(]", line) for line in paragraph.splitlines()) and "  " not in paragraph
-        yield paragraph.replace("\n", " ") if plain else paragraph
+def in_lines_of_any_width(text: str) -> str:
+    """``text`` with each paragraph as one line, which a terminal wraps; lists, tables and code stay as they stand."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(one if _AS_IT_STANDS.search(one) else one.replace("\n", " ") for one in paragraphs)
 
 
 def _print(rows: _Rows, say: Callable[[str], None]) -> None:

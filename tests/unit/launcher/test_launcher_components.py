@@ -25,7 +25,7 @@ from market_data_pipeline.catalog.registry import Registry
 from market_data_pipeline.cli import main
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.durations import Duration
-from market_data_pipeline.launcher.components import components, print_list, print_one
+from market_data_pipeline.launcher.components import components, in_lines_of_any_width, print_list, print_one
 from market_data_pipeline.sinks.discard import Discard
 
 Way = Literal["left", "right"]
@@ -127,6 +127,17 @@ def test_the_command() -> None:
         "default": "'1h'",
         "required": False,
     }
+
+
+def test_what_an_argument_is_made_of_is_named_as_in_a_file() -> None:
+    one = CliRunner().invoke(main, ["components", "operator", "window"]).output.splitlines()
+    assert "windows: {value: NAME, with: {...}} in a file; NAME: count_window, hop, session, tumble" in one
+    assert next(line for line in one if line.startswith("aggregations: ")).endswith(" quantile, std, sum, vwap")
+
+
+def test_paragraphs_are_as_wide_as_the_terminal_and_tables_stay() -> None:
+    text = "A b\nc.\n\n* one\n* two\n\na  b\n=  =\n\n-> x\ny"
+    assert in_lines_of_any_width(text) == "A b c.\n\n* one\n* two\n\na  b\n=  =\n\n-> x y"
 
 
 def test_the_docs_show_what_the_command_prints() -> None:
