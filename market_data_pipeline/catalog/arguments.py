@@ -95,6 +95,12 @@ def type_text(hint: Any) -> str:
     return _plain_text(hint, origin, inner)
 
 
+def argument_type(argument: Argument) -> str:
+    """Its type as people read it; of ``*name`` the list that a document gives."""
+    text = type_text(argument.hint)
+    return f"list[{text}]" if argument.many else text
+
+
 def _union_text(members: tuple[Any, ...]) -> str:
     texts = []
     if set(members) >= _DURATION:
@@ -114,7 +120,7 @@ def _plain_text(hint: Any, origin: Any, inner: tuple[Any, ...]) -> str:
 def default_text(argument: Argument) -> str:
     """The default as one would write it; empty where the argument must be given."""
     if argument.many:
-        return "()"
+        return "[]"
     return "" if argument.required else _value_text(argument.default)
 
 
@@ -129,6 +135,7 @@ def docstring(factory: Factory) -> str:
     text = inspect.cleandoc(getattr(factory, "__doc__", None) or "")
     if is_dataclass(factory) and text.startswith(f"{getattr(factory, '__name__', '')}("):
         return ""  # a dataclass that has none of its own is given its signature
+    text = re.sub(r":mod:`~?([^`]*)`", r"\1", text)  # the last part of it leads nowhere
     text = re.sub(r":\w+:`~?([^`]*)`", lambda role: role[1].rpartition(".")[2], text)
     return text.replace("``", "`")
 

@@ -20,8 +20,9 @@ from pydantic_core import PydanticCustomError
 
 from market_data_pipeline.catalog.document import EDGE_KEYS, STEPS, Document, From, Step
 from market_data_pipeline.catalog.filling import MISSING, Filled, Filling, hidden, nearest
-from market_data_pipeline.catalog.parameters import checked, factory_of, made, named
-from market_data_pipeline.catalog.shapes import FUNCTION, UNKNOWN, details, shown
+from market_data_pipeline.catalog.first_look import other_modules, without_sink
+from market_data_pipeline.catalog.parameters import checked, factory_of, made, named, takes
+from market_data_pipeline.catalog.shapes import UNKNOWN, details, shown
 from market_data_pipeline.catalog.text import Place, Position, Text, read_text
 from market_data_pipeline.dag.graph import Dag, Edge, Node
 from market_data_pipeline.dag.planner import compile_dag
@@ -50,7 +51,7 @@ def load_file(path: Path | str, values: Mapping[str, Any] | None = None) -> Dag:
         sys.path.remove(str(folder))
     sys.path.insert(0, str(folder))  # before those of other files: each names what stands beside it
     loading = _Loading(text, values or {}, os.environ)
-    loading.look_beside(folder)
+    loading.look(folder)
     return loading.dag()
 
 
@@ -103,24 +104,10 @@ class _Loading:
             raise self._error()
         return self._built(document.name, parts, edges)
 
-    def look_beside(self, folder: Path) -> None:
-        """Tell of modules that the document names, that stand in ``folder``, and that are others in this process already: one
-        process has one module of a name."""
-        for place in self.text.values:
-            value = self._raw(place)
-            if not isinstance(value, str) or FUNCTION.fullmatch(value) is None:
-                continue
-            name = re.split("[.:]", value)[0]
-            there = getattr(sys.modules.get(name), "__file__", None)
-            beside = next(
-                (one for one in (folder / f"{name}.py", folder / name / "__init__.py") if one.is_file()), None
-            )
-            if there is not None and beside is not None and Path(there).resolve() != beside.resolve():
-                self._add(
-                    place,
-                    f"the module {name} of this process is {there}, and not {beside}: give one of them another name, or"
-                    " load this file in a process of its own",
-                )
+    def look(self, folder: Path) -> None:
+        """Tell what can be seen of a file in ``folder`` before anything of it is made."""
+        for place, why in chain(other_modules(self.text, folder), without_sink(self.text)):
+            self._add(place, why)
 
     def _parameters(self, declared: Any) -> dict[str, Any]:
         declared = declared if isinstance(declared, Mapping) else {}
@@ -162,6 +149,7 @@ class _Loading:
             yield part
 
     def _part(self, entry: Mapping[str, Any], place: Place, names: Mapping[str, Place]) -> _Part:
+        entry = self._moved(entry, place)
         step = self._checked(Step, entry, place, "key")
         kinds = [kind for kind in STEPS if entry.get(kind) is not None]
         name = entry.get("name")
@@ -177,6 +165,19 @@ class _Loading:
         base = "source" if kind == "source" else (called or "?").lower()
         free = next(n for n in chain([base], (f"{base}-{i}" for i in count(2))) if n not in names)
         return _Part(place, kind, name or free, step, fn, sure=bool(name or called or kind == "source"))
+
+    def _moved(self, entry: Mapping[str, Any], place: Place) -> Mapping[str, Any]:
+        """``entry`` with the component's arguments that stand beside it in ``with``, where they belong; each is told."""
+        kind = next((kind for kind in STEPS[:3] if isinstance(entry.get(kind), str)), None)
+        inside = entry.get("with") or {}
+        beside = entry.keys() - _KEYS
+        if kind is None or not beside or not isinstance(inside, Mapping):
+            return entry
+        wrong = {key: entry[key] for key in beside & takes(kind, entry[kind])}
+        for key in wrong:
+            self._tell((*place, key), f"it is an argument of {entry[kind]}: write it under 'with'", key=True)
+        rest = {key: value for key, value in entry.items() if key not in wrong}
+        return {**rest, "with": {**wrong, **inside}} if wrong else entry
 
     def _component(self, kind: str, entry: Mapping[str, Any], place: Place) -> tuple[str | None, Any]:
         """The name of its class, and the component; None for each that cannot be had."""
@@ -247,7 +248,7 @@ class _Loading:
         own = {key: getattr(step, key) for key in EDGE_KEYS if key in told}
         if part.kind == "source":
             for key in sorted({"from", *own} & told):
-                self._tell((*part.place, key), "nothing leads to a source")
+                self._tell((*part.place, key), f"nothing leads to a source; {key!r} belongs to the node behind it")
             return
         origins = step.origins
         if origins is None and before is None and part.kind != "coroutine":
@@ -328,7 +329,7 @@ class _Loading:
         """A mistake at ``place``, unless it follows from something that was not filled in."""
         if any(place[: len(one)] == one or one[: len(place)] == place for one in self._unfilled):
             return
-        raw = self._raw(place)
+        raw = self.text.at(place)
         if isinstance(raw, str) and "${" in raw and not key:
             why = f"{why} (it comes from {raw})"
         self._add(place, why, key)
@@ -339,15 +340,6 @@ class _Loading:
         why = why if len(why) <= _LONGEST_MESSAGE else f"{why[:_LONGEST_MESSAGE]}..."
         line = ": ".join(part for part in (where, path, why) if part)
         self._mistakes.append((self.text.position(place, key) or Position(0, 0), visible(line)))
-
-    def _raw(self, place: Place) -> Any:
-        value = self.text.data
-        for part in place:
-            try:
-                value = value[part]
-            except (KeyError, IndexError, TypeError):
-                return None
-        return value
 
     def _error(self) -> DocumentError:
         lines = [line for _, line in sorted(self._mistakes, key=lambda one: one[0])]

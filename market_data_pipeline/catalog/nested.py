@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,6 +142,20 @@ class OneOf(Shape):
         found = [member for member in self.members if member.accepts(value)]
         fitting = [member for member in found if not isinstance(member, Fields) or value.keys() <= set(member.names)]
         return next(iter(fitting or found), None)
+
+
+def nested_in(shape: Shape) -> Iterator[Nested]:
+    """The components of their own of which ``shape`` may be made, in lists and mappings, too."""
+    match shape:
+        case Nested():
+            yield shape
+        case OneOf(members):
+            for member in members:
+                yield from nested_in(member)
+        case Items(_, item):
+            yield from nested_in(item)
+        case Table():
+            yield from nested_in(shape.value)
 
 
 _TEXTS = Words | Location | Hidden | Span

@@ -138,6 +138,14 @@ def made(factory: Factory, given: Mapping[str, Any]) -> Any:
         raise refused(f"making it raised {type(error).__name__}: {error}") from error
 
 
+def takes(kind: str, name: str) -> set[str]:
+    """The names of the arguments of the component ``name``; none where it cannot be had."""
+    try:
+        return {one.name for one in accepted_by(factory_of(kind, name)).arguments}  # type: ignore[arg-type]
+    except (ConfigError, PydanticCustomError):
+        return set()
+
+
 def checked(model: type[BaseModel], given: Mapping[str, Any], what: str) -> BaseModel:
     """``given`` as ``model``; ``what`` its keys are. Raises ``ValidationError`` with sentences for people."""
     try:

@@ -104,6 +104,9 @@ class Registry:
 
     def hint(self, kind: ComponentKind, name: str) -> str:
         """What may have been meant, for the end of an error."""
+        others = [f"{'an' if of == 'operator' else 'a'} {of}" for of in KINDS if name in self.names(of)]
+        if others:
+            return f"; {name!r} is {' and '.join(others)}"
         near = get_close_matches(name, self.names(kind), 1)
         if near:
             return f"; did you mean {near[0]!r}?"
@@ -159,7 +162,7 @@ def _check_alone(entries: list[Entry]) -> None:
         origins = ", and from ".join(entry.origin for entry in entries)
         raise ConfigError(
             f"{entries[0].kind} {entries[0].name!r} is there {'twice' if len(entries) == 2 else f'{len(entries)} times'}:"
-            f" from {origins}; each must have a name of its own"
+            f" from {origins}; each must have a name of its own: in a file write module:Class instead of it, or uninstall one"
         )
 
 

@@ -7,6 +7,7 @@ to, whether a function can be imported) only ``mdp validate`` finds.
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -144,7 +145,7 @@ class _Schemas:
             fitting = [
                 of
                 for (kind, of), factory in self._factories.items()
-                if kind == shape.kind and _makes(factory, shape.bases)
+                if kind == shape.kind and makes(factory, shape.bases)
             ]
             part["type"] = "object"
             part["properties"] = {shape.kind: self._names(shape.kind, fitting), "with": {"type": ["object", "null"]}}
@@ -191,11 +192,13 @@ class _Schemas:
         return {"$ref": f"#/$defs/{name}"}
 
 
-def _makes(factory: Factory | None, bases: tuple[type[Any], ...]) -> bool:
-    if factory is None or not isinstance(factory, type):
+def makes(factory: Factory | None, bases: tuple[type[Any], ...]) -> bool:
+    """Whether what ``factory`` makes is one of ``bases``; true where nobody can say."""
+    made = factory if factory is None or isinstance(factory, type) else typing.get_type_hints(factory).get("return")
+    if not isinstance(made, type):
         return True
     try:
-        return issubclass(factory, bases)
+        return issubclass(made, bases)
     except TypeError:  # a protocol with attributes cannot be asked for
         return True
 

@@ -75,6 +75,16 @@ class Text:
             place = place[:-1]
         return self.values.get(place)
 
+    def at(self, place: Place) -> Any:
+        """What stands at ``place``, before anything is filled in; ``None`` where nothing does."""
+        value = self.data
+        for part in place:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return value
+
     def where(self, place: Place, key: bool = False) -> str:
         """``file:line:column`` of :meth:`position`, or as much of that as is known."""
         found = self.position(place, key)

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from market_data_pipeline.catalog.arguments import default_text, docstring, summary, type_text
-from market_data_pipeline.catalog.parameters import accepted_by
-from market_data_pipeline.catalog.registry import KINDS, ComponentKind, Entry, Registry, registry
+from market_data_pipeline.catalog.arguments import argument_type, default_text, docstring, summary
+from market_data_pipeline.catalog.nested import nested_in
+from market_data_pipeline.catalog.parameters import Accepted, accepted_by
+from market_data_pipeline.catalog.registry import KINDS, ComponentKind, Entry, Factory, Registry, registry
+from market_data_pipeline.catalog.schema import makes
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.terminal import visible
 
+_AS_IT_STANDS = re.compile(r"^(\s|[=|]|[*-] |>>>)", re.MULTILINE)
 _Rows = Sequence[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Described:
     """One of them. ``problem``: why it cannot be used; then nothing is known of what it takes. ``arguments``: name, type,
-    default (empty where it must be given)."""
+    default (empty where it must be given). ``named``: how a file names what an argument is made of."""
 
     entry: Entry
     summary: str = ""
     text: str = ""
     arguments: tuple[tuple[str, str, str], ...] = ()
     problem: str | None = None
+    named: tuple[str, ...] = ()
 
     def row(self) -> tuple[str, ...]:
         """Kind, name, origin, and what it is for."""
@@ -60,7 +65,7 @@ def components(kind: str | None, name: str | None, known: Registry | None = None
     if wanted is not None and name is not None and name not in known.names(wanted):
         raise ConfigError(f"no {wanted} {name!r}{known.hint(wanted, name)}")
     entries = [one for one in known.entries() if wanted in (None, one.kind) and name in (None, one.name)]
-    return [_looked_at(entry, known) for entry in entries]
+    return [_looked_at(entry, known, whole=name is not None) for entry in entries]
 
 
 def _kind(kind: str, known: Registry) -> ComponentKind:
@@ -78,19 +83,42 @@ def _kind(kind: str, known: Registry) -> ComponentKind:
     raise ConfigError(f"no kind {kind!r}; {hint}")
 
 
-def _looked_at(entry: Entry, known: Registry) -> Described:
+def _looked_at(entry: Entry, known: Registry, whole: bool) -> Described:
     try:
         factory = known.get(entry.kind, entry.name)
         accepted = accepted_by(factory)
     except ConfigError as error:
         return Described(entry, problem=str(error))
-    arguments = tuple((one.name, type_text(one.hint), default_text(one)) for one in accepted.arguments)
-    return Described(entry, summary(factory), docstring(factory), arguments)
+    arguments = tuple((one.name, argument_type(one), default_text(one)) for one in accepted.arguments)
+    named = tuple(_named(accepted, known)) if whole else ()
+    return Described(entry, summary(factory), docstring(factory), arguments, named=named)
+
+
+def _named(accepted: Accepted, known: Registry) -> Iterator[str]:
+    """A line for each argument that is made of components of its own: how a file names them."""
+    for argument, shape in accepted.shapes.items():
+        for one in nested_in(shape):
+            fitting = [name for name in known.names(one.kind) if makes(_known(known, one.kind, name), one.bases)]
+            if fitting:
+                yield f"{argument}: {one.words} in a file; NAME: {', '.join(fitting)}"
+
+
+def _known(known: Registry, kind: ComponentKind, name: str) -> Factory | None:
+    try:
+        return known.get(kind, name)
+    except ConfigError:
+        return None
 
 
 def print_list(found: Sequence[Described], say: Callable[[str], None]) -> None:
     """For people: a table on a terminal, lines of columns elsewhere."""
-    _print([("kind", "name", "from", "what it is"), *(one.row() for one in found)], say)
+    rows: list[tuple[str, ...]] = [("kind", "name", "from", "what it is")]
+    before = None
+    for one in found:
+        twice = one.problem is not None and one.problem == before
+        rows.append((*one.row()[:-1], "cannot be used: as said above") if twice else one.row())
+        before = one.problem
+    _print(rows, say)
 
 
 def print_one(found: Described, say: Callable[[str], None]) -> None:
@@ -102,7 +130,21 @@ def print_one(found: Described, say: Callable[[str], None]) -> None:
     if found.arguments:
         _print([("argument", "type", "default"), *((n, t, d or "(needed)") for n, t, d in found.arguments)], say)
         say("")
-    say(visible(found.text, lines=True))
+    for line in found.named:
+        say(visible(line))
+    if found.named:
+        say("")
+    console = Console()
+    if console.is_terminal:
+        console.print(Text(visible(in_lines_of_any_width(found.text), lines=True)))
+    else:
+        say(visible(found.text, lines=True))
+
+
+def in_lines_of_any_width(text: str) -> str:
+    """``text`` with each paragraph as one line, which a terminal wraps; lists, tables and code stay as they stand."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(one if _AS_IT_STANDS.search(one) else one.replace("\n", " ") for one in paragraphs)
 
 
 def _print(rows: _Rows, say: Callable[[str], None]) -> None:
@@ -116,7 +158,7 @@ def _print(rows: _Rows, say: Callable[[str], None]) -> None:
 
 
 def _table(rows: _Rows) -> Table:
-    table = Table(*rows[0], box=None, pad_edge=False)
+    table = Table(*(Column(name, overflow="fold") for name in rows[0]), box=None, pad_edge=False)
     for row in rows[1:]:
         table.add_row(*map(Text, row))
     return table

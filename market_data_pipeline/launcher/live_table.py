@@ -36,7 +36,8 @@ class LiveTable:
         self._live.update(render(status, rate))
 
     def say(self, text: str) -> None:
-        self._live.console.print(visible(text, lines=True), markup=False, highlight=False)
+        """The terminal wraps it where it must, so that it can be copied as one line."""
+        self._live.console.print(visible(text, lines=True), markup=False, highlight=False, soft_wrap=True)
 
 
 class Phrases:
@@ -65,7 +66,7 @@ def render(status: JobStatus, rate: float | None) -> Group:
         f"in {status.items_in:,}", f"out {status.items_out:,}", f"watermark lag {watermark_lag(status)}",
         f"dead letters {status.dead_letters:,}", f"tasks ended {status.tasks_ended}/{status.tasks}",
     ]  # fmt: skip
-    slowed = Text(visible(limited(status, "slowed down to {}, see 'Backpressure' in operations.md")), "yellow")
+    slowed = Text(visible(limited(status, "slowed down: {}, see 'Backpressure' in operations.md")), "yellow")
     head = Phrases([job, *map(Text, facts), slowed])
     troubles = [Text(line, "yellow") for line in waits(status)]
     return Group(head, *troubles, *map(Text, stores(status)), _channels(status), _nodes(status), _owners(status))

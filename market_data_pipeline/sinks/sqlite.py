@@ -17,7 +17,15 @@ from market_data_pipeline.errors import ConfigError, SinkError
 from market_data_pipeline.frame import Frame, to_rows
 from market_data_pipeline.sinks.base import Sink, SinkContext
 from market_data_pipeline.sinks.encoding import json_line, plain
-from market_data_pipeline.sinks.sqlite_file import check_place, close_when_idle, connect, explained
+from market_data_pipeline.sinks.sqlite_file import (
+    FileId,
+    check_place,
+    close_when_idle,
+    commit,
+    connect,
+    explained,
+    file_at,
+)
 
 GENERATION = "_mdp_generation"
 
@@ -41,7 +49,7 @@ class SqliteTable(Sink):
     table must have a unique index on exactly ``key``. Lists and dicts are stored as JSON, NaN as NULL. An item
     without its key, with an integer over 64 bits, or that the table's own constraints refuse goes to the dead letters. All
     workers must see the same file (one machine): the database is in WAL mode. Raises ``SinkError`` when the file cannot be
-    written.
+    written, and when it was removed, moved or replaced since it was opened.
     """
 
     accepts: ClassVar[Literal["rows"]] = "rows"
@@ -58,6 +66,7 @@ class SqliteTable(Sink):
         self._rows: list[Row] = []
         self._columns: dict[str, str] = {}
         self._connection: sqlite3.Connection | None = None
+        self._opened: FileId = (0, 0)
 
     def destination(self) -> str:
         return f"{self.path}, table {self.table}"
@@ -90,6 +99,7 @@ class SqliteTable(Sink):
         self._ctx = ctx
         with explained(self.path):
             self._connection = await asyncio.to_thread(self._connect)
+            self._opened = file_at(self.path)
             self._at_work = threading.Lock()
             self._look(self._connection)
 
@@ -146,7 +156,7 @@ class SqliteTable(Sink):
                 batch = list(group)
                 self._make_columns(connection, batch[0])
                 self._store_batch(connection, list(names), batch)
-            connection.execute("COMMIT")
+            commit(connection, self.path, self._opened)
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

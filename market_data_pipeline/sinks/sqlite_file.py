@@ -1,4 +1,8 @@
-"""A SQLite file that a sink writes to: looking at its place, connecting, errors, and ending a connection at work."""
+"""A SQLite file that a sink writes to: looking at its place, connecting, errors, committing, and ending a connection at work.
+
+SQLite goes on writing to a file that was removed or moved away, and says nothing: what is committed then is nowhere. So a sink
+remembers which file it has open, and commits by :func:`commit`.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +44,35 @@ def connect(path: Path, fsync: bool, busy_seconds: float) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+FileId = tuple[int, int]
+"""Device and inode. No other file gets them while this one is open."""
+
+
+def file_at(path: Path) -> FileId:
+    """The file that is at ``path`` now. Raises ``FileNotFoundError`` and other ``OSError``."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def commit(connection: sqlite3.Connection, path: Path, opened: FileId) -> None:
+    """End the transaction, if ``opened`` is the file at ``path`` still. Looks before it, so that nothing gets into a file that
+    was moved, and behind it, so that nothing counts as stored that went to a file that is gone. Raises ``SinkError``."""
+    _check_there(path, opened)
+    connection.execute("COMMIT")
+    _check_there(path, opened)
+
+
+def _check_there(path: Path, opened: FileId) -> None:
+    try:
+        there = file_at(path)
+    except FileNotFoundError:
+        raise SinkError(f"{path}: the database was removed or moved while it was open") from None
+    if there != opened:
+        raise SinkError(
+            f"{path}: another file is there than the one that was opened; the database was moved or replaced"
+        )
 
 
 async def close_when_idle(connection: sqlite3.Connection, at_work: threading.Lock) -> None:

@@ -15,7 +15,15 @@ from market_data_pipeline.sinks.sql import SqlStore, Stored, by_table
 from market_data_pipeline.sinks.sql_schema import GENERATION, JOB, TIMES, Kind, Table
 from market_data_pipeline.sinks.sql_sheets import Sheet
 from market_data_pipeline.sinks.sql_text import moments, texts
-from market_data_pipeline.sinks.sqlite_file import check_place, close_when_idle, connect, explained
+from market_data_pipeline.sinks.sqlite_file import (
+    FileId,
+    check_place,
+    close_when_idle,
+    commit,
+    connect,
+    explained,
+    file_at,
+)
 
 _TYPES = {"text": "TEXT", "numeric": "", "bigint": "INTEGER", "timestamptz": "TEXT", "boolean": "INTEGER"}
 """A number has no type, so that it stays what it was: SQLite's NUMERIC would cut text to 15 digits."""
@@ -31,9 +39,10 @@ class SqliteStore(SqlStore):
     TEXT, as sent, where it was text: compare the latter with ``CAST(price AS REAL)``. A bar's NaN and a quote's missing side
     are NULL; so is ``ts_recv`` where it is 0.
 
-    Retried: a file that another writer holds for longer than half a minute, a full disk, missing rights are a ``SinkError``:
-    the task waits and loads again. Bad input goes to the dead letters, as there. ``fsync`` waits for the disk, for machines
-    that may lose power. All workers must see the same file (one machine): the database is in WAL mode.
+    Retried: a file that another writer holds for longer than half a minute, a full disk, missing rights, a file that was
+    removed, moved or replaced are a ``SinkError``: the task waits and loads again. Bad input goes to the dead letters, as
+    there. ``fsync`` waits for the disk, for machines that may lose power. All workers must see the same file (one machine):
+    the database is in WAL mode.
     """
 
     def __init__(
@@ -51,6 +60,7 @@ class SqliteStore(SqlStore):
         self.fsync = fsync
         self.busy_seconds = 30.0
         self._connection: sqlite3.Connection | None = None
+        self._opened: FileId = (0, 0)
 
     def destination(self) -> str:
         return str(self.path)
@@ -93,6 +103,7 @@ class SqliteStore(SqlStore):
                     connection.execute(_create(table))
                 connection.execute("COMMIT")
             self._look(connection, False)
+            self._opened = file_at(self.path)
         except BaseException:
             connection.close()
             raise
@@ -117,7 +128,7 @@ class SqliteStore(SqlStore):
                 statement = _upsert(table)
                 for sheet in group:
                     stored += self._fill(connection, statement, sheet, refused)
-            connection.execute("COMMIT")
+            commit(connection, self.path, self._opened)
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

@@ -121,7 +121,7 @@ class Priority(_WithBackups):
         named = _known("levels", (name for level in levels for name in level), providers)
         without = [name for name in providers if name not in named]
         if without:
-            raise ConfigError(f"levels: provider {without[0]!r} has none")
+            raise ConfigError(f"levels: provider {without[0]!r} stands in none of them; each provider needs a level")
         return levels
 
 

@@ -83,7 +83,7 @@ def test_a_locked_table_slows_the_source_and_loses_nothing(server: EmbeddedServe
                 [sys.executable, "-m", "market_data_pipeline.cli", "status", "--redis-url", server.url],
                 capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, "MDP_ALLOW_VOLATILE": "true"},
             )  # fmt: skip
-            assert "slowed down to source" in " ".join(shown.stdout.split())
+            assert "slowed down: source" in " ".join(shown.stdout.split())
         wait_until(lambda: status(running)["items_out"] > later["items_out"] + MOST_WAITING, "the store to go on")
         assert metric(running, "w0", 'mdp_channel_crossings_total{channel="source.store",level="low"}') >= 1
         assert metric(running, "w0", "mdp_sink_write_seconds_sum") > 5, "the wait for the lock is in it"

@@ -56,7 +56,7 @@ def _documents() -> list[Mutation]:
         ),
         Mutation(
             "document: its modules are those beside it",
-            LOAD,
+            CATALOG + "first_look.py",
             "if there is not None and beside is not None and Path(there).resolve() != beside.resolve():",
             "if False:",
             (CATALOG_TESTS + "test_document_load.py::test_files_of_two_folders_name_what_stands_beside_each",),

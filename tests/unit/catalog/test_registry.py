@@ -142,7 +142,7 @@ def test_a_package_cannot_take_the_place_of_a_builtin(site: Path) -> None:
     found = Registry()
     expected = (
         "source 'synthetic' is there twice: from market-data-pipeline, and from taker-pkg 1.2 (taker_pkg:Feed);"
-        " each must have a name of its own"
+        " each must have a name of its own: in a file write module:Class instead of it, or uninstall one"
     )
     with pytest.raises(ConfigError) as refused:
         found.get("source", "synthetic")

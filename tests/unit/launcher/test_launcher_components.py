@@ -13,13 +13,20 @@ from typing import Any, Literal
 import pytest
 from click.testing import CliRunner
 
-from market_data_pipeline.catalog.arguments import arguments_of, default_text, docstring, summary, type_text
+from market_data_pipeline.catalog.arguments import (
+    argument_type,
+    arguments_of,
+    default_text,
+    docstring,
+    summary,
+    type_text,
+)
 from market_data_pipeline.catalog.registry import Registry
 from market_data_pipeline.cli import main
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.durations import Duration
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.launcher.components import components, print_list, print_one
+from market_data_pipeline.launcher.components import components, in_lines_of_any_width, print_list, print_one
 from market_data_pipeline.sinks.discard import Discard
 
 Way = Literal["left", "right"]
@@ -49,9 +56,9 @@ class Plain:
 
 
 def test_arguments_as_people_read_them() -> None:
-    shown = [(one.name, type_text(one.hint), default_text(one), one.required) for one in arguments_of(Loud)]
+    shown = [(one.name, argument_type(one), default_text(one), one.required) for one in arguments_of(Loud)]
     assert shown == [
-        ("fields", "str", "()", False),
+        ("fields", "list[str]", "[]", False),
         ("way", "'left' | 'right' | None", "", True),
         ("every", "Duration | None", "'1s'", False),
         ("fn", "function", "str", False),
@@ -99,8 +106,9 @@ def test_the_list_tells_what_cannot_be_used_and_why() -> None:
     assert lines["hole"].split("  ")[-1] == (
         "cannot be used: importing no_such_package:Hole raised ModuleNotFoundError: No module named 'no_such_package'"
     )
-    assert lines["stdout"].endswith("each must have a name of its own")
-    assert sum(line.split()[1] == "stdout" for line in said) == 2
+    first, second = [line for line in said if line.split()[1] == "stdout"]
+    assert first.endswith("in a file write module:Class instead of it, or uninstall one")
+    assert second.endswith("  cannot be used: as said above")
     assert "an entry point (market_data_pipeline:Discard)  Takes everything and keeps nothing;" in lines["null"]
     with pytest.raises(Exception, match=r"^sink 'hole' \(from an entry point .*No module named"):
         print_one(components("sink", "hole", known)[0], said.append)
@@ -120,6 +128,17 @@ def test_the_command() -> None:
         "default": "'1h'",
         "required": False,
     }
+
+
+def test_what_an_argument_is_made_of_is_named_as_in_a_file() -> None:
+    one = CliRunner().invoke(main, ["components", "operator", "window"]).output.splitlines()
+    assert "windows: {value: NAME, with: {...}} in a file; NAME: count_window, hop, session, tumble" in one
+    assert next(line for line in one if line.startswith("aggregations: ")).endswith(" quantile, std, sum, vwap")
+
+
+def test_paragraphs_are_as_wide_as_the_terminal_and_tables_stay() -> None:
+    text = "A b\nc.\n\n* one\n* two\n\na  b\n=  =\n\n-> x\ny"
+    assert in_lines_of_any_width(text) == "A b c.\n\n* one\n* two\n\na  b\n=  =\n\n-> x y"
 
 
 def test_the_docs_show_what_the_command_prints() -> None:

@@ -131,7 +131,7 @@ def test_the_head_of_the_table_breaks_between_phrases() -> None:
     assert [line.rstrip() for line in head] == [
         "bars plan abc  running   1,000 items/s   in 12,345   out 77",
         "watermark lag 1.500s   dead letters 0   tasks ended 2/7",
-        "slowed down to source 10/s, see 'Backpressure' in operations.md",
+        "slowed down: source 10/s, see 'Backpressure' in operations.md",
     ]
 
 
@@ -249,7 +249,7 @@ def test_a_child_that_does_not_go_is_killed(tmp_path: Path) -> None:
 
 def test_sources_that_are_slowed_down_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     slowed = status(rates={"source": 4321.7, "other": 10.0})
-    assert "slowed down to other 10/s, source 4,322/s" in drawn(slowed)
+    assert "slowed down: other 10/s, source 4,322/s" in drawn(slowed)
     assert "slowed down" not in drawn(status())
     Lines().show(slowed, 1.0)
     Lines().show(status(), 1.0)
@@ -266,7 +266,7 @@ def test_stores_that_say_how_they_are_are_shown(capsys: pytest.CaptureFixture[st
         stores={"db": StoreReading(91_234.5, 80_000, 20_000, 0.1234), "log": StoreReading(5, 4, 1)},
     )
     seen = drawn(pressed)
-    assert "slowed down to other 10/s, source 4,322/s (store of db, log), see" in seen
+    assert "slowed down: other 10/s, source 4,322/s (store of db, log), see" in seen
     assert "store of db: 91,234 wait, high 80,000, low 20,000, a write 0.123 s" in seen
     assert "store of log: 5 wait, high 4, low 1\n" in seen
     Lines().show(pressed, 1.0)

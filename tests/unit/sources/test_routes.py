@@ -72,7 +72,7 @@ def test_who_may_bring_a_symbol(rule: RouteRule, ranking: Any) -> None:
         (lambda: Priority("binance"), "levels: names of providers"),
         (lambda: Priority(["a", []]), "levels: one of them has no provider"),
         (lambda: Priority(["a", ["b", "a"]]), "levels: 'a' stands there twice"),
-        (lambda: Priority(["a", "b"]).ranking("X", ALL), "levels: provider 'c' has none"),
+        (lambda: Priority(["a", "b"]).ranking("X", ALL), "levels: provider 'c' stands in none of them; each provider needs"),
         (lambda: Priority(["binanec"]).ranking("X", ["binance"]), "no provider 'binanec'; did you mean 'binance'?"),
         (lambda: BySymbol({}), "patterns: names of providers by pattern"),
         (lambda: BySymbol("BTC*"), "patterns: names of providers by pattern"),
