@@ -534,7 +534,7 @@ def test_a_script_that_runs_when_it_is_imported_is_told_so(tmp_path: Path) -> No
     made = python(str(script), folder=tmp_path)
     assert made.stdout == ""
     assert made.stderr.splitlines()[-1].startswith(
-        "market_data_pipeline.errors.ConfigError: other processes import this program as 'unguarded', and that raised Config"
+        "market_data_pipeline.catalog.importable.Unguarded: other processes import this program by its name, and then it"
     )
     assert made.stderr.rstrip().endswith('let what it runs stand under `if __name__ == "__main__":`')
 
