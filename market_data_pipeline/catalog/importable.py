@@ -31,12 +31,14 @@ class Unnameable(Exception):
     """Why another process cannot import something: ``is a lambda``."""
 
 
+class Unguarded(ConfigError):
+    """A script that starts worker processes runs again when they import it."""
+
+
 def check_runs_once() -> None:
-    """Raises ``ConfigError`` in a script that is being imported because of what it defines: it would run for ever."""
+    """Raises :class:`Unguarded` in a script that is being imported because of what it defines: it would run for ever."""
     if _importing.get():
-        raise ConfigError(
-            f"the program is imported by its name, as other processes do it, and runs once more: {_GUARD}"
-        )
+        raise Unguarded(f"other processes import this program by its name, and then it runs once more: {_GUARD}")
 
 
 def import_name(thing: Any) -> str:
@@ -85,6 +87,8 @@ def _imported_again(name: str) -> ModuleType:
     token = _importing.set(True)
     try:
         return importlib.import_module(name)
+    except Unguarded as error:
+        raise error.with_traceback(None) from None  # it says all; where the script ran again does not help
     except (Exception, SystemExit) as error:
         raise ConfigError(
             f"other processes import this program as {name!r}, and that raised {type(error).__name__}: {error}; {_GUARD}"

@@ -110,9 +110,11 @@ class Pipeline:
         """``fn(item)`` for each item."""
         return self.operator(Map(fn), name, on_error)
 
-    def filter(self, fn: Callable[[Any], Any], name: str | None = None, on_error: OnError = "dead_letter") -> Self:
-        """Only items for which ``fn(item)`` is true."""
-        return self.operator(Filter(fn), name, on_error)
+    def filter(
+        self, predicate: Callable[[Any], Any], name: str | None = None, on_error: OnError = "dead_letter"
+    ) -> Self:
+        """Only items for which ``predicate(item)`` is true."""
+        return self.operator(Filter(predicate), name, on_error)
 
     def flat_map(
         self, fn: Callable[[Any], Iterable[Any]], name: str | None = None, on_error: OnError = "dead_letter"

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, overload
 
+from market_data_pipeline.catalog.importable import Unguarded, check_runs_once
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.pipeline import Pipeline
@@ -115,8 +116,12 @@ class PipelineRuntime:
     def run(self, what: Runnable, name: str | None = None, *, values: Mapping[str, object] | None = None) -> RunStatus:
         """For plain scripts, without an event loop: run it until it ends. Ctrl-C (or SIGTERM) stops it politely, a second one
         at once; the status then says ``stopped``. Raises what failed, and ``ConfigError`` where an event loop runs."""
+        check_runs_once()
         _check_loop(running=False, what="run()", instead="await run_pipeline(...) or run_dag(...)")
-        return asyncio.run(self._until_interrupted(what, name, values))
+        try:
+            return asyncio.run(self._until_interrupted(what, name, values))
+        except Unguarded as error:
+            raise error.with_traceback(None) from None  # a mistake of the script's, not of anything in here
 
     async def __aenter__(self) -> Self:
         return self

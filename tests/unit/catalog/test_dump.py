@@ -506,6 +506,19 @@ def python(*arguments: str, folder: Path, given: str = "", **environment: str) -
     )  # fmt: skip
 
 
+def test_a_script_without_a_guard_is_told_so_in_a_short_traceback(tmp_path: Path) -> None:
+    (tmp_path / "bare.py").write_text(
+        "from market_data_pipeline import Discard, Distributed, Pipeline, PipelineRuntime, Synthetic\n"
+        "def even(trade):\n    return True\n"
+        "PipelineRuntime(Distributed()).run(Pipeline('x').source(Synthetic(items=1)).filter(even).sink(Discard()))\n"
+    )
+    said = python("bare.py", folder=tmp_path).stderr
+    assert said.count("Traceback") == 1
+    assert "event loop of its own" not in said
+    assert len(said.splitlines()) <= 8
+    assert said.rstrip().endswith('runs once more: let what it runs stand under `if __name__ == "__main__":`')
+
+
 def test_what_a_script_defines_is_found_by_other_processes(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     script = tmp_path / "my_script.py"
@@ -524,7 +537,7 @@ def test_a_script_that_runs_when_it_is_imported_is_told_so(tmp_path: Path) -> No
     made = python(str(script), folder=tmp_path)
     assert made.stdout == ""
     assert made.stderr.splitlines()[-1].startswith(
-        "market_data_pipeline.errors.ConfigError: other processes import this program as 'unguarded', and that raised Config"
+        "market_data_pipeline.catalog.importable.Unguarded: other processes import this program by its name, and then it"
     )
     assert made.stderr.rstrip().endswith('let what it runs stand under `if __name__ == "__main__":`')
 
