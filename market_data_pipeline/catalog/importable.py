@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import sys
 import sysconfig
 from collections.abc import Iterable
@@ -46,6 +47,8 @@ def import_name(thing: Any) -> str:
     and ``ConfigError`` where the script that runs cannot be imported."""
     if isinstance(thing, functools.partial):
         raise Unnameable("is a functools.partial")
+    if inspect.ismethod(thing) and not isinstance(thing.__self__, type):
+        raise Unnameable(f"is a method of an object ({type(thing.__self__).__name__})")
     owner = getattr(thing, "__objclass__", thing)  # of a method of a builtin class, which names no module itself
     module, path = getattr(owner, "__module__", None), getattr(thing, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(path, str):

@@ -10,6 +10,7 @@ from tools.mutations import (
     guards_catalog,
     guards_commit,
     guards_control,
+    guards_given,
     guards_outside,
     guards_rates,
     guards_router,
@@ -23,5 +24,5 @@ __all__ = ["MUTATIONS", "Mutation", "occurrences"]
 MUTATIONS: tuple[Mutation, ...] = (
     *guards_commit.GUARDS, *guards_control.GUARDS, *guards_runtime.GUARDS, *guards_sinks.GUARDS,
     *guards_catalog.GUARDS, *guards_rates.GUARDS, *guards_outside.GUARDS,
-    *guards_router.GUARDS,
+    *guards_router.GUARDS, *guards_given.GUARDS,
 )  # fmt: skip

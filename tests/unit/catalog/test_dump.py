@@ -384,7 +384,7 @@ REFUSED = {
     ),
     "a partial": (Map(functools.partial(local)), f"its argument fn is a functools.partial{_OUT}"),
     "another one of that name": (Map(moved_away), f"its argument fn is not what {__name__}:moved is{_OUT}"),
-    "a method of an object": (Map(Outer().method), f"its argument fn is not what {__name__}:Outer.method is{_OUT}"),
+    "a method of an object": (Map(Outer().method), f"its argument fn is a method of an object (Outer){_OUT}"),
     "in a mapping": (Untyped({"a": [None, {"b": lambda x: x}]}), "its argument fn.a[1].b is a function, which its "),
     "in a dataclass": (
         WindowAggregate(Tumble("1s"), {"v": Fold(0, lambda state, item: state)}),
@@ -585,3 +585,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(as_json.stdout)["nodes"][3]["with"]["ttl"] == "90s"
     refused = CliRunner().invoke(main, ["dump", str(program)])
     assert (refused.exit_code, refused.stdout) == (2, "")
+
+
+def test_what_a_script_makes_an_object_for_goes_by_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module of a script that runs is another one in the processes that import it: there, no object could be compared."""
+    monkeypatch.setattr(Outer.method, "__module__", "__main__")
+    with pytest.raises(ConfigError, match=r"its argument fn is a method of an object \(Outer\)"):
+        dump(Pipeline("script").source(Synthetic()).map(Outer().method).sink(Discard()).build())
