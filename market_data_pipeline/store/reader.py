@@ -101,7 +101,8 @@ class StreamReader:
         self._blocked = False
         try:
             async with self._ringing:
-                await self._bell.ask(("CLIENT", "UNBLOCK", self._client_id))
+                if self._client_id is not None:  # else the read that was blocked has failed while this waited its turn
+                    await self._bell.ask(("CLIENT", "UNBLOCK", self._client_id))
         except (RedisError, OSError, RuntimeError) as error:
             log.debug("unblock: %s", error)  # the blocked read ends by itself within a second
 

@@ -55,6 +55,23 @@ async def test_many_readers_each_get_their_own(client: Client) -> None:
             assert {key: [e.blob for e in entries] for key, entries in found.items()} == {f"s{n}": [b"%d" % n]}
 
 
+async def test_who_waits_for_its_turn_to_interrupt_outlives_a_lost_connection(client: Client) -> None:
+    await client.xadd("second", {"f": "there already"})
+    async with StreamReader(client) as reader:
+        first = asyncio.create_task(reader.read({"first": "0-0"}, 10))
+        while not reader._blocked:
+            await asyncio.sleep(0.001)
+        async with reader._ringing:
+            second = asyncio.create_task(reader.read({"second": "0-0"}, 10))
+            await asyncio.sleep(0)
+            await client.execute_command("CLIENT", "KILL", "ID", reader._client_id)
+            while reader._client_id is not None:
+                await asyncio.sleep(0)
+        assert [entry.blob for entry in (await second)["second"]] == [b"there already"]
+        await client.xadd("first", {"f": "at last"})
+        assert [entry.blob for entry in (await first)["first"]] == [b"at last"]
+
+
 async def test_a_lost_connection_is_made_again(client: Client) -> None:
     async with StreamReader(client) as reader:
         waiting = asyncio.create_task(reader.read({"s": "0-0"}, 10))
