@@ -59,13 +59,13 @@ async def test_who_waits_for_its_turn_to_interrupt_outlives_a_lost_connection(cl
     await client.xadd("second", {"f": "there already"})
     async with StreamReader(client) as reader:
         first = asyncio.create_task(reader.read({"first": "0-0"}, 10))
-        while not reader._blocked:
+        while not reader._blocked:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.001)
         async with reader._ringing:
             second = asyncio.create_task(reader.read({"second": "0-0"}, 10))
             await asyncio.sleep(0)
             await client.execute_command("CLIENT", "KILL", "ID", reader._client_id)
-            while reader._client_id is not None:
+            while reader._client_id is not None:  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0)
         assert [entry.blob for entry in (await second)["second"]] == [b"there already"]
         await client.xadd("first", {"f": "at last"})
