@@ -35,6 +35,7 @@ T = TypeVar("T")
 Client = redis.asyncio.Redis
 
 _AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
+_CANCEL_AGAIN_SECONDS = 1.0
 _BUSY = ("BUSY ", "LOADING ", "MASTERDOWN ", "MISCONF ", "NOREPLICAS ", "UNBLOCKED ")
 """Refusals that pass: a long script, a start, a full disk, too few replicas, a primary that became a replica."""
 TRANSIENT = (*_AWAY, BusyLoadingError, ReadOnlyError)
@@ -264,6 +265,9 @@ class Script:
 
 
 async def cancel_and_wait(job: asyncio.Task[Any]) -> None:
-    """Cancel ``job`` and wait until it is over."""
-    job.cancel()
-    await asyncio.gather(job, return_exceptions=True)
+    """Cancel ``job`` and wait until it is over; where redis-py loses the cancellation (see :func:`until_done`), once more."""
+    while not job.done():
+        job.cancel()
+        await asyncio.wait({job}, timeout=_CANCEL_AGAIN_SECONDS)
+    if not job.cancelled():
+        job.exception()  # it has been looked at: asyncio need not tell of it
