@@ -29,8 +29,9 @@ def given(tmp_path: Path, version: str, rate: float | None = RATE) -> list[str]:
 def start(running: Job, version: str, tmp_path: Path, rate: float | None = RATE) -> list[str]:
     """A coordinator and two workers of one version of the program."""
     names = [f"coordinator-{version}", f"w1-{version}", f"w2-{version}"]
-    for name in names:
-        running.start(name, *given(tmp_path, version, rate))
+    for name in names:  # no task before both are there: one that comes to a job that has failed waits for it to go on
+        both = ["--min-workers", "2"] if name.startswith("coordinator") else []
+        running.start(name, *given(tmp_path, version, rate), *both)
     return names
 
 
