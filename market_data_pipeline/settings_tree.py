@@ -10,6 +10,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from market_data_pipeline.hints import nearest_or_all
+
 Path = tuple[str, ...]
 """A leaf's place: ``("partitions",)``, ``("orchestrator", "mode")``."""
 PREFIX, DELIMITER = "MDP_", "__"
@@ -82,9 +84,7 @@ def no_such_setting(model: type[BaseModel], name: str) -> str:
     if any(leaf.name == name for leaf in leaves(model)):
         above, _, last = name.rpartition(".")
         return f"a setting of a group stands below it: write {above}: {{{last}: ...}}"
-    near = get_close_matches(name, model.model_fields, 1)
-    known = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(model.model_fields)}"
-    return f"there is no such setting; {known}"
+    return f"there is no such setting; {nearest_or_all(name, model.model_fields)}"
 
 
 def unknown_variables(model: type[BaseModel], names: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -17,13 +17,13 @@ import importlib
 import re
 import typing
 from collections.abc import Callable, Iterable, Iterator
-from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, distributions
 from typing import Any, Literal, NamedTuple, get_args
 
 from market_data_pipeline.catalog.builtin import BUILTIN
 from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.hints import nearest_or_all
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.sinks.base import Sink
 from market_data_pipeline.sources.base import Source
@@ -107,10 +107,7 @@ class Registry:
         others = [f"{'an' if of == 'operator' else 'a'} {of}" for of in KINDS if name in self.names(of)]
         if others:
             return f"; {name!r} is {' and '.join(others)}"
-        near = get_close_matches(name, self.names(kind), 1)
-        if near:
-            return f"; did you mean {near[0]!r}?"
-        return f"; there are: {', '.join(self.names(kind))}"
+        return f"; {nearest_or_all(name, self.names(kind))}"
 
     def name_of(self, kind: ComponentKind, component: object) -> str | None:
         """The name under which every process finds the class of ``component``; ``None`` where there is none: not known, known

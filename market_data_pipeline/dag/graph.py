@@ -7,12 +7,12 @@ import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from market_data_pipeline.dag.options import ChannelOptions, Retries, checked_type
 from market_data_pipeline.errors import ConfigError, DagValidationError
 from market_data_pipeline.feedback import StoreFeedback
+from market_data_pipeline.hints import nearest_or_all
 from market_data_pipeline.operators.base import ON_ERROR, OnError, Operator
 from market_data_pipeline.sinks.base import Sink
 from market_data_pipeline.sources.base import Source
@@ -204,9 +204,8 @@ class Dag:
         for edge in self._edges:
             for end in (edge.src, edge.dst):
                 if end not in names:
-                    near = get_close_matches(end, names, 1)
-                    hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(names)}"
-                    raise DagValidationError(f"edge {edge.src} -> {edge.dst}: unknown node {end!r}{hint}")
+                    hint = nearest_or_all(end, names)
+                    raise DagValidationError(f"edge {edge.src} -> {edge.dst}: unknown node {end!r}; {hint}")
             if (edge.src, edge.dst) in seen:
                 raise DagValidationError(f"duplicate edge {edge.src} -> {edge.dst}")
             seen.add((edge.src, edge.dst))

@@ -19,12 +19,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal
 
 from market_data_pipeline.durations import Duration, parse_duration, wall_duration
 from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.hints import nearest_or_all
 
 Ranking = tuple[tuple[str, ...], ...]
 """Names of providers by level, the best first."""
@@ -191,7 +191,5 @@ def _known(where: str, names: Iterable[str], providers: Sequence[str]) -> set[st
     """``names``. Raises ``ConfigError`` with the nearest where one is no provider's."""
     named = set(names)
     for name in sorted(named.difference(providers), key=str):
-        near = get_close_matches(str(name), providers, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(providers)}"
-        raise ConfigError(f"{where}: no provider {name!r}; {hint}")
+        raise ConfigError(f"{where}: no provider {name!r}; {nearest_or_all(str(name), providers)}")
     return named
