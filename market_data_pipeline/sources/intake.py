@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,13 +111,14 @@ class Intake:
         self._rejected.append(DeadLetter(self._node, reason, item, where=feed))
         self.inbox.poke()
 
-    def served(self, feed: str, kind: str, symbols: Iterable[str]) -> None:
+    def served(self, feed: str, kind: str, symbols: Sequence[str]) -> None:
         """``feed`` brings ``kind`` of ``symbols`` from now on."""
+        if symbols:
+            self._up.add(feed)
         if kind == self._gaps.kind:
             self._gaps.served(feed, symbols)
 
     def connected(self, feed: str) -> None:
-        self._up.add(feed)
         self._down.pop(feed, None)
         self._tell_trouble()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from market_data_pipeline.clock import Clock
@@ -92,10 +92,9 @@ class RoutedIntake(Intake):
             async with self._order:  # which is fair: who asked first is first
                 await super()._put(records)
 
-    def served(self, feed: str, kind: str, symbols: Iterable[str]) -> None:
-        served = list(symbols)
-        super().served(feed, kind, served)
-        self._routing.fit(feed, [(symbol, kind) for symbol in served], self.clock.monotonic())
+    def served(self, feed: str, kind: str, symbols: Sequence[str]) -> None:
+        super().served(feed, kind, symbols)
+        self._routing.fit(feed, [(symbol, kind) for symbol in symbols], self.clock.monotonic())
 
     def refused(self, health: FeedHealth, kind: str, symbol: str, reason: str) -> None:
         super().refused(health, kind, symbol, reason)

@@ -197,9 +197,10 @@ class Standby:
         for item in list(self._open):
             voice = self._voices[item]
             assigned = routing.provider(item)
+            if assigned != voice.speaker and not routing.reason(item, assigned):
+                voice.held = routing.since(item, assigned)  # also where a look comes so late that nobody has to wait
             to = self._due(item, voice.speaker, now)
             if to is None:
-                voice.held = routing.since(item, assigned)
                 continue
             if to == assigned or routing.reason(
                 item, assigned

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from market_data_pipeline.circuit import CircuitRule
+from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.gauges import GaugeName
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.records import FeedEvent, Gap, Quote, Trade
@@ -31,8 +32,8 @@ def quote(number: int, symbol: str = "A") -> Quote:
 class Reading:
     """An open source, and what came of it."""
 
-    def __init__(self, source: ProviderSource) -> None:
-        self.source = source
+    def __init__(self, source: ProviderSource, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.source, self.clock = source, clock
         self.items: list[Any] = []
         self.events: list[FeedEvent] = []
         self.letters: list[DeadLetter] = []
@@ -94,11 +95,16 @@ async def reading(
 
 @asynccontextmanager
 async def reading_of(
-    template: ProviderSource, position: Any = None, partition: int = 0, partitions: int = 1
-) -> AsyncIterator[Reading]:
+    template: ProviderSource,
+    position: Any = None,
+    partition: int = 0,
+    partitions: int = 1,
+    clock: Clock = SYSTEM_CLOCK,
+    reading: Callable[[ProviderSource, Clock], Any] = Reading,
+) -> AsyncIterator[Any]:
     template.check()
-    read = Reading(template.fresh())
-    context = SourceContext("feed", partition, partitions, counted=read.counted, gauge=read.gauge)
+    read = reading(template.fresh(), clock)
+    context = SourceContext("feed", partition, partitions, counted=read.counted, gauge=read.gauge, clock=clock)
     await read.source.open(context, position)
     try:
         yield read

@@ -76,6 +76,13 @@ def _standby() -> list[Mutation]:
             STANDBY_TESTS,
         ),
         Mutation(
+            "standby: what waits for a change is kept however late that is seen",
+            STANDBY,
+            "if assigned != voice.speaker and not routing.reason(item, assigned):",
+            "if self._due(item, voice.speaker, now) is None:",
+            STANDBY_TESTS,
+        ),
+        Mutation(
             "standby: who is back is heard after the overlap",
             STANDBY,
             " and now - routing.since(item, assigned) < self._overlap:",

@@ -23,7 +23,9 @@ from market_data_pipeline.sources.provider import VenueLimits
 from market_data_pipeline.sources.provider_source import ProviderSource
 from market_data_pipeline.sources.router import SourceRouter
 from market_data_pipeline.sources.routes import BySymbol, Failover, Priority, RoundRobin
+from market_data_pipeline.sources.routing import Routing
 from tests.tools.feed_reading import PATIENT, QUICK, Reading, quote, reading_of, trade
+from tests.tools.hand_clock import HandClock
 from tests.tools.line_feed import LineFeed, LineProvider
 
 SOON = Failover(fail_after="20ms", recover_after="60ms")
@@ -37,18 +39,48 @@ def router(*feeds: LineFeed, symbols: Any = ("A",), **options: Any) -> SourceRou
     return SourceRouter(providers, symbols, **{**quick, **options})
 
 
+class Stage(Reading):
+    """Time stands until the test says otherwise."""
+
+    clock: HandClock
+
+    async def served(self) -> None:
+        """Until each provider has served or refused what it was asked for."""
+        source: Any = self.source
+        routing: Routing = source._routing
+        pairs = [(item, name) for item in routing.items for name in source.labels if routing.has(item, name)]
+        async with asyncio.timeout(20):
+            while any(routing.reason(*pair) not in ("", "refused") for pair in pairs):  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.001)
+
+
 @asynccontextmanager
-async def two(*symbols: str, **options: Any) -> AsyncIterator[tuple[LineFeed, LineFeed, Reading]]:
+async def staged(source: SourceRouter, **place: int) -> AsyncIterator[Stage]:
+    async with reading_of(source, clock=HandClock(), reading=Stage, **place) as read:
+        yield read
+
+
+@asynccontextmanager
+async def two(*symbols: str, **options: Any) -> AsyncIterator[tuple[LineFeed, LineFeed, Stage]]:
     """Feeds ``a`` and ``b``, both subscribed to; of each symbol the first trade has come from both."""
     names = symbols or ("A",)
-    async with LineFeed() as a, LineFeed() as b, reading_of(router(a, b, symbols=names, **options)) as read:
-        for feed in (a, b):
-            for symbol in names:
-                await feed.subscribed(symbol)
+    async with LineFeed() as a, LineFeed() as b, staged(router(a, b, symbols=names, **options)) as read:
+        await read.served()
         for feed in (a, b):
             await feed.send(*(trade(1, symbol) for symbol in names))
         await read.got(len(names))
         await kept(read, len(names))
+        yield a, b, read
+
+
+@asynccontextmanager
+async def cold(**options: Any) -> AsyncIterator[tuple[LineFeed, LineFeed, Stage]]:
+    """Feeds ``a``, whose first trade has come, and ``b``, which nobody has needed."""
+    async with LineFeed() as a, LineFeed() as b, staged(router(a, b, **options)) as read:
+        await a.subscribed("A")
+        await a.send(trade(1))
+        await read.got(1)
+        assert b.made == 0
         yield a, b, read
 
 
@@ -88,6 +120,9 @@ async def test_a_broken_primary_is_replaced_and_taken_back() -> None:
         await b.send(trade(2), trade(2, "B"))
         await kept(read, 4)
         await break_for_good(a)
+        await read.got(4)
+        assert switches(read) == []
+        read.clock.advance(0.1)
         await read.event("switched")
         assert read.items[2:] == [
             trade(2)._replace(venue="b", ts_recv=read.items[2].ts_recv),
@@ -96,6 +131,8 @@ async def test_a_broken_primary_is_replaced_and_taken_back() -> None:
         assert switches(read) == [("b", "", "a -> b: disconnected")]
         assert read.routes == {"a": 0, "b": 2}
         a.unwelcome = 0
+        await read.served()
+        read.clock.advance(0.1)
         await read.event("switched", 2)
         assert switches(read)[1:] == [("a", "", "b -> a: recovered")]
         await a.send(trade(4))
@@ -113,7 +150,10 @@ async def test_a_break_that_is_short_is_no_switch_and_no_hole() -> None:
         await kept(read, 2)
         await a.cut()
         await asyncio.gather(a.subscribed("A", 2), read.got(2))
+        await read.served()
         await a.send(trade(3), trade(4))
+        await kept(read, 2)
+        read.clock.advance(0.1)
         await read.got(4)
         assert read.records == [trade(number) for number in (1, 2, 3, 4)]
         assert [item.venue for item in read.items] == ["a", "b", "a", "a"]
@@ -125,9 +165,9 @@ async def test_a_break_that_is_short_is_no_switch_and_no_hole() -> None:
 async def test_a_refused_symbol_moves_alone(how: str) -> None:
     async with LineFeed() as a, LineFeed() as b:
         getattr(a, how).add("B")
-        async with reading_of(router(a, b, symbols=["A", "B"])) as read:
-            await a.subscribed("A")
-            await b.subscribed("B")
+        async with staged(router(a, b, symbols=["A", "B"])) as read:
+            await read.served()
+            read.clock.advance(0.1)
             await read.event("switched")
             assert switches(read) == [("b", "B", "a -> b: refused")]
             await a.send(trade(1))
@@ -142,8 +182,10 @@ async def test_a_refused_symbol_moves_alone(how: str) -> None:
 async def test_a_refused_kind_comes_from_the_other_one_and_the_rest_stays(how: str, kind: str, moved: int) -> None:
     async with LineFeed() as a, LineFeed() as b:
         getattr(a, how).add(f"{kind}:A")
-        async with reading_of(router(a, b, kinds=("quote", "trade"))) as read:
-            await asyncio.gather(a.subscribed("A", 1 + (how == "late")), b.subscribed("A", 2))
+        async with staged(router(a, b, kinds=("quote", "trade"))) as read:
+            await read.served()
+            await a.until(lambda: len(a.calls) == 2)
+            read.clock.advance(0.1)
             await read.until(lambda: read.counts["refused"] == 1 and read.counts["switched"] == moved)
             for number in range(1, 6):
                 for feed in (a, b):
@@ -159,25 +201,17 @@ async def test_a_refused_kind_comes_from_the_other_one_and_the_rest_stays(how: s
 async def test_a_quiet_primary_is_left_while_the_backup_is_not_quiet() -> None:
     route = Failover(fail_after="0s", recover_after="1h", stale_after="60ms")
     async with two(route=route) as (a, b, read):
-        for number in range(2, 400):
+        for number in range(2, 6):
             await b.send(trade(number))
-            if await said(read):
-                break
+            await kept(read, number)
             await a.say({"beat": True})
+            assert read.routes == {"a": 1, "b": 0}
+            read.clock.advance(0.019)
         await read.event("switched")
         assert switches(read) == [("b", "", "a -> b: quiet")]
-        await read.until(lambda: len(read.items) == number)
-        assert [item.trade_id for item in read.items] == list(range(1, number + 1)), "from behind the last of a"
+        await read.got(5)
+        assert [item.trade_id for item in read.items] == [1, 2, 3, 4, 5], "from behind the last of a"
         assert a.left == []
-
-
-async def said(read: Reading) -> bool:
-    """Read for a while; whether there was a switch."""
-    reader = asyncio.create_task(read.event("switched"))
-    await asyncio.wait([reader], timeout=0.02)
-    reader.cancel()
-    await asyncio.gather(reader, return_exceptions=True)
-    return read.counts["switched"] > 0
 
 
 async def test_what_nobody_had_is_a_gap() -> None:
@@ -190,6 +224,7 @@ async def test_what_nobody_had_is_a_gap() -> None:
         await b.subscribed("A", 2)
         await b.send(trade(4))
         await read.got(3)
+        read.clock.advance(0.1)
         await read.event("switched")
         assert read.records == [trade(1), Gap("A", 2, 3, 2, 40), trade(4)]
         assert switches(read) == [("b", "", "a -> b: disconnected")]
@@ -199,6 +234,8 @@ async def test_while_none_is_there_it_is_told_as_with_one() -> None:
     async with two(gap_after="50ms") as (a, b, read):
         await break_for_good(a)
         await break_for_good(b)
+        await read.event("disconnected", 2)
+        read.clock.advance(0.1)
         await read.got(2)
         assert read.records == [trade(1), Gap("A", 0, 0, 0, 10)]
         assert len(switches(read)) <= 1, "from one that is away to one that is not known to be"
@@ -206,19 +243,18 @@ async def test_while_none_is_there_it_is_told_as_with_one() -> None:
 
 async def test_a_cold_backup_is_connected_when_it_is_needed_and_let_go_after_the_return() -> None:
     route = Failover(fail_after="50ms", recover_after="50ms", standby="cold")
-    async with LineFeed() as a, LineFeed() as b, reading_of(router(a, b, route=route)) as read:
-        await a.subscribed("A")
-        await a.send(trade(1))
-        await read.got(1)
-        assert b.made == 0
+    async with cold(route=route) as (a, b, read):
         await break_for_good(a)
         await asyncio.gather(b.subscribed("A"), read.event("connected", 2))
         await b.send(trade(3))
         await read.got(3)
         assert read.records[1:] == [Gap("A", 0, 0, 0, 30), trade(3)], "that b counts as a does is not known"
+        read.clock.advance(0.1)
         await read.event("switched")
         assert b.left == []
         a.unwelcome = 0
+        await read.served()
+        read.clock.advance(0.1)
         await read.event("switched", 2)
         await read.until(lambda: ("b", "not needed now") in {(event.feed, event.detail) for event in read.events})
         await b.until(lambda: b.left == ["A"])
@@ -230,14 +266,14 @@ async def test_a_cold_backup_is_connected_when_it_is_needed_and_let_go_after_the
 
 async def test_a_cold_backup_that_is_still_heard_is_not_let_go() -> None:
     route = Failover(fail_after="20ms", recover_after="20ms", standby="cold")
-    async with LineFeed() as a, LineFeed() as b, reading_of(router(a, b, route=route, overlap="1h")) as read:
-        await a.subscribed("A")
-        await a.send(trade(1))
-        await read.got(1)
+    async with cold(route=route, overlap="1h") as (a, b, read):
         await break_for_good(a)
         await b.subscribed("A")
+        read.clock.advance(0.1)
         await read.event("switched")
         a.unwelcome = 0
+        await read.served()
+        read.clock.advance(0.1)
         await read.event("switched", 2)
         await a.send(trade(2))
         await kept(read, 1)
@@ -249,13 +285,12 @@ async def test_a_cold_backup_that_is_still_heard_is_not_let_go() -> None:
 async def test_providers_are_asked_for_their_own_symbols_only() -> None:
     route = BySymbol({"BTC*": "b", "ETH*": ["a", "b"]}, default="a")
     async with LineFeed() as a, LineFeed() as b:
-        async with reading_of(router(a, b, symbols=["BTC/USD", "ETH/USD", "SOL/USD"], route=route)) as read:
-            await a.subscribed("SOL/USD")
-            await b.subscribed("ETH/USD")
+        async with staged(router(a, b, symbols=["BTC/USD", "ETH/USD", "SOL/USD"], route=route)) as read:
+            await read.served()
             assert (a.calls, b.calls) == ([("trade", ["ETH/USD", "SOL/USD"])], [("trade", ["BTC/USD", "ETH/USD"])])
             assert read.routes == {"a": 2, "b": 1}
-        async with reading_of(router(a, b, symbols=["BTC/USD"], route=route)) as read:
-            await b.subscribed("BTC/USD", 2)
+        async with staged(router(a, b, symbols=["BTC/USD"], route=route)) as read:
+            await read.served()
             assert a.made == 1
 
 
@@ -265,14 +300,14 @@ async def test_symbols_are_shared_and_several_connections_of_one_provider_are_on
         providers = [LineProvider(a.port, limits=limits), LineProvider(b.port, limits=limits)]
         route = RoundRobin(fail_after="20ms", recover_after="1h")
         source = SourceRouter(providers, list("ABCD"), reconnect=QUICK, circuit=PATIENT, route=route, overlap="40ms")
-        async with reading_of(source) as read:
-            for symbol in "ABCD":
-                await a.subscribed(symbol)
-                await b.subscribed(symbol)
+        async with staged(source) as read:
+            await read.served()
             assert read.routes == {"line#1": 2, "line#2": 2}
             slot = next(at for at, client in enumerate(a.clients) if ("trade", "A") in client.symbols)
             a.unwelcome = 1_000_000
             await a.cut(slot)
+            await read.event("disconnected")
+            read.clock.advance(0.1)
             await read.event("switched")
             assert switches(read) == [("line#2", "A", "line#1 -> line#2: disconnected")]
             assert read.routes == {"line#1": 1, "line#2": 3}
@@ -284,11 +319,13 @@ async def test_partitions_begin_with_another_one_and_say_so() -> None:
     async with LineFeed() as a, LineFeed() as b:
         source = router(a, b, symbols=symbols, route=RoundRobin(fail_after="20ms"))
         assert source.splittable
-        async with reading_of(source, partition=1, partitions=4) as read:
-            await asyncio.gather(a.subscribed(own[-1]), b.subscribed(own[-1]))
+        async with staged(source, partition=1, partitions=4) as read:
+            await read.served()
             assert a.calls == [("trade", own)]
             assert read.routes["b"] == (len(own) + 1) // 2, "the first of an odd partition is b's"
             await break_for_good(b)
+            await read.event("disconnected")
+            read.clock.advance(0.1)
             await read.event("switched")
             assert switches(read) == [("a@1", "", "b -> a: disconnected")]
 
@@ -298,6 +335,7 @@ async def test_when_the_job_stands_still_nobody_is_quiet_and_order_is_kept() -> 
     route = Failover(fail_after="0s", recover_after="1h", stale_after="30ms")
     sent = [trade(number) for number in range(2, 400)]
     async with two(route=route, queue_items=8, overlap="1h") as (a, b, read):
+        read.clock.go()
         await a.send(*sent[:100])
         async with asyncio.timeout(20):
             await read.overloaded.wait()
@@ -421,14 +459,14 @@ def test_a_router_is_known_by_name_and_described_by_its_arguments() -> None:
 
 async def test_a_cold_backup_is_not_connected_anew_for_each_short_absence() -> None:
     route = Failover(fail_after="1h", recover_after="1h", standby="cold")
-    async with LineFeed() as a, LineFeed() as b, reading_of(router(a, b, route=route)) as read:
-        await a.subscribed("A")
-        assert b.made == 0
+    async with cold(route=route) as (a, b, read):
         for times in range(2, 6):
             await a.cut()
             await a.subscribed("A", times)
             await b.subscribed("A")
+            await read.served()
             await a.send(trade(times))
+            read.clock.advance(0.1)  # longer than the overlap, behind which nobody needs the backup
             await read.until(lambda times=times: trade(times) in read.records)  # type: ignore[misc]
-            await asyncio.sleep(0.1)  # longer than the overlap, behind which nobody needs the backup
+            await asyncio.sleep(0.02)
         assert (a.made, b.made, len(b.clients)) == (5, 1, 1)
