@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from market_data_pipeline.codec import pack, portable, unpack
 from market_data_pipeline.component import Component
 from market_data_pipeline.errors import CodecError, OperatorFailed
 from market_data_pipeline.frame import NO_MARK, Frame
+from market_data_pipeline.packing import pack, portable, unpack
 
 OnError = Literal["fail", "skip", "dead_letter"]
 ON_ERROR: tuple[OnError, ...] = ("fail", "skip", "dead_letter")

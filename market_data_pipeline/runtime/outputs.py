@@ -13,11 +13,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from market_data_pipeline.codec import encode_items, pack, unpack, with_mark
+from market_data_pipeline.codec import encode_items, with_mark
 from market_data_pipeline.dag.partition import split_by_key
 from market_data_pipeline.dag.plan import Plan, PlanEdge, Subgraph
 from market_data_pipeline.frame import END, IDLE, NO_MARK, Items, compact, join_items
 from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.runtime.contract import Limits, Stream
 
 OUTBOX = "\x1eoutbox:"

@@ -10,10 +10,10 @@ import mmh3
 import numpy as np
 
 from market_data_pipeline.adapters.serialization import Encoder
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.dag.partition import key_text
 from market_data_pipeline.errors import CodecError, CorruptState
 from market_data_pipeline.frame import Columns, Dictionary, Frame, Items, to_rows
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.records import ROW_RECORDS, field
 from market_data_pipeline.sinks.encoding import plain, records
 

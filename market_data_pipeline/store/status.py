@@ -9,10 +9,10 @@ from typing import Any
 
 import redis.asyncio
 
-from market_data_pipeline.codec import unpack, unseal
 from market_data_pipeline.dag.plan import Plan, PlanEdge, TaskId
 from market_data_pipeline.feedback import StoreReading
 from market_data_pipeline.frame import END, NO_MARK
+from market_data_pipeline.packing import unpack, unseal
 from market_data_pipeline.runtime.flow import TaskFlow
 from market_data_pipeline.runtime.latency import LatencyHistogram
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, Owner
