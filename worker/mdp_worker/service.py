@@ -79,7 +79,7 @@ class Worker:
         self._running: dict[int, _Partition] = {}
         self._ending: dict[int, asyncio.Task[None]] = {}
         self._leaving = self._resting = False
-        self._report = Report(clock, self._metrics.waiting)
+        self._report = Report(clock, self._metrics.outside.waiting)
         self._heard, self._rates = HeardRates(), dict[str, float]()
         self._asked_to_leave = asyncio.Event()
         self._away = False
