@@ -81,34 +81,16 @@ class SourceRouter(ProviderSource):
         idle_after: Duration | None = "5s",
         live: bool = True,
     ) -> None:
-        if not isinstance(providers, Sequence):
-            raise ConfigError("providers: a sequence of them, for example [primary, backup]")
-        if not isinstance(route, RouteRule):
-            raise ConfigError(f"route: {route!r:.100} is no rule; one of: Failover, Priority, RoundRobin, BySymbol")
+        self.overlap = _checked(providers, route, overlap, overlap_items)
         self.route, self.overlap_items = route, overlap_items
-        self.overlap = wall_duration(overlap, "overlap", zero=True)
-        if self.overlap < 0 or overlap_items < 1:
-            raise ConfigError(f"overlap={overlap!r}, overlap_items={overlap_items}: needed: at least 0, and 1")
         names = labels_of(providers)
         self._rankings = {symbol: route.ranking(symbol, names) for symbol in symbols} if names else {}
         super().__init__(
-            providers,
-            symbols,
-            kinds,
-            on_overload=on_overload,
-            queue_items=queue_items,
-            spill_path=spill_path,
-            spill_bytes=spill_bytes,
-            quiet_after=quiet_after,
-            give_up_after=give_up_after,
-            gap_after=gap_after,
-            connect_timeout=connect_timeout,
-            reconnect=reconnect,
-            circuit=circuit,
-            max_delay=max_delay,
-            idle_after=idle_after,
+            providers, symbols, kinds, on_overload=on_overload, queue_items=queue_items, spill_path=spill_path,
+            spill_bytes=spill_bytes, quiet_after=quiet_after, give_up_after=give_up_after, gap_after=gap_after,
+            connect_timeout=connect_timeout, reconnect=reconnect, circuit=circuit, max_delay=max_delay, idle_after=idle_after,
             live=live,
-        )
+        )  # fmt: skip
 
     def _symbols_of(self, label: str, symbols: Sequence[str]) -> tuple[str, ...]:
         return tuple(symbol for symbol in symbols if any(label in level for level in self._rankings[symbol]))
@@ -166,3 +148,15 @@ class SourceRouter(ProviderSource):
     def _look_often(self) -> list[float]:
         seconds = [time / 4 for time in (*self.route.times, self.overlap / 1e9) if time > 0]
         return [*super()._look_often(), *seconds]
+
+
+def _checked(providers: object, route: object, overlap: Duration, overlap_items: int) -> int:
+    """``overlap`` in nanoseconds, if these arguments can be used."""
+    if not isinstance(providers, Sequence):
+        raise ConfigError("providers: a sequence of them, for example [primary, backup]")
+    if not isinstance(route, RouteRule):
+        raise ConfigError(f"route: {route!r:.100} is no rule; one of: Failover, Priority, RoundRobin, BySymbol")
+    nanos = wall_duration(overlap, "overlap", zero=True)
+    if nanos < 0 or overlap_items < 1:
+        raise ConfigError(f"overlap={overlap!r}, overlap_items={overlap_items}: needed: at least 0, and 1")
+    return nanos
