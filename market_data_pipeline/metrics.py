@@ -232,7 +232,7 @@ class _Observer(TaskObserver):
         else:
             self._of(nodes.events, node, name).inc(n)
 
-    def latency(self, nanos: int, items: int) -> None:
+    def latency(self, nanos: int) -> None:
         self._m.tasks.latency.observe(nanos / 1e9)
 
     def stored(self, node: str, seconds: float) -> None:

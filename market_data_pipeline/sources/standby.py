@@ -100,7 +100,7 @@ class Standby:
         keep: float,
         most: int,
     ) -> None:
-        self._routing, self._leading, self._venues = routing, leading, dict(venues)
+        self._routing, self._leading = routing, leading
         self._overlap, self._keep, self._most = overlap, keep, most
         self._strangers = {(a, b) for a in venues for b in venues if venues[a] != venues[b]}
         self._voices = {item: _Voice(routing.provider(item)) for item in routing.items}

@@ -143,7 +143,7 @@ async def read_status(
     return JobStatus(
         job.name, job.uid, now.state or "gone", now.error, job.fingerprint, job.partitions, len(tasks), int(replies[-2]),
         _workers(workers, owners), _owners(owners, workers), _channels(streams, lengths, capacity, plan.capacities, flows),
-        _nodes(metas), _watermarks(plan, tasks, metas),
+        _nodes(metas), _watermarks(tasks, metas),
         _latency(metas).summary(), int(replies[-3]),
         first_dead_letter=_first_letter(replies[-4]), sources=_entries(plan),
         sinks=[n.name for n in plan.nodes if n.kind == "sink"], has_leader=bool(replies[-1]), flows=flows,
@@ -221,7 +221,7 @@ def _nodes(metas: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
     return {name: dict(counts) for name, counts in nodes.items()}
 
 
-def _watermarks(plan: Plan, tasks: Sequence[TaskId], metas: Sequence[dict[str, Any]]) -> dict[str, int | None]:
+def _watermarks(tasks: Sequence[TaskId], metas: Sequence[dict[str, Any]]) -> dict[str, int | None]:
     lowest: dict[str, int] = {}
     for task, meta in zip(tasks, metas, strict=True):
         mark = meta.get("watermark", NO_MARK)
