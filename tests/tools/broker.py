@@ -36,9 +36,9 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from market_data_pipeline.processes import die_with_parent
 from market_data_pipeline.store.embedded import free_port
 from tools.kafka_log import aborted, transactions
+from tools.parent_death import die_with_parent
 
 _READY_SECONDS = 20.0
 
