@@ -107,7 +107,7 @@ class Broker:
                 [binary, "broker", "--listener-url", url, "--advertised-listener-url", url,
                  "--storage-engine", "memory://tansu/"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder.name,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - as the embedded server is started
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - started before any thread
                 start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + _READY_SECONDS

@@ -37,7 +37,6 @@ from market_data_pipeline.runtime.contract import Limits
 from market_data_pipeline.sources.base import Batch, SourceContext
 from market_data_pipeline.sources.synthetic import DEFAULT_START
 
-NAN = float("nan")
 DAY, HOUR, MINUTE, SECOND = 86_400 * 10**9, 3600 * 10**9, 60 * 10**9, 10**9
 
 
