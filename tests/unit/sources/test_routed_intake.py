@@ -56,7 +56,8 @@ class Ways:
         await self.intake.records(self.health[feed], feed, [trade(number) for number in numbers])
 
     async def taken(self) -> list[Any]:
-        return [getattr(record, "trade_id", record) for record in await self.inbox.take(100) or ()]
+        async with asyncio.timeout(10):
+            return [getattr(record, "trade_id", record) for record in await self.inbox.take(100) or ()]
 
     async def cut(self, feed: str) -> None:
         self.intake.tell(self.health[feed].disconnected(1, "cut"))

@@ -341,6 +341,22 @@ def test_who_came_while_who_is_heard_had_to_wait_was_not_there_all_the_while() -
     assert play.ids() == [1, Gap("A", 2, 4, 3, 50), 5]
 
 
+def test_what_had_no_room_while_who_is_heard_had_to_wait_is_told() -> None:
+    """That this one is heard at last says nothing of what came meanwhile."""
+    play = Play("a", "b", most=5, venue="x")
+    play.up("a", "b")
+    play.look(10.0)
+    play.bring("a", trade(1))
+    play.routing.delivering("a", play.now)
+    play.look(12.0)
+    play.bring("b", *(trade(number) for number in range(1, 21)))
+    play.look(60.0)
+    play.routing.delivered("a", play.now, waited=True)
+    play.bring("a", trade(2))
+    play.down("a")
+    assert play.ids() == [1, 2, Gap("A", 3, 15, 13, 160), *range(16, 21)]
+
+
 def test_what_waited_too_long_is_no_news() -> None:
     """Of a venue that had it long ago, and not of the one that is heard, which was there: also after a return."""
     play = Play("a", "b")
