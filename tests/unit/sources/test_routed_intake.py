@@ -127,8 +127,8 @@ async def test_who_waits_for_room_is_not_followed_by_who_came_meanwhile() -> Non
     ways.clock.advance(30.0)
     ways.back("a")
     ways.clock.advance(30.0)
-    await ways.bring("a", 21)
     async with asyncio.timeout(10):  # a change would wait for room, too
+        await ways.bring("a", 21)
         await ways.intake.look()
     taken = await ways.taken()
     await waiting
