@@ -21,6 +21,7 @@ from market_data_pipeline.sources.routed_intake import RoutedIntake, Routes
 from market_data_pipeline.sources.routes import Failover, Route, RouteRule
 from market_data_pipeline.sources.routing import Routing
 from market_data_pipeline.sources.standby import Standby
+from market_data_pipeline.sources.watched_time import WatchedTime
 
 
 class SourceRouter(ProviderSource):
@@ -100,8 +101,10 @@ class SourceRouter(ProviderSource):
         rankings = {symbol: self._rankings[symbol] for symbol in self.symbols if symbol in own}
         kinds = sorted(self.kinds, key=lambda kind: kind != gaps.kind)
         self._routing = Routing(
-            self.route, rankings, feeds, ctx.clock.monotonic(), offset=ctx.partition, kinds=kinds
+            self.route, rankings, feeds, ctx.clock.monotonic(), offset=ctx.partition, kinds=kinds,
+            catch_up=self.overlap / 1e9,
         )  # fmt: skip
+        self._time = WatchedTime(ctx.clock, 2 * self._look_every())
         keep = self.overlap + max((self.give_up_after or 0), round(self.route.times[2] * 1e9))
         self._standby = Standby(
             self._routing,
@@ -113,7 +116,7 @@ class SourceRouter(ProviderSource):
         )
         suffix = f"@{ctx.partition}" if ctx.partitions > 1 else ""
         routes = Routes(
-            self._routing, self._standby, feeds, gauge=ctx.gauge, decided=self._let_rest, suffix=suffix
+            self._routing, self._standby, feeds, self._time, gauge=ctx.gauge, decided=self._let_rest, suffix=suffix
         )  # fmt: skip
         routes.show()
         return RoutedIntake(
@@ -138,7 +141,7 @@ class SourceRouter(ProviderSource):
         would be made each time."""
         if not self.route.is_cold:
             return
-        now = self._clock.monotonic()
+        now = self._time.now()
         for feed, link in self._feed_links:
             if self._routing.is_needed(feed, now) or self._standby.speaks(feed):
                 link.wake()
