@@ -98,7 +98,7 @@ class DagRuntime:
         self._channels = {edge.name: self._channel(edge) for edge in self.plan.channels}
         self.cut = False
         self._stop = asyncio.Event()
-        self._errors: list[Exception] = []
+        self._errors: list[BaseException] = []
         self.stores = StoreHold(self.plan, dag, clock)
         self.run_id = secrets.token_hex(4)
         if len(self.plan.nodes) > self.config.max_concurrency:
@@ -168,7 +168,9 @@ class DagRuntime:
                     await self._run_coroutine(subgraph, node.fn)  # type: ignore[arg-type]
                 else:
                     await _LocalTask(self, subgraph).run()
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # SystemExit, too, where the loop survives it: this is no run that has finished
             self._errors.append(error)  # in order of time: the first is the cause
             raise
 
