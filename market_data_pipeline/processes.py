@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -32,3 +33,10 @@ def die_with_parent() -> None:
     ``preexec_fn`` in a process without threads; see :func:`with_parent`."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def ask_to_end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGCONT: one that somebody has stopped would notice the first only when it goes on. Nothing happens to one
+    that has ended."""
+    process.terminate()
+    process.send_signal(signal.SIGCONT)
