@@ -341,8 +341,8 @@ class JobRun:
                 child.kill()
 
     async def _looked(self, job: JobInfo) -> JobStatus:
-        """What :meth:`_read` reads. Raises ``TimeoutError`` soon after the run was asked to stop: the workers are told then, also
-        where the server hangs."""
+        """What :meth:`_read` reads. Raises ``TimeoutError`` soon after the run was asked to stop: the workers are to be told,
+        also where the server hangs."""
         reading, asked = asyncio.create_task(self._read(job)), asyncio.create_task(self._asked.wait())
         try:
             await asyncio.wait({reading, asked}, return_when=asyncio.FIRST_COMPLETED)
