@@ -127,11 +127,14 @@ class DagRuntime:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             for job in (*jobs, self.asked):
-                job.cancel()
-            await asyncio.gather(*jobs, self.asked, return_exceptions=True)
-            await self.stores.close()
-            self._close_channels()
-            self.result = self._tally(jobs)
+                if not job.cancelling():  # by whoever ends the whole loop: another time would reach it as it cleans up
+                    job.cancel()
+            try:
+                await asyncio.gather(*jobs, self.asked, return_exceptions=True)
+            finally:  # cancelled meanwhile: all have ended, too
+                self._close_channels()
+                self.result = self._tally(jobs)
+                await self.stores.close()
         if self._errors:
             raise self._errors[0]
         return self.result

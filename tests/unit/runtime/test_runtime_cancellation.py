@@ -126,6 +126,27 @@ async def test_a_panic_fails_the_run_and_the_task(case: str) -> None:
     await job.stop()
 
 
+async def test_one_that_is_cancelled_twice_has_its_counts_and_closed_its_channels() -> None:
+    cleaning = asyncio.Event()
+
+    async def slow(in_ch: dict[str, Any], out_ch: dict[str, Any]) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            await asyncio.Event().wait()
+
+    runtime = DagRuntime(dag_of(slow, Collect()))
+    running = asyncio.create_task(runtime.start())
+    await asyncio.sleep(0)
+    running.cancel()
+    await cleaning.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert runtime.result == (2, 0, 2, 0)
+
+
 def test_a_run_that_was_left_by_an_exit_is_none_that_has_finished() -> None:
     """asyncio lets ``SystemExit`` out of the loop; a host that runs the loop on must not be told that all is well."""
 
