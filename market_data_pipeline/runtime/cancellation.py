@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from market_data_pipeline.errors import OperatorFailed
 
@@ -34,3 +35,10 @@ def told_apart(nodes: str) -> Iterator[None]:
         raise
     except BaseException as error:
         raise OperatorFailed(f"{nodes}: {type(error).__name__}: {error}") from error
+
+
+def cancel_once(task: asyncio.Future[Any]) -> None:
+    """Cancel ``task`` unless that was done already, by whoever ends the whole loop: another time would reach it as it cleans
+    up."""
+    if not (isinstance(task, asyncio.Task) and task.cancelling()):
+        task.cancel()

@@ -31,7 +31,7 @@ from market_data_pipeline.frame import END, IDLE, NO_MARK, Frame, Items, to_rows
 from market_data_pipeline.given import check_numbers
 from market_data_pipeline.operators.async_map import all_of
 from market_data_pipeline.operators.base import AsyncOperator, DeadLetter
-from market_data_pipeline.runtime.cancellation import told_apart
+from market_data_pipeline.runtime.cancellation import cancel_once, told_apart
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
 from market_data_pipeline.runtime.local_ends import LocalSink, LocalSource
 from market_data_pipeline.runtime.progress import SourceWatermark
@@ -127,8 +127,7 @@ class DagRuntime:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             for job in (*jobs, self.asked):
-                if not job.cancelling():  # by whoever ends the whole loop: another time would reach it as it cleans up
-                    job.cancel()
+                cancel_once(job)
             try:
                 await asyncio.gather(*jobs, self.asked, return_exceptions=True)
             finally:  # cancelled meanwhile: all have ended, too
@@ -199,7 +198,7 @@ class DagRuntime:
             await asyncio.wait({job, self.asked}, return_when=asyncio.FIRST_COMPLETED)
             self.cut |= not job.done()
         finally:
-            job.cancel()
+            cancel_once(job)
             await asyncio.gather(job, return_exceptions=True)
         if not (job.cancelled() and self.stopping):
             job.result()
@@ -298,7 +297,7 @@ class _LocalTask:
             await self._step(name, SOURCE_INPUT, Frame([], watermark.end()))
         finally:
             if reading is not None:
-                reading.cancel()
+                cancel_once(reading)
                 await asyncio.gather(reading, return_exceptions=True)
             await source.close()
 
