@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -24,3 +25,10 @@ def with_parent(command: Sequence[str]) -> list[str]:
     if sys.platform != "linux":
         return list(command)
     return [sys.executable, "-I", "-S", "-c", _FIRST, str(os.getpid()), *command]
+
+
+def ask_to_end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGCONT: one that somebody has stopped would notice the first only when it goes on. Nothing happens to one
+    that has ended."""
+    process.terminate()
+    process.send_signal(signal.SIGCONT)

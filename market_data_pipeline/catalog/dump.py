@@ -18,7 +18,7 @@ from typing import Any, Literal
 from ruamel.yaml import YAML
 
 from market_data_pipeline.catalog.filling import hidden
-from market_data_pipeline.catalog.importable import MAIN, check_runs_once, main_name, search_path
+from market_data_pipeline.catalog.importable import MAINS, check_runs_once, main_name, search_path
 from market_data_pipeline.catalog.load import dag_of
 from market_data_pipeline.catalog.writing import SECRET, Unwritable, Writing
 from market_data_pipeline.dag.graph import Dag, Edge, Node
@@ -186,6 +186,6 @@ def _importable(plan: Any) -> Any:
         return {key: _importable(value) for key, value in plan.items()}
     if isinstance(plan, list | tuple):
         return [_importable(value) for value in plan]
-    if isinstance(plan, str) and plan.startswith(f"{MAIN}."):
-        return f"{main_name()}{plan.removeprefix(MAIN)}"
+    if isinstance(plan, str) and plan.startswith(tuple(f"{main}." for main in MAINS)):
+        return f"{main_name()}{plan[plan.index('.') :]}"
     return plan

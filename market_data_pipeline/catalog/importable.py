@@ -22,6 +22,8 @@ from typing import Any
 from market_data_pipeline.errors import ConfigError
 
 MAIN = "__main__"
+MAINS = (MAIN, "__mp_main__")
+"""What the script's module is called: also by ``multiprocessing`` in a process that it spawned."""
 _LOCAL = "<locals>"
 _PACKAGE = __name__.partition(".")[0]
 _GUARD = 'let what it runs stand under `if __name__ == "__main__":`'
@@ -57,7 +59,7 @@ def import_name(thing: Any) -> str:
         raise Unnameable("is a lambda")
     if _LOCAL in path:
         raise Unnameable(f"is local to a function ({path.replace(f'.{_LOCAL}', '')})")
-    if module == MAIN:
+    if module in MAINS:
         return f"{main_name()}:{path}"
     found = _found(module, path)
     if found is not thing and found != thing:
@@ -72,7 +74,7 @@ def main_name() -> str:
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec is not None:
         name: str = spec.name
-    elif file is not None:
+    elif file is not None and Path(file).is_file():  # it is '<stdin>' otherwise
         name = Path(file).stem
         folder = str(Path(file).resolve().parent)
         if folder not in sys.path:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from market_data_pipeline.processes import with_parent
+from market_data_pipeline.processes import ask_to_end, with_parent
 
 _MAX_RESTARTS = 10
 _WITHIN_SECONDS = 60.0
@@ -71,8 +71,8 @@ class Child:
 
     def terminate(self) -> None:
         """Ask it to leave."""
-        if self.exit_code() is None and self.process is not None:
-            self.process.terminate()
+        if self.process is not None:
+            ask_to_end(self.process)
 
     def kill(self) -> None:
         """End it at once."""

@@ -39,6 +39,7 @@ from market_data_pipeline.store.url import Address, parse_address
 _LOOK_EVERY = 0.25
 _LEAVE_SECONDS = 35.0
 _LEFT_SECONDS = 2.0
+_LAST_LOOK_SECONDS = 2.0
 _DEPLOY_SECONDS = 30.0
 _START_POLL = 0.02
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
@@ -237,7 +238,7 @@ class JobRun:
         for child in self._children:
             child.start()
 
-    async def _supervise(self, job: JobInfo, address: Address, logs: Path, embedded: bool) -> JobStatus:
+    async def _supervise(self, job: JobInfo, address: Address, logs: Path, embedded: bool) -> JobStatus | None:
         started = time.monotonic()
         try:
             self._spawn(address, logs, embedded)
@@ -247,9 +248,9 @@ class JobRun:
             await self._end_children()
         self.seconds = time.monotonic() - started
         try:
-            status = await self._read(job)
+            status = await self._looked(job)
         except Exception as error:
-            if seen is None or not is_transient(error):
+            if not is_transient(error) or (seen is None and not self.stopping):
                 raise
             return seen  # the server is away, and we were asked to stop
         # the workers, who said what for the job waits, have left
@@ -260,7 +261,7 @@ class JobRun:
         """Until the job is over or the run is to stop; the last status read."""
         while True:
             try:
-                status = await self._read(job)
+                status = await self._looked(job)
             except Exception as error:
                 if not is_transient(error):
                     raise
@@ -326,6 +327,8 @@ class JobRun:
     async def _end_children(self) -> None:
         """Politely; at once where that is asked for, or when they do not go."""
         deadline = time.monotonic() + _LEAVE_SECONDS
+        if self._embedded is not None:
+            self._embedded.wake()  # a server that is stopped answers no commit
         for child in reversed(self._children):  # workers first: the coordinator is there while they give back
             child.terminate()
         running = list(self._children)
@@ -336,6 +339,19 @@ class JobRun:
         finally:
             for child in running:
                 child.kill()
+
+    async def _looked(self, job: JobInfo) -> JobStatus:
+        """What :meth:`_read` reads. Raises ``TimeoutError`` soon after the run was asked to stop: the workers are to be told,
+        also where the server hangs."""
+        reading, asked = asyncio.create_task(self._read(job)), asyncio.create_task(self._asked.wait())
+        try:
+            await asyncio.wait({reading, asked}, return_when=asyncio.FIRST_COMPLETED)
+            async with asyncio.timeout(_LAST_LOOK_SECONDS):
+                return await reading
+        finally:
+            for task in (reading, asked):
+                task.cancel()
+            await asyncio.gather(reading, asked, return_exceptions=True)
 
     async def _read(self, job: JobInfo) -> JobStatus:
         status = await read_status(self._client, self._control, job, self._plan, self._settings.channel_capacity)

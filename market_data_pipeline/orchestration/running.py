@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from market_data_pipeline.durations import Duration, wall_duration
-from market_data_pipeline.errors import MdpError
+from market_data_pipeline.errors import ConfigError, MdpError
 from market_data_pipeline.orchestration.run_status import RunState, RunStatus
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ class Place(Protocol):
 
 class Running:
     """A run under way, as :meth:`PipelineRuntime.start` gives it: wait for it, stop it, look at it. It goes on whether or not
-    anybody waits."""
+    anybody waits. What is awaited here belongs to the event loop that started it, and raises ``ConfigError`` in another one;
+    :meth:`cut`, :meth:`interrupt` and :meth:`status` can be called from anywhere, a signal's handler and other threads too."""
 
     def __init__(self, name: str, place: Place, over: Callable[[Running], None]) -> None:
         self.name = name
@@ -44,7 +45,8 @@ class Running:
         self._asked = False
         self._cut = ""
         self._waited = False
-        self._task = asyncio.get_running_loop().create_task(place.run(), name=f"run {name}")
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(place.run(), name=f"run {name}")
         self._task.add_done_callback(self._ended)
 
     @property
@@ -61,8 +63,9 @@ class Running:
         """Until it is over; its last status, also where it was stopped. Raises what failed: the error of the node as it was
         raised (in this process), :class:`JobFailed` (over processes), ``ConfigError`` and ``StoreUnavailable`` for what could
         not start. Being cancelled while waiting does not end the run."""
+        self._check_loop()
         self._waited = True
-        await asyncio.wait({self._task})
+        await self._over_within(None)
         error = None if self._task.cancelled() else self._task.exception()
         if error is not None:
             raise error
@@ -73,33 +76,61 @@ class Running:
         end, and the job can go on later where its server keeps it. What has not ended after ``timeout`` is cancelled, and
         the status says so. Returns the last status, and raises nothing of what failed."""
         seconds = wall_duration(timeout, "timeout") / 1e9
+        self._check_loop()
         self._asked = True
         self._place.stop()
-        _, left = await asyncio.wait({self._task}, timeout=seconds)
-        if left:
+        if not await self._over_within(seconds):
             self._cut = f"cut short: it had not ended {timeout} after it was asked to stop"
             await self.cancel()
         return self.status()
 
     async def cancel(self) -> RunStatus:
         """At once: nodes are cancelled, worker processes killed. Returns the last status."""
-        self.cut()
-        await asyncio.wait({self._task})
+        self._check_loop()
+        self._cancel()
+        await self._over_within(None)
         return self.status()
 
     def cut(self) -> None:
         """As :meth:`cancel`, without waiting for it."""
+        self._from_anywhere(self._cancel)
+
+    def interrupt(self) -> None:
+        """Without waiting: as :meth:`stop`, and once it was asked to stop, as :meth:`cancel`; again, for a node that went on
+        all the same."""
+        self._from_anywhere(self._interrupt)
+
+    async def _over_within(self, seconds: float | None) -> bool:
+        if not self._task.done():  # one that is over may be another loop's
+            await asyncio.wait({self._task}, timeout=seconds)
+        return self._task.done()
+
+    def _from_anywhere(self, ask: Callable[[], None]) -> None:
+        """The loop may be asleep, or another thread's."""
+        if not self._task.done() and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(ask)
+
+    def _check_loop(self) -> None:
+        """Raises ``ConfigError`` in another event loop: nobody would wake it."""
+        if not self._task.done() and asyncio.get_running_loop() is not self._loop:
+            raise ConfigError(
+                f"run {self.name!r} belongs to the event loop that started it, and this is another one: use"
+                " asyncio.run_coroutine_threadsafe(runtime.stop(), that_loop), and likewise for what else is awaited"
+            )
+
+    def _interrupt(self) -> None:
+        if self._asked:
+            self._cancel(insisting=True)
+        self._asked = True
+        self._place.stop()
+
+    def _cancel(self, insisting: bool = False) -> None:
+        """Once, unless ``insisting``: another time would reach those that clean up."""
         if not self._task.done():
             self._cut = self._cut or "cut short: it was cancelled"
             self._place.stop(at_once=True)
-            self._task.cancel()
-
-    def interrupt(self) -> None:
-        """Without waiting: as :meth:`stop`, and once it was asked to stop, as :meth:`cancel`."""
-        if self._asked:
-            self.cut()
-        self._asked = True
-        self._place.stop()
+            if insisting or not self._task.cancelling():
+                self._task.cancel()
 
     def _outcome(self) -> tuple[RunState, str]:
         if not self._task.done():

@@ -86,11 +86,12 @@ class PipelineRuntime:
     @property
     def running(self) -> Mapping[str, Running]:
         """What runs, by name."""
-        return {name: running for name, running in self._running.items() if not running.done}
+        return {name: running for name, running in dict(self._running).items() if not running.done}
 
     async def stop(self, name: str | None = None, timeout: Duration = STOP_TIMEOUT) -> dict[str, RunStatus]:
         """Stop the run ``name``, or all that run, side by side; see :meth:`Running.stop`. Returns the last status of each, and
-        raises nothing of what failed. Raises ``ConfigError`` for a name that was never started."""
+        raises nothing of what failed. Raises ``ConfigError`` for a name that was never started, and in an event loop that did
+        not start them."""
         if name is not None and name not in self.running:
             return {name: self.status(name)}
         chosen = [running for running in self.running.values() if name in (None, running.name)]
@@ -106,7 +107,8 @@ class PipelineRuntime:
     def status(self, name: str | None = None) -> RunStatus | dict[str, RunStatus]:
         """The status of the run ``name``, or of all by name: those that run, and the last hundred that are over. Raises
         ``ConfigError`` for a name that is not among them."""
-        known = self._ended | {name: running.status() for name, running in self._running.items()}
+        known = dict(self._ended)  # copies: another thread may ask while runs begin and end
+        known |= {name: running.status() for name, running in dict(self._running).items()}
         if name is None:
             return known
         if name not in known:

@@ -31,7 +31,7 @@ from market_data_pipeline.frame import END, IDLE, NO_MARK, Frame, Items, to_rows
 from market_data_pipeline.given import check_numbers
 from market_data_pipeline.operators.async_map import all_of
 from market_data_pipeline.operators.base import AsyncOperator, DeadLetter
-from market_data_pipeline.runtime.cancellation import told_apart
+from market_data_pipeline.runtime.cancellation import cancel_once, told_apart
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain, StepOutput, input_key
 from market_data_pipeline.runtime.local_ends import LocalSink, LocalSource
 from market_data_pipeline.runtime.progress import SourceWatermark
@@ -98,7 +98,7 @@ class DagRuntime:
         self._channels = {edge.name: self._channel(edge) for edge in self.plan.channels}
         self.cut = False
         self._stop = asyncio.Event()
-        self._errors: list[Exception] = []
+        self._errors: list[BaseException] = []
         self.stores = StoreHold(self.plan, dag, clock)
         self.run_id = secrets.token_hex(4)
         if len(self.plan.nodes) > self.config.max_concurrency:
@@ -127,11 +127,13 @@ class DagRuntime:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             for job in (*jobs, self.asked):
-                job.cancel()
-            await asyncio.gather(*jobs, self.asked, return_exceptions=True)
-            await self.stores.close()
-            self._close_channels()
-            self.result = self._tally(jobs)
+                cancel_once(job)
+            try:
+                await asyncio.gather(*jobs, self.asked, return_exceptions=True)
+            finally:  # cancelled meanwhile: all have ended, too
+                self._close_channels()
+                self.result = self._tally(jobs)
+                await self.stores.close()
         if self._errors:
             raise self._errors[0]
         return self.result
@@ -168,7 +170,9 @@ class DagRuntime:
                     await self._run_coroutine(subgraph, node.fn)  # type: ignore[arg-type]
                 else:
                     await _LocalTask(self, subgraph).run()
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # SystemExit, too, where the loop survives it: this is no run that has finished
             self._errors.append(error)  # in order of time: the first is the cause
             raise
 
@@ -194,7 +198,7 @@ class DagRuntime:
             await asyncio.wait({job, self.asked}, return_when=asyncio.FIRST_COMPLETED)
             self.cut |= not job.done()
         finally:
-            job.cancel()
+            cancel_once(job)
             await asyncio.gather(job, return_exceptions=True)
         if not (job.cancelled() and self.stopping):
             job.result()
@@ -293,7 +297,7 @@ class _LocalTask:
             await self._step(name, SOURCE_INPUT, Frame([], watermark.end()))
         finally:
             if reading is not None:
-                reading.cancel()
+                cancel_once(reading)
                 await asyncio.gather(reading, return_exceptions=True)
             await source.close()
 

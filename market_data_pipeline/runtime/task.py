@@ -149,7 +149,7 @@ class Task:
         """Work until the end of input (True) or until stopped (False).
 
         Raises ``Fenced``, ``JobChanged``, ``LostTask``, ``CorruptState``, or what a node with policy ``fail`` raised;
-        ``OperatorFailed`` too where a node is cancelled from within.
+        ``OperatorFailed`` too where a node is cancelled from within, or raises what is no ``Exception``.
         """
         try:
             with told_apart(f"node {', '.join(self.subgraph.nodes)}"):

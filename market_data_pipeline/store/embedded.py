@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import logging
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -16,7 +17,7 @@ from typing import Any, TextIO
 import redis.exceptions
 
 from market_data_pipeline.errors import ConfigError, StoreUnavailable
-from market_data_pipeline.processes import with_parent
+from market_data_pipeline.processes import ask_to_end, with_parent
 from market_data_pipeline.store.client import connect, connect_blocking, is_transient
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class EmbeddedServer:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._lock: TextIO | None = None
         self._more_ports = 0
+        self._ending = False
         self.port = 0
 
     @property
@@ -134,7 +136,7 @@ class EmbeddedServer:
             with_parent(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
-        self._deadline = time.monotonic() + _READY_SECONDS
+        self._ending, self._deadline = False, time.monotonic() + _READY_SECONDS
 
     def _lock_folder(self, folder: Path) -> None:
         """Two servers on one append-only file would destroy it."""
@@ -192,30 +194,43 @@ class EmbeddedServer:
             self._process.kill()
             self._process.wait()
 
+    def wake(self) -> None:
+        """Let it go on where somebody has stopped it: others have yet to say goodbye to it."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
     async def leave(self) -> None:
         """As :meth:`stop`, without holding up the event loop."""
         try:
-            if self._process is not None:
-                self._process.terminate()
-                deadline = time.monotonic() + _STOP_SECONDS
-                while self._process.poll() is None and time.monotonic() < deadline:  # noqa: ASYNC110 - no event
-                    await asyncio.sleep(0.01)
+            self._ask_to_end()
+            while self.exit_code() is None and time.monotonic() < self._deadline:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.01)
         finally:
             self.stop()
 
     def stop(self) -> None:
-        """End it in order (what is in the append-only file is synced)."""
+        """End it: in order where its data is kept (what is in the append-only file is synced), else at once."""
+        self._ask_to_end()
         if self._process is not None:
-            self._process.terminate()
             try:
-                self._process.wait(timeout=_STOP_SECONDS)
+                self._process.wait(timeout=max(0.0, self._deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+                self.kill()
             self._process = None
         if self._temporary is not None:
             self._temporary.cleanup()
             self._temporary = None
         if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # a process that was forked meanwhile holds the file open, too
             self._lock.close()
             self._lock = None
+
+    def _ask_to_end(self) -> None:
+        """Once: what waits for its end, and then waits again, has one deadline."""
+        if self._process is None or self._ending:
+            return
+        self._ending, self._deadline = True, time.monotonic() + _STOP_SECONDS
+        if self._data_dir is None:
+            self._process.kill()
+        else:
+            ask_to_end(self._process)

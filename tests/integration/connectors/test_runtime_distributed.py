@@ -75,6 +75,18 @@ async def test_a_worker_that_is_killed_changes_nothing(tmp_path: Path) -> None:
     assert processes() == before
 
 
+async def test_a_server_and_a_worker_that_somebody_has_stopped_do_not_cut_a_stop_short(tmp_path: Path) -> None:
+    before = processes()
+    runtime = PipelineRuntime(Distributed(workers=2, partitions=2))
+    await some_bars(runtime.start(bars(tmp_path / "out")))
+    for pid, command in processes().items():
+        if "--name w2" in command or "--maxmemory-policy" in command:
+            os.kill(pid, signal.SIGSTOP)
+    status = (await runtime.stop())["bars"]
+    assert (status.state, status.error) == ("stopped", "")
+    assert processes() == before
+
+
 async def test_a_job_that_was_stopped_goes_on_where_its_data_is(tmp_path: Path) -> None:
     before = processes()
     runtime = PipelineRuntime(Distributed(workers=1, partitions=2, data_dir=tmp_path / "data"))

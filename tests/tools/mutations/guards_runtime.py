@@ -123,6 +123,27 @@ def _runs() -> list[Mutation]:
             ("tests/unit/runtime/test_runtime_cancellation.py",),
         ),
         Mutation(
+            "run: a panic is no end",
+            "market_data_pipeline/runtime/cancellation.py",
+            "    except BaseException as error:\n",
+            "    except ZeroDivisionError as error:\n",
+            ("tests/unit/runtime/test_runtime_cancellation.py",),
+        ),
+        Mutation(
+            "run: it is cancelled once",
+            "market_data_pipeline/orchestration/running.py",
+            "if insisting or not self._task.cancelling():",
+            "if True:",
+            tests,
+        ),
+        Mutation(
+            "children: one that was stopped ends, too",
+            "market_data_pipeline/processes.py",
+            "    process.send_signal(signal.SIGCONT)\n",
+            "",
+            ("tests/unit/launcher/test_launcher_job_run.py::test_a_child_that_was_stopped_is_ended_too",),
+        ),
+        Mutation(
             "children: they go with a parent that was killed",
             "market_data_pipeline/processes.py",
             child,

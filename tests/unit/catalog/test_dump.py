@@ -519,16 +519,26 @@ def test_a_script_without_a_guard_is_told_so_in_a_short_traceback(tmp_path: Path
     assert said.rstrip().endswith('runs once more: let what it runs stand under `if __name__ == "__main__":`')
 
 
-def test_what_a_script_defines_is_found_by_other_processes(tmp_path: Path) -> None:
+SPAWNED = 'import multiprocessing\n    multiprocessing.get_context("spawn").Process(target=run).start()'
+
+
+@pytest.mark.parametrize("start", ["run()", SPAWNED])
+def test_what_a_script_defines_is_found_by_other_processes(tmp_path: Path, start: str) -> None:
     (tmp_path / "elsewhere").mkdir()
     script = tmp_path / "my_script.py"
-    script.write_text(PROGRAM.replace("{start}", 'if __name__ == "__main__":\n    run()'))
+    script.write_text(PROGRAM.replace("{start}", f'if __name__ == "__main__":\n    {start}'))
     made = python(str(script), folder=tmp_path / "elsewhere")
     document, environment = json.loads(made.stdout)
     assert [node.get("operator") for node in document["nodes"]] == [None, "map", "my_script:Mine", None]
     assert document["nodes"][1]["with"] == {"fn": "my_script:double"}
     found = python("-c", LOADER, folder=tmp_path / "elsewhere", given=json.dumps(document), **environment)
     assert found.stdout.split() == ["my_script", "7"], found.stderr
+
+
+def test_a_script_that_no_file_holds_is_told_so(tmp_path: Path) -> None:
+    script = PROGRAM.replace("{start}", "run()")
+    for made in (python("-", folder=tmp_path, given=script), python("-c", script, folder=tmp_path)):
+        assert "is defined in a session that no file holds, which another process cannot import" in made.stderr
 
 
 def test_a_script_that_runs_when_it_is_imported_is_told_so(tmp_path: Path) -> None:

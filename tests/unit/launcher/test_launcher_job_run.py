@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from market_data_pipeline import Discard, Pipeline, Synthetic
+from market_data_pipeline.app import load_app
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.launcher.display import Lines
-from market_data_pipeline.launcher.job_run import JobOptions, JobRun
+from market_data_pipeline.launcher.job_run import _LOOK_EVERY, JobOptions, JobRun
+from market_data_pipeline.processes import ask_to_end
 from market_data_pipeline.settings import load_settings
+from market_data_pipeline.store.embedded import EmbeddedServer
 
 
 def job(name: str, data_dir: Path | None = None) -> JobRun:
@@ -73,6 +76,46 @@ async def test_one_that_is_cancelled_leaves_nothing() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert children() == before
+
+
+SLOW = """
+from market_data_pipeline import Discard, Pipeline, Synthetic
+
+pipeline = Pipeline("slow").source(Synthetic(symbols=1, items=100_000, rate=100)).sink(Discard())
+"""
+
+
+async def test_one_whose_server_hangs_ends_its_children_all_the_same(tmp_path: Path) -> None:
+    """A command waits ten seconds for its answer; whoever ends the run at once does not wait for any."""
+    before = children()
+    app = tmp_path / "slow.py"
+    app.write_text(SLOW)
+    dag = load_app(str(app), {})
+    with EmbeddedServer(tmp_path / "data") as server:
+        settings = load_settings(redis_url=server.url, partitions=1)
+        run = JobRun(JobOptions(str(app), workers=1), dag, compile_dag(dag, 1), "slow", settings, Lines())
+        running = asyncio.create_task(run.run())
+        while run.status() is None:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+        os.kill(server.pid, signal.SIGSTOP)
+        await asyncio.sleep(2 * _LOOK_EVERY)  # it waits for an answer now
+        run.stop(at_once=True)
+        async with asyncio.timeout(14):  # twice ten seconds, were the answers waited for
+            status = await running
+    assert status is not None
+    assert status.state == "running"
+    assert children() == before
+
+
+def test_a_child_that_was_stopped_is_ended_too() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        child.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+        ask_to_end(child)
+        try:
+            assert child.wait(timeout=20) == -signal.SIGTERM
+        finally:
+            child.kill()
 
 
 _CHILD = "import time; print('up', flush=True); time.sleep(10); print('outlived its parent', flush=True)"

@@ -71,12 +71,38 @@ async def stubborn(in_ch: Channels, out_ch: Channels) -> None:
     await asyncio.Event().wait()
 
 
+async def taking(in_ch: Channels, out_ch: Channels) -> None:
+    for channel in in_ch.values():
+        async for _ in channel:
+            pass
+
+
 def never_ending() -> Dag:
     dag = Dag("stubborn")
     dag.add_node(Node("source", ListSource(range(20))))
     dag.add_node(Node("stubborn", stubborn))
     dag.add_edge("source", "stubborn")
     return dag
+
+
+class Waiting:
+    """A node that waits for something that never comes. Cancelled, it cleans up, which takes until ``go``."""
+
+    def __init__(self) -> None:
+        self.begun, self.cleaning, self.go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.clean = False
+
+    async def node(self, in_ch: Channels, out_ch: Channels) -> None:
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.cleaning.set()
+            await self.go.wait()
+            self.clean = True
+
+    def dag(self) -> Dag:
+        return coroutines(self.node, taking, "waiting")
 
 
 # --- what a run tells -------------------------------------------------------------------------------------------
@@ -306,6 +332,80 @@ async def test_cancelling_who_waits_leaves_the_run_and_cancelling_run_dag_ends_i
     with pytest.raises(asyncio.CancelledError):
         await whole
     assert runtime.status("whole").state == "stopped"
+
+
+async def test_another_event_loop_is_told_how_to_stop_a_run_and_no_run_is_cut_short_for_it() -> None:
+    runtime, loop = PipelineRuntime(), asyncio.get_running_loop()
+    node = Waiting()
+    node.go.set()
+    running = runtime.start(node.dag())
+    for elsewhere in (runtime.stop, running.stop, running.wait, running.cancel):
+        with pytest.raises(
+            ConfigError, match=r"^run 'waiting' belongs to the event loop that started it.*run_coroutine"
+        ):
+            await asyncio.to_thread(asyncio.run, elsewhere())
+    assert running.status().state == "running"
+
+    def stop() -> RunStatus:
+        return asyncio.run_coroutine_threadsafe(runtime.stop(), loop).result(20)["waiting"]
+
+    status = await asyncio.to_thread(stop)
+    assert (status.state, status.error) == ("stopped", "")
+    assert await asyncio.to_thread(asyncio.run, running.wait()) == status, "it is over: nobody waits"
+
+
+@pytest.mark.parametrize(("end", "error"), [("interrupt", ""), ("cut", "cut short: it was cancelled")])
+async def test_a_run_is_ended_from_another_thread_without_waiting(end: str, error: str) -> None:
+    asyncio.get_running_loop().set_debug(True)  # it raises in the thread that does not wake it
+    node = Waiting()
+    node.go.set()
+    running = PipelineRuntime().start(node.dag())
+    await node.begun.wait()
+    await asyncio.to_thread(getattr(running, end))
+    status = await running.wait()
+    assert (status.state, status.error) == ("stopped", error)
+    getattr(running, end)()
+    assert running.status() == status
+
+
+async def test_who_cleans_up_is_not_cancelled_a_second_time() -> None:
+    node = Waiting()
+    running = PipelineRuntime().start(node.dag())
+    await node.begun.wait()
+    ends = [asyncio.create_task(running.cancel()) for _ in range(2)]
+    await node.cleaning.wait()
+    ends += [asyncio.create_task(end) for end in (running.cancel(), running.stop("1ms"))]
+    running.cut()
+    await asyncio.wait(ends, timeout=0.02)
+    node.go.set()
+    await asyncio.gather(*ends)
+    assert node.clean
+
+
+async def test_unless_somebody_insists() -> None:
+    node = Waiting()
+    running = PipelineRuntime().start(node.dag())
+    await node.begun.wait()
+    running.cut()
+    await node.cleaning.wait()
+    for _ in range(2):
+        running.interrupt()
+    assert (await running.wait()).state == "stopped", "it would have waited for ever"
+    assert not node.clean
+
+
+def test_a_run_that_the_end_of_its_loop_cancels_cleans_up() -> None:
+    """In whichever order its tasks are told."""
+    for _ in range(20):
+        node = Waiting()
+
+        async def main(node: Waiting = node) -> None:
+            PipelineRuntime().start(node.dag())
+            await node.begun.wait()
+            asyncio.get_running_loop().call_later(0.01, node.go.set)
+
+        asyncio.run(main())
+        assert node.clean
 
 
 # --- without an event loop --------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -163,3 +165,40 @@ def test_ports_that_are_all_taken_end_the_search(server: EmbeddedServer, monkeyp
     with pytest.raises(StoreUnavailable, match=r"did not start: .*Address already in use"):
         EmbeddedServer().start()
     assert len(tried) == 6
+
+
+def stop_process(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+
+
+async def test_a_server_that_was_stopped_ends_in_order_where_its_data_is_kept(tmp_path: Path) -> None:
+    for leaves in (True, False):
+        ours = EmbeddedServer(tmp_path)
+        ours.start()
+        stop_process(ours.pid)
+        await ours.leave() if leaves else ours.stop()
+        assert "bye bye" in ours.last_words(), "it was not killed"
+        (tmp_path / "server.log").unlink()
+
+
+async def test_a_server_that_keeps_nothing_is_waited_for_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "ask_to_end", lambda process: None)  # one that hangs for good
+    ours = EmbeddedServer()
+    ours.start()
+    async with asyncio.timeout(15):  # else twenty seconds
+        await ours.leave()
+    assert ours.exit_code() == 0
+
+
+def test_a_folder_is_free_again_though_a_forked_process_still_has_its_lock_open(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path):
+        (held,) = [
+            entry.name for entry in Path("/proc/self/fd").iterdir() if os.path.realpath(entry) == f"{tmp_path}/lock"
+        ]
+        copy = os.dup(int(held))
+    try:
+        with EmbeddedServer(tmp_path) as again:
+            assert again.exit_code() is None
+    finally:
+        os.close(copy)
