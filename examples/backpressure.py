@@ -35,7 +35,7 @@ from typing import Any, ClassVar
 import click
 
 from market_data_pipeline import Frame, JsonLines, Pipeline, Synthetic
-from market_data_pipeline.processes import die_with_parent
+from market_data_pipeline.processes import with_parent
 from market_data_pipeline.store.embedded import EmbeddedServer, free_port
 
 CAPACITY, PARTITIONS, RATE = 32, 2, 50_000
@@ -92,13 +92,7 @@ class Running:
         command += ["--set", f"output={self._output}", "--set", f"items={self.items}"]
         env = {"MDP_REDIS_URL": self._url, "MDP_ALLOW_VOLATILE": "true", "MDP_PARTITIONS": str(PARTITIONS)}
         with (self._output / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(
-                command,
-                env={**os.environ, **SETTINGS, **env},
-                stdout=log,
-                stderr=log,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - this process has no threads
-            )
+            return subprocess.Popen(with_parent(command), env={**os.environ, **SETTINGS, **env}, stdout=log, stderr=log)
 
     def over(self) -> bool:
         """Whether both have ended. Raises when one failed."""

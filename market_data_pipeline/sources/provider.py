@@ -104,10 +104,17 @@ class MarketDataProvider(Protocol):
     object. An attribute ``budget: str`` is optional: whose ``budget`` is the same, or the ``name`` where there is none, share
     one rate. Any object with these attributes and methods will do; nothing has to be inherited."""
 
-    name: str
-    kinds: frozenset[str]
-    splittable: bool
-    limits: VenueLimits
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kinds(self) -> frozenset[str]: ...
+
+    @property
+    def splittable(self) -> bool: ...
+
+    @property
+    def limits(self) -> VenueLimits: ...
 
     def check(self, symbols: Sequence[str], kinds: Sequence[str]) -> None:
         """Look without a connection whether this can work. Raises ``ConfigError``."""

@@ -12,6 +12,7 @@ from tools.memory_store import MemoryServer
 
 from market_data_pipeline import Dag, Node, Pipeline
 from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.errors import OperatorFailed
 from market_data_pipeline.runtime.contract import Attempts, Limits
 from market_data_pipeline.runtime.observe import TaskObserver
 from market_data_pipeline.runtime.suspicion import DEATHS, Range, Suspicion, place_of
@@ -83,7 +84,7 @@ def test_deaths_at_different_items_condemn_none() -> None:
 
 
 class Dies(BaseException):
-    """Stands for a process that is gone: nothing catches it, and none of its other tasks takes another step."""
+    """Stands for a process that is gone: none of its tasks takes another step."""
 
     def __init__(self, job: MemoryJob) -> None:
         job.crash()
@@ -137,7 +138,7 @@ async def run_to_the_end(job: MemoryJob) -> int:
         try:
             await job.run()
             return deaths
-        except (Dies, asyncio.CancelledError):
+        except (OperatorFailed, asyncio.CancelledError):
             deaths += 1
             assert deaths < 20, "the item is never found"
             job.server.marking = asyncio.Lock()  # another process
