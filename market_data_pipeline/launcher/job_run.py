@@ -20,7 +20,7 @@ from market_data_pipeline.dag.change import Choice
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.dag.worries import check_processes
-from market_data_pipeline.errors import ConfigError, JobFailed, StoreUnavailable
+from market_data_pipeline.errors import ConfigError, JobFailed, PlanMismatch, StoreUnavailable
 from market_data_pipeline.launcher.children import NO_RESTART, Child, service
 from market_data_pipeline.launcher.deploy import exchange
 from market_data_pipeline.launcher.display import Display
@@ -95,6 +95,11 @@ class JobRun:
     @property
     def busy_seconds(self) -> float:
         return self._meter.busy
+
+    @property
+    def items_in(self) -> int:
+        """Items that came in during this run; those of runs before it, with which it goes on, are in :meth:`status` too."""
+        return self._meter.items
 
     @property
     def kept(self) -> bool:
@@ -203,8 +208,22 @@ class JobRun:
                     lease_ttl_ms=self._settings.lease_ttl_ms, timeout=_DEPLOY_SECONDS, say=self._display.say,
                 )  # fmt: skip
             else:
-                check_plan(job, self._plan)
+                self._check_plan(job)
         return await publish(self._client, self._name, self._plan)
+
+    def _check_plan(self, job: JobInfo) -> None:
+        """Advises what this run can do: its server may be gone with it, so no other command would find one."""
+        try:
+            check_plan(job, self._plan)
+        except PlanMismatch as error:
+            way = (
+                "It has finished: begin anew"
+                if job.state == "finished"
+                else "Give it this plan with --deploy, begin anew"
+            )
+            raise PlanMismatch(
+                error.difference, f"{way} with --fresh, which forgets it, or choose another name with --job"
+            ) from None
 
     async def _living(self, job: JobInfo) -> list[str]:
         """Workers that beat; those of a run that was killed are silent, and gone within a lease."""
