@@ -13,6 +13,7 @@ from market_data_pipeline.codec import unpack, unseal
 from market_data_pipeline.dag.plan import Plan, PlanEdge, TaskId
 from market_data_pipeline.feedback import StoreReading
 from market_data_pipeline.frame import END, NO_MARK
+from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.runtime.flow import TaskFlow
 from market_data_pipeline.runtime.latency import LatencyHistogram
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, Owner
@@ -162,7 +163,7 @@ def _first_letter(entries: list[Any]) -> str:
     if not entries:
         return ""
     letter = unpack(entries[0][1][b"d"])
-    return f"{letter['node']}{' at ' + letter['where'] if letter['where'] else ''}: {letter['reason']}"[:300]
+    return DeadLetter(letter["node"], letter["reason"], None, letter["where"], letter["traceback"]).told()
 
 
 def _meta(blob: bytes | None) -> dict[str, Any]:
