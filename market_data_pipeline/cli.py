@@ -40,7 +40,17 @@ def _warn(warnings: Iterable[str]) -> None:
 @click.option("--plain", is_flag=True, help="Lines instead of a table.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as one JSON document on standard output.")
 @options(
-    "partitions", "sets", *SERVER, "job", "allow_volatile", "http_host", "lease_ttl_ms", "log_level", "config", "debug"
+    "partitions",
+    "sets",
+    *SERVER,
+    "job",
+    "allow_volatile",
+    "http_host",
+    "http_port",
+    "lease_ttl_ms",
+    "log_level",
+    "config",
+    "debug",
 )
 @one_line_errors
 def run(
@@ -77,7 +87,7 @@ def run(
     if (keep or reset) and not deploy:
         raise ConfigError("--keep and --reset say what --deploy does with changed nodes: give --deploy too")
     choice = chosen_nodes(keep, reset) if deploy else None
-    chosen = JobOptions(app, sets, workers, data_dir, server, fresh, choice)
+    chosen = JobOptions(app, sets, workers, data_dir, server, fresh, choice, http_port=settings.http_port)
     sys.exit(Launcher(chosen, dag, plan, job, settings, plain=plain, as_json=as_json).run())
 
 

@@ -59,6 +59,8 @@ class JobOptions:
     deploy: Choice | None = None
     """Give a job that has another plan this one, with this choice about changed nodes."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    http_port: int = 0
+    """Where the coordinator serves its status and metrics; workers take free ports. 0: a free one too."""
 
 
 def preflight(dag: Dag) -> None:
@@ -245,9 +247,12 @@ class JobRun:
         arguments = [self._options.app, "--job", self._name]
         for pair in self._options.sets:
             arguments += ["--set", pair]
-        env = child_environment(self._settings, address, embedded, self._options.workers)
-        env |= self._options.environment
-        coordinator = service("coordinator", "mdp_coordinator.cli", arguments, env, logs)
+        env, leads = (
+            child_environment(self._settings, address, embedded, self._options.workers, port)
+            | dict(self._options.environment)
+            for port in (0, self._options.http_port)
+        )
+        coordinator = service("coordinator", "mdp_coordinator.cli", arguments, leads, logs)
         workers = [
             service(f"w{i}", "mdp_worker.cli", [*arguments, "--name", f"w{i}"], env, logs)
             for i in range(1, self._options.workers + 1)
@@ -362,13 +367,15 @@ class JobRun:
         return status
 
 
-def child_environment(settings: Settings, address: Address, embedded: bool, workers: int) -> dict[str, str]:
+def child_environment(
+    settings: Settings, address: Address, embedded: bool, workers: int, http_port: int = 0
+) -> dict[str, str]:
     """The settings as environment, for children: a password never stands in a command line. The workers share the cores, so
     each has one thread for linear algebra where the user says nothing else (starting more also costs each child 50 ms of
     CPU)."""
     own = {
         "MDP_REDIS_URL": address.url,
-        "MDP_HTTP_PORT": "0",
+        "MDP_HTTP_PORT": str(http_port),
         "MDP_MIN_WORKERS": str(workers),
     }  # several on one machine
     if embedded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from graphlib import TopologicalSorter
 from typing import Any
 
 import redis.asyncio
@@ -144,7 +145,7 @@ async def read_status(
     return JobStatus(
         job.name, job.uid, now.state or "gone", now.error, job.fingerprint, job.partitions, len(tasks), int(replies[-2]),
         _workers(workers, owners), _owners(owners, workers), _channels(streams, lengths, capacity, plan.capacities, flows),
-        _nodes(metas), _watermarks(plan, tasks, metas),
+        _nodes(plan, metas), _watermarks(plan, tasks, metas),
         _latency(metas).summary(), int(replies[-3]),
         first_dead_letter=_first_letter(replies[-4]), sources=_entries(plan),
         sinks=[n.name for n in plan.nodes if n.kind == "sink"], has_leader=bool(replies[-1]), flows=flows,
@@ -214,12 +215,15 @@ def _channels(
     return list(channels.values())
 
 
-def _nodes(metas: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+def _nodes(plan: Plan, metas: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """In the order in which items pass them; a plan that was read again has its nodes by name."""
     nodes: dict[str, Counter[str]] = {}
     for meta in metas:
         for name, counts in meta.get("counts", {}).items():
             nodes.setdefault(name, Counter()).update(counts)
-    return {name: dict(counts) for name, counts in nodes.items()}
+    before = {node.name: [edge.src for edge in plan.edges if edge.dst == node.name] for node in plan.nodes}
+    order = [name for name in TopologicalSorter(before).static_order() if name in nodes]
+    return {name: dict(nodes[name]) for name in dict.fromkeys([*order, *nodes])}
 
 
 def _watermarks(plan: Plan, tasks: Sequence[TaskId], metas: Sequence[dict[str, Any]]) -> dict[str, int | None]:

@@ -94,6 +94,9 @@ def test_the_summary_has_a_line_per_fact() -> None:
     assert "without a key       4" in text
     assert facts["skipped"] == "5"
     assert "latency             p50 12.3 ms / p99 -" in text
+    assert "latency p50 12.3 ms / p99 -" in drawn(status())
+    unmeasured = status(latency={"p50": None, "p99": None})
+    assert "latency" not in summary(unmeasured, 1.0, [], 1.0) + drawn(unmeasured), "too short a run to say anything"
     assert facts["written to"] == "/tmp/out"
 
 
@@ -122,6 +125,8 @@ def test_the_summary_of_an_interrupted_run_says_what_a_new_one_does() -> None:
     assert summary(status(), 1.0, [], 0.0, gone=True).splitlines()[-1].endswith("with --data-dir DIR it resumes")
     assert "--data-dir" not in summary(status(), 1.0, [], 0.0)
     assert "--data-dir" not in summary(status(state="finished"), 1.0, [], 0.0, gone=True)
+    assert summary(status(), 1.0, [], 0.0).splitlines()[-1] == "the same command goes on from here"
+    assert "goes on" not in summary(status(state="finished"), 1.0, [], 0.0)
 
 
 def test_the_head_of_the_table_breaks_between_phrases() -> None:
@@ -132,6 +137,7 @@ def test_the_head_of_the_table_breaks_between_phrases() -> None:
         "bars plan abc  running   1,000 items/s   in 12,345   out 77",
         "watermark lag 1.500s   dead letters 0   tasks ended 2/7",
         "slowed down: source 10/s, see 'Backpressure' in operations.md",
+        "latency p50 12.3 ms / p99 -",
     ]
 
 
