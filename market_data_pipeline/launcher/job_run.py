@@ -270,6 +270,9 @@ class JobRun:
         finally:
             await self._end_children()
         self.seconds = time.monotonic() - started
+        for child in self._children:
+            for line in child.never_awaited():
+                self._display.say(f"{child.name}: {line}")
         try:
             status = await self._read(job)
         except Exception as error:

@@ -277,3 +277,16 @@ def test_stores_that_say_how_they_are_are_shown(capsys: pytest.CaptureFixture[st
     assert "store of log: 5 wait, high 4, low 1\n" in seen
     Lines().show(pressed, 1.0)
     assert "limited[other 10/s, source 4,322/s (store of db, log)]" in capsys.readouterr().err
+
+
+def test_a_coroutine_that_nobody_awaited_in_a_child_is_known_once_and_only_of_this_run(tmp_path: Path) -> None:
+    """``out_ch["next"].put(item)`` without ``await`` puts nothing, and the job ends well."""
+    log = tmp_path / "w1.log"
+    log.write_text("old.py:1: RuntimeWarning: coroutine 'old' was never awaited\n")
+    code = "async def put(): pass\nfor _ in range(2):\n    put()"
+    child = Child("w1", [sys.executable, "-W", "always", "-c", code], {}, log)
+    assert child.never_awaited() == []
+    child.start()
+    assert child.process is not None
+    assert child.process.wait(60) == 0
+    assert child.never_awaited() == ["<string>:3: RuntimeWarning: coroutine 'put' was never awaited"]
