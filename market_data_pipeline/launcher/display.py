@@ -145,8 +145,10 @@ def summary(
         lines.append(f"  latency             {known}")
     lines += [f"  written to          {output}" for output in outputs]
     lines += nothing_stored(status, lists)
-    if status.state == "running" and not gone:
-        lines.append("the same command goes on from here")
+    if status.state in ("running", "failed") and not gone:
+        lines.append(
+            f"{'once its cause is gone, ' if status.state == 'failed' else ''}the same command goes on from here"
+        )
     elif status.state == "running":
         lines.append(
             "what was read and not written is gone with this run, a new one begins at the start; with --data-dir DIR it resumes"

@@ -182,6 +182,9 @@ class JobRun:
         if job.state == "finished":
             self._display.say(f"job {job.name} has finished already; run it again from the beginning with --fresh")
             return await self._read(job)
+        if job.state == "failed":  # in a run before this one
+            self._display.say(f"job {job.name} had failed ({job.error}); it goes on from its last commit")
+            await self._control.resume()
         if job.version == 0:
             self._warn_of_other_files()
         return await self._supervise(job, address, logs, embedded)

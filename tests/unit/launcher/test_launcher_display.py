@@ -142,7 +142,10 @@ def test_the_head_of_the_table_breaks_between_phrases() -> None:
 
 
 def test_the_summary_of_a_failure_says_so() -> None:
-    assert summary(status(state="failed", error="boom"), 1.0, [], 0.0).startswith("job bars: failed after")
+    said = summary(status(state="failed", error="boom"), 1.0, [], 0.0)
+    assert said.startswith("job bars: failed after")
+    assert said.endswith("\nonce its cause is gone, the same command goes on from here")
+    assert "goes on" not in summary(status(state="failed", error="boom"), 1.0, [], 0.0, gone=True)
 
 
 def test_lines_are_shown_every_two_seconds_at_most(capsys: pytest.CaptureFixture[str]) -> None:
