@@ -24,6 +24,7 @@ from market_data_pipeline.catalog.load import SUFFIXES, load_file
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.errors import ConfigError, MdpError
+from market_data_pipeline.hints import nearest
 from market_data_pipeline.wrong_values import why
 
 DEFAULT_ATTRIBUTES = ("pipeline", "dag", "app")
@@ -56,8 +57,7 @@ def _find(app: str) -> Any:
     module = _load_file(name) if name.endswith(".py") else _load_module(name)
     if colon:
         if not hasattr(module, attribute):
-            near = get_close_matches(attribute, [n for n in vars(module) if not n.startswith("_")], 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = nearest(attribute, [n for n in vars(module) if not n.startswith("_")])
             raise ConfigError(f"app {app!r}: {name} has no {attribute!r}{hint}")
         return getattr(module, attribute)
     for attribute in DEFAULT_ATTRIBUTES:

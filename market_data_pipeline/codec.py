@@ -1,4 +1,4 @@
-"""Frame <-> bytes: msgpack, versioned, bounded, with a CRC32C.
+"""Frame <-> bytes: versioned, bounded, with a CRC32C; items and names are packed by :mod:`market_data_pipeline.packing`.
 
 An entry is the msgpack array ``[version, kind, origin, mark, born, payload, crc]``. ``origin`` names the task that wrote
 it. ``crc`` is always written as a 5-byte uint32 and covers every byte before it. The payload is
@@ -19,8 +19,6 @@ import struct
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
-import google_crc32c
-import msgpack
 import numpy as np
 
 from market_data_pipeline.errors import CodecError
@@ -36,7 +34,8 @@ from market_data_pipeline.frame import (
     to_rows,
 )
 from market_data_pipeline.names import Names, PerNames
-from market_data_pipeline.records import COLUMN_TYPES, MAX_TIME, MIN_TIME, OPTIONAL, RECORDS, ROW_RECORDS, SIDES, SYMBOL
+from market_data_pipeline.packing import Rejected, crc32c, pack, unpack
+from market_data_pipeline.records import COLUMN_TYPES, MAX_TIME, MIN_TIME, RECORDS, SIDES, SYMBOL
 
 VERSION = 1
 ROWS, COLUMNS = 0, 1
@@ -52,15 +51,6 @@ _NAME_BYTES = 8
 """What the names in use add to each row of a frame, about."""
 _TYPES = {kind: np.dtype(kind) for kind in ("<i8", "<f8", "|i1", "<u4", "<u2", "|u1", "|b1", "<i4", "<f4")}
 _ANY_TYPES = {type(None), bool, int, float, str}
-_RECORD_KEY = "__record__"
-_ROW_KINDS = {cls: kind for kind, cls in ROW_RECORDS.items()}
-
-
-class Rejected(NamedTuple):
-    """An item that could not travel, and why."""
-
-    item: Any
-    reason: str
 
 
 class Encoded(NamedTuple):
@@ -73,93 +63,6 @@ class Encoded(NamedTuple):
 class Decoded(NamedTuple):
     origin: str
     frame: Frame
-
-
-def crc32c(data: bytes | memoryview) -> int:
-    """CRC-32C (Castagnoli, RFC 3720) of ``data``."""
-    return int(google_crc32c.value(bytes(data)))
-
-
-def _fields_in_use(record: Any, optional: int) -> dict[str, Any]:
-    """The fields of ``record``, without those of the last ``optional`` that have their defaults."""
-    fields: dict[str, Any] = record._asdict()
-    for name in record._fields[len(fields) - optional :]:
-        if fields[name] == record._field_defaults[name]:
-            del fields[name]
-    return fields
-
-
-def _default(value: Any) -> Any:
-    kind = _ROW_KINDS.get(type(value))
-    if kind is not None:
-        return {_RECORD_KEY: kind, **_fields_in_use(value, OPTIONAL[kind])}
-    if isinstance(value, tuple | set | frozenset):
-        return list(value)
-    if isinstance(value, dict):
-        return dict(value)
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(
-        f"{type(value).__name__} cannot travel; allowed: None, bool, int, float, str, bytes, list, dict, records"
-    )
-
-
-def pack(value: Any) -> bytes:
-    """msgpack of plain data and records. Raises ``CodecError``."""
-    try:
-        return bytes(msgpack.packb(value, default=_default, strict_types=True))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise CodecError(str(error)) from error
-
-
-def unpack(data: bytes | memoryview, limit: int = 512 * 1024 * 1024) -> Any:
-    """The reverse of :func:`pack`, bounded by ``limit`` bytes; tuples come back as lists. Raises ``CodecError``."""
-    size = len(data)
-    if size > limit:
-        raise CodecError(f"{size} bytes are over the limit of {limit}")
-    try:
-        check_lengths(data, size)
-        return msgpack.unpackb(
-            data, strict_map_key=True, timestamp=0, max_ext_len=0, max_str_len=size, max_bin_len=size,
-            max_array_len=size, max_map_len=size, object_hook=_revive,
-        )  # fmt: skip
-    except Exception as error:  # msgpack raises half a dozen kinds for bad bytes
-        raise CodecError(f"not valid msgpack: {type(error).__name__}: {error}") from error
-
-
-def check_lengths(data: bytes | memoryview, size: int) -> None:
-    """Walk over ``data``, of ``size`` bytes, without making anything of it: a length that promises more than is there ends the
-    walk (raises), before it could make the unpacker reserve room for it (at every depth anew)."""
-    walker = msgpack.Unpacker(None, max_buffer_size=size or 1, read_size=size or 1)
-    walker.feed(data)
-    walker.skip()
-
-
-def portable(items: list[Any]) -> tuple[list[Any], list[Rejected]]:
-    """``items`` that can be packed and read back, and the others with the reason."""
-    good: list[Any] = []
-    bad: list[Rejected] = []
-    for item in items:
-        try:
-            unpack(pack(item))
-            good.append(item)
-        except CodecError as error:
-            bad.append(Rejected(item, str(error)))
-    return good, bad
-
-
-def seal(blob: bytes) -> bytes:
-    """``blob`` with its CRC32C in front, as state is stored."""
-    return struct.pack(">I", crc32c(blob)) + blob
-
-
-def unseal(data: bytes, where: str) -> bytes:
-    """The reverse of :func:`seal`. Raises ``CodecError`` naming ``where``."""
-    if len(data) < 4 or struct.unpack(">I", data[:4])[0] != crc32c(data[4:]):
-        raise CodecError(f"{where}: checksum does not match")
-    return data[4:]
 
 
 def _pack_names(names: Names) -> bytes:
@@ -345,22 +248,6 @@ def _check_record(record: str, columns: Columns) -> None:
     coded = isinstance(sides, np.ndarray) and sides.dtype == np.int8 and len(sides)
     if coded and int(np.maximum.reduce(sides.view(np.uint8))) >= len(SIDES):  # type: ignore[union-attr] # below 0 is over 127
         raise CodecError("column 'side': a code is not 0, 1 or 2")
-
-
-def _missing(kind: str, fields: dict[str, Any]) -> set[str]:
-    """The fields that a record of ``kind`` must have and that are not among ``fields``."""
-    cls = ROW_RECORDS[kind]
-    return set(cls._fields[: len(cls._fields) - OPTIONAL[kind]]) - fields.keys()
-
-
-def _revive(fields: dict[str, Any]) -> Any:
-    kind = fields.pop(_RECORD_KEY, None)
-    if kind is None:
-        return fields
-    cls = ROW_RECORDS.get(kind)
-    if cls is None or not fields.keys() <= set(cls._fields) or _missing(kind, fields):
-        raise CodecError(f"a record's fields are not those of {cls.__name__ if cls else 'any record'}")
-    return cls(**fields)
 
 
 def _bytes_per_row(columns: Columns) -> int:

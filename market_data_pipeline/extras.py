@@ -7,10 +7,10 @@ import importlib
 import inspect
 import typing
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.hints import nearest
 
 
 def extra(module: str, name: str, what: str) -> Any:
@@ -46,9 +46,7 @@ def outside(target: str) -> Any:
         raise ConfigError(f"factory: importing {module} raised {type(error).__name__}: {error}") from error
     for part in path.split("."):
         if not hasattr(found, part):
-            near = get_close_matches(part, dir(found), 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"factory: {module} has no {path!r}{hint}")
+            raise ConfigError(f"factory: {module} has no {path!r}{nearest(part, dir(found))}")
         found = getattr(found, part)
     if not callable(found):
         raise ConfigError(f"factory: {target} is a {_type_name(found)}; a class or a function is needed")

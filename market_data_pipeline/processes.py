@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -25,10 +24,3 @@ def with_parent(command: Sequence[str]) -> list[str]:
     if sys.platform != "linux":
         return list(command)
     return [sys.executable, "-I", "-S", "-c", _FIRST, str(os.getpid()), *command]
-
-
-def die_with_parent() -> None:
-    """In a child, before it starts its program (Linux): ask for SIGTERM when the parent is gone, however it went. For
-    ``preexec_fn`` in a process without threads; see :func:`with_parent`."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -52,13 +52,13 @@ class Scaling:
         for stage in self._autoscaler.stages:
             signal = self._autoscaler.signal(stage)
             drain = math.nan if signal.drain_seconds is None else signal.drain_seconds
-            self._metrics.backlog_frames.labels(stage).set(signal.backlog_frames)
-            self._metrics.backlog_items.labels(stage).set(signal.backlog_items)
-            self._metrics.drain.labels(stage).set(drain)
-            self._metrics.hot_share.labels(stage).set(signal.hot_partition_share)
+            self._metrics.scale.backlog_frames.labels(stage).set(signal.backlog_frames)
+            self._metrics.scale.backlog_items.labels(stage).set(signal.backlog_items)
+            self._metrics.scale.drain.labels(stage).set(drain)
+            self._metrics.scale.hot_share.labels(stage).set(signal.hot_partition_share)
         whole = self._autoscaler.signal()
-        self._metrics.desired.set(whole.desired_replicas)
-        self._metrics.sink_bound.set(whole.sink_bound)
+        self._metrics.scale.desired.set(whole.desired_replicas)
+        self._metrics.scale.sink_bound.set(whole.sink_bound)
         return seen
 
     def waiting(self) -> frozenset[str]:

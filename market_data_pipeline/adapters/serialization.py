@@ -23,10 +23,10 @@ import numpy as np
 import orjson
 
 from market_data_pipeline.adapters.objects import ROW_KINDS, Digits, as_columns, as_item, as_object, column_objects
-from market_data_pipeline.codec import check_lengths
 from market_data_pipeline.decimals import decimal_text
 from market_data_pipeline.errors import ConfigError, RecordError
 from market_data_pipeline.frame import Columns, Items, compact, to_rows
+from market_data_pipeline.packing import check_lengths
 
 Format = Literal["json", "msgpack"]
 FORMATS: tuple[Format, ...] = ("json", "msgpack")

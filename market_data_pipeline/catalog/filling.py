@@ -9,16 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Any, Self
 
 from market_data_pipeline.catalog.text import Place
+from market_data_pipeline.hints import nearest
 
 _MARK = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 _ENVIRONMENT = "env:"
-_LONGEST_NAME = 100
-_MOST_NAMES = 1000
 _SHORTEST_SECRET = 4
 _SURE = 20
 """So many letters of a secret are one, where a message was cut behind them."""
@@ -108,12 +106,6 @@ class Filling:
 
 class _NotThere(Exception):
     """What is to be filled in cannot be."""
-
-
-def nearest(name: str, among: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
-    """``; did you mean 'x'?`` for the end of a message, or nothing where nothing is near."""
-    near = get_close_matches(name, list(among)[:_MOST_NAMES], 1) if len(name) <= _LONGEST_NAME else []
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def hidden(text: str, secrets: Iterable[str]) -> str:

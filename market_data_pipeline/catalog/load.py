@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
 from market_data_pipeline.catalog.document import EDGE_KEYS, STEPS, Document, From, Step
-from market_data_pipeline.catalog.filling import MISSING, Filled, Filling, hidden, nearest
+from market_data_pipeline.catalog.filling import MISSING, Filled, Filling, hidden
 from market_data_pipeline.catalog.first_look import other_modules, without_sink
 from market_data_pipeline.catalog.parameters import checked, factory_of, made, named, takes
 from market_data_pipeline.catalog.shapes import UNKNOWN, details, shown
@@ -27,6 +27,7 @@ from market_data_pipeline.catalog.text import Place, Position, Text, read_text
 from market_data_pipeline.dag.graph import Dag, Edge, Node
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ConfigError, DocumentError, MdpError
+from market_data_pipeline.hints import nearest
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.sources.base import Source
 from market_data_pipeline.terminal import visible

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from market_data_pipeline.catalog.filling import Filled, nearest
+from market_data_pipeline.catalog.filling import Filled
 from market_data_pipeline.catalog.registry import KINDS, ComponentKind, Factory
 from market_data_pipeline.catalog.shapes import (
     Fixed,
@@ -29,6 +29,7 @@ from market_data_pipeline.catalog.shapes import (
     refused,
     shown,
 )
+from market_data_pipeline.hints import nearest
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.sinks.base import Sink
 from market_data_pipeline.sources.base import Source

@@ -39,7 +39,6 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from market_data_pipeline.catalog.arguments import REQUIRED, Argument, arguments_of
-from market_data_pipeline.catalog.filling import nearest
 from market_data_pipeline.catalog.nested import Fields, Nested, one_of
 from market_data_pipeline.catalog.registry import ComponentKind, Factory, imported, registry
 from market_data_pipeline.catalog.shapes import (
@@ -63,6 +62,7 @@ from market_data_pipeline.catalog.shapes import (
     refused,
 )
 from market_data_pipeline.errors import ConfigError, MdpError
+from market_data_pipeline.hints import nearest
 
 _LISTS: dict[Any, Callable[[Iterable[Any]], Any]] = {
     list: list, abc.Sequence: list, abc.MutableSequence: list, abc.Iterable: list, abc.Collection: list,

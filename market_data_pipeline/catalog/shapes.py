@@ -19,9 +19,10 @@ from typing import Annotated, Any
 from pydantic import GetCoreSchemaHandler, SecretStr, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
-from market_data_pipeline.catalog.filling import Filled, nearest
+from market_data_pipeline.catalog.filling import Filled
 from market_data_pipeline.durations import signed_duration
 from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.hints import nearest
 
 FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 """``module:qualname``."""

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import redis.asyncio
 
 from market_data_pipeline.channels.base import BaseChannel, Hysteresis, LevelCallback, Watermark
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.errors import ChannelClosed
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.store.client import Script, cancel_and_wait, until_done
 from market_data_pipeline.store.keys import channel_keys
 

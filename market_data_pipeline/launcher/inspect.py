@@ -9,10 +9,10 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from market_data_pipeline.codec import unpack
 from market_data_pipeline.dag.plan import Plan, plan_from_dict
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.launcher.live_table import render
+from market_data_pipeline.packing import unpack
 from market_data_pipeline.settings import Settings, load_settings, server_address
 from market_data_pipeline.sinks.encoding import json_line, plain
 from market_data_pipeline.store.client import Client, connect, explained, text_of

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.errors import CodecError, OperatorFailed
 from market_data_pipeline.frame import Array
 from market_data_pipeline.operators.aggregations import Aggregation, Pairs, State
@@ -21,6 +20,7 @@ from market_data_pipeline.operators.base import OperatorContext
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.fold import Fold, fold
 from market_data_pipeline.operators.window_input import as_key
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.records import MAX_TIME, MIN_TIME
 
 _BLOCK_BITS = 4

@@ -31,10 +31,10 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from market_data_pipeline.codec import portable
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Array, Dictionary
 from market_data_pipeline.operators.window_input import Batch
+from market_data_pipeline.packing import portable
 from market_data_pipeline.records import MAX_TIME, MIN_TIME
 
 State = Mapping[str, Array]

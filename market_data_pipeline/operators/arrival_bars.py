@@ -62,8 +62,8 @@ class InformationBars(Operator):
     ``None``: all count, see :mod:`~market_data_pipeline.operators.phases`. ``partial`` is true on what is left at the end of
     input and fills no bar (ordered by symbol), and on the bar with the first trade behind a
     :class:`~market_data_pipeline.records.Gap` record of its symbol among the trades; else false, as a symbol's first bar
-    begins with the first trade there was. State: some 300 bytes a
-    symbol, 113 stored; a commit writes the blocks of 256 symbols that changed.
+    begins with the first trade there was. State: some 300 bytes a symbol, 113 stored; a commit writes the blocks of 256
+    symbols that changed.
     """
 
     accepts: ClassVar[Literal["any"]] = "any"

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.frame import Array
 from market_data_pipeline.operators.bar_table import BarTable, Groups, groups_of
+from market_data_pipeline.packing import pack, unpack
 
 _SEGMENT = "rows:"
 _SLACK = 1024

@@ -7,12 +7,12 @@ from itertools import repeat
 
 import numpy as np
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Array, Dictionary
 from market_data_pipeline.names import Names, PerNames
 from market_data_pipeline.operators.bar_table import MAX_SYMBOLS
 from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.packing import pack, unpack
 
 _BLOCK = 256
 _NEVER = -1

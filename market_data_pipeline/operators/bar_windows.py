@@ -10,7 +10,6 @@ from typing import get_args
 
 import numpy as np
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Frame
@@ -37,6 +36,7 @@ from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.buckets import FARTHEST, LONGEST, OUTSIDE, Buckets, Tumbling
 from market_data_pipeline.operators.choices import check_choice
 from market_data_pipeline.operators.lateness import LATE, Lateness
+from market_data_pipeline.packing import pack, unpack
 
 
 class BarWindows(Operator):

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from market_data_pipeline.codec import pack, portable, unpack
 from market_data_pipeline.component import Component
 from market_data_pipeline.errors import CodecError, OperatorFailed
 from market_data_pipeline.frame import NO_MARK, Frame
+from market_data_pipeline.packing import pack, portable, unpack
 
 OnError = Literal["fail", "skip", "dead_letter"]
 _FRAME = re.compile(r'^ *File "(.*)", line (\d+)', re.MULTILINE)

@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import CodecError, ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Frame, to_rows
 from market_data_pipeline.operators.base import Operator, pack_items
+from market_data_pipeline.packing import pack, unpack
 
 
 class Batcher(Operator):

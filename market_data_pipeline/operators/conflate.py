@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from market_data_pipeline.codec import unpack
 from market_data_pipeline.durations import Duration, positive_duration, signed_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Columns, Dictionary, Frame, compact, to_rows
@@ -23,6 +22,7 @@ from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.keys import check_field, check_key
 from market_data_pipeline.operators.lateness import LATE, Lateness, LatePolicy, check_late_policy
 from market_data_pipeline.operators.stateless import apply
+from market_data_pipeline.packing import unpack
 from market_data_pipeline.records import field
 
 _LOOK_EVERY = 50_000_000

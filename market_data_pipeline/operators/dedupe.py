@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Dictionary, Frame, Items, columns_from_rows
@@ -36,6 +35,7 @@ from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.hashing import hash_columns, hash_content, hash_content_columns, hash_row
 from market_data_pipeline.operators.keyset import CONTENT, MARK, KeySet
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.records import KINDS, MAX_TIME, MIN_TIME
 from market_data_pipeline.records import field as field_of
 

@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.frame import NO_MARK, Columns, Dictionary, Frame, to_rows
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.keys import check_field, check_key
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.records import Gap, field
 
 GAPS: Final = "gaps"

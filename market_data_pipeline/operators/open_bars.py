@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.frame import Array, Columns, Dictionary
 from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.records import MAX_TIME, MIN_TIME
 
 FIRST, LAST, COUNT, PARTIAL = range(4)

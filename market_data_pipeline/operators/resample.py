@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import NO_MARK, Array, Columns, Frame
@@ -30,6 +29,7 @@ from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.choices import check_choice
 from market_data_pipeline.operators.lateness import Lateness, LatePolicy
 from market_data_pipeline.operators.stateless import apply
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.records import COLUMN_TYPES, Bar, field
 
 _SHADOW = "shadow:"

@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.frame import END, NO_MARK, Array
 from market_data_pipeline.operators.accumulators import NOT_SHOWN, Accumulators
 from market_data_pipeline.operators.aggregations import Pairs
@@ -37,6 +36,7 @@ from market_data_pipeline.operators.window_book import Book, Emitting
 from market_data_pipeline.operators.window_input import Batch, as_key
 from market_data_pipeline.operators.window_results import Emission
 from market_data_pipeline.operators.windows import Session
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.records import MAX_TIME
 
 _RETRACTED = "retracted"

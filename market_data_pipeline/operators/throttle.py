@@ -23,7 +23,6 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Columns, Dictionary, Frame, to_rows
 from market_data_pipeline.operators.base import Operator, pack_items
@@ -31,6 +30,7 @@ from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.choices import check_choice
 from market_data_pipeline.operators.keys import check_field, check_key
 from market_data_pipeline.operators.stateless import apply
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.records import field
 
 Over = Literal["drop", "conflate", "delay"]

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.operators.bar_table import CODE_BITS, BarTable, Groups, Trades, grouped, no_trades
 from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.records import MIN_TIME
 
 _CHUNK = 1024

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from market_data_pipeline.codec import pack
 from market_data_pipeline.decimals import decimal_float
 from market_data_pipeline.errors import CodecError, RecordError
 from market_data_pipeline.frame import Array, Columns, Dictionary, Items, to_rows
 from market_data_pipeline.operators.base import OperatorContext
 from market_data_pipeline.operators.buckets import FARTHEST
 from market_data_pipeline.operators.stateless import apply
+from market_data_pipeline.packing import pack
 from market_data_pipeline.records import MAX_TIME, MIN_TIME, field
 
 Key = str | tuple[str, ...] | Callable[[Any], Any] | None

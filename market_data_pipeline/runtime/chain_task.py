@@ -327,7 +327,7 @@ class ChainTask(Task):
             for frame in output.sinks.get(name, []):
                 if frame.born:
                     self._latency.record(done - frame.born, len(frame.items))
-                    self.observer.latency(done - frame.born, len(frame.items))
+                    self.observer.latency(done - frame.born)
         self.observer.counted(self._chain.counts(), self._chain.watermark())
 
     async def _write_sinks(self, output: StepOutput, seal: bool) -> dict[str, float]:

@@ -21,8 +21,8 @@ class TaskObserver:
     def restored(self, counts: Mapping[str, Counter[str]]) -> None:
         """The counters that the task starts from."""
 
-    def latency(self, nanos: int, items: int) -> None:
-        """``items`` reached a sink ``nanos`` after they entered the job."""
+    def latency(self, nanos: int) -> None:
+        """A frame's items reached a sink ``nanos`` after they entered the job."""
 
     def stored(self, node: str, seconds: float) -> None:
         """The sink ``node`` took so long for one step: its writing, preparing and publishing, without the commit."""

@@ -13,14 +13,20 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from market_data_pipeline.codec import encode_items, pack, unpack, with_mark
+from market_data_pipeline.codec import encode_items, with_mark
 from market_data_pipeline.dag.partition import split_by_key
 from market_data_pipeline.dag.plan import Plan, PlanEdge, Subgraph
 from market_data_pipeline.frame import END, IDLE, NO_MARK, Items, compact, join_items
 from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.runtime.contract import Limits, Stream
 
 OUTBOX = "\x1eoutbox:"
+"""Begins the keys of state under which frames wait that no commit had room for; no node's name holds this sign."""
+_MARKS_AT_ONCE = 64
+"""How many frames with only a mark an edge may bring in one ``mark_interval``; a wider one waits longer between them."""
+_COMMIT_FRAMES = 1000
+"""Frames in one commit over all its streams; more would hold the server up."""
 
 
 @dataclass
@@ -204,9 +210,3 @@ class Outputs:
     def idle(self) -> list[str]:
         """The edges that are idle, to be committed."""
         return [name for name, out in self._edges.items() if out.idle]
-
-
-_MARKS_AT_ONCE = 64
-"""How many frames with only a mark an edge may bring in one ``mark_interval``; a wider one waits longer between them."""
-_COMMIT_FRAMES = 1000
-"""Frames in one commit over all its streams; more would hold the server up."""

@@ -14,13 +14,13 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, Subgraph, TaskId
 from market_data_pipeline.errors import SourceError, StaleTask
 from market_data_pipeline.faults import fault_point, note_commit
 from market_data_pipeline.feedback import StoreFeedback
 from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.runtime.cancellation import told_apart
 from market_data_pipeline.runtime.channel_limits import channel_limits
 from market_data_pipeline.runtime.contract import (

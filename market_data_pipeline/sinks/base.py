@@ -42,11 +42,11 @@ class SinkContext(NamedTuple):
     ``owner`` is random for each process.
 
     ``generation`` is the server's time (microseconds) at which the task's state was loaded for this opening, and more than
-    that of the last commit where the server's clock went back. Of two openings
-    of one task the later has the larger one, whoever owns it and even when the server was rolled back in between: what an
-    upsert compares, so that a zombie never overwrites its successor's rows. ``reject(item, reason)`` takes an item that the
-    sink cannot write: to the dead letters, in the same commit, or as the node's ``on_error`` says. In a job it raises nothing;
-    what ``fail`` wants comes when the sink's call is over. ``counted(name, n)`` adds to the node's counter ``name``;
+    that of the last commit where the server's clock went back. Of two openings of one task the later has the larger one,
+    whoever owns it and even when the server was rolled back in between: what an upsert compares, so that a zombie never
+    overwrites its successor's rows. ``reject(item, reason)`` takes an item that the sink cannot write: to the dead letters, in
+    the same commit, or as the node's ``on_error`` says. In a job it raises nothing; what ``fail`` wants comes when the sink's
+    call is over. ``counted(name, n)`` adds to the node's counter ``name``;
     ``gauge(name, of, value)`` is a value of now, as a metric.
     """
 

@@ -10,10 +10,10 @@ import mmh3
 import numpy as np
 
 from market_data_pipeline.adapters.serialization import Encoder
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.dag.partition import key_text
 from market_data_pipeline.errors import CodecError, CorruptState
 from market_data_pipeline.frame import Columns, Dictionary, Frame, Items, to_rows
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.records import ROW_RECORDS, field
 from market_data_pipeline.sinks.encoding import plain, records
 
@@ -79,10 +79,10 @@ def _by_kind(items: Items) -> Iterator[tuple[str, Items]]:
 
 
 def _made(kind: str, items: Items, layout: Layout) -> Messages | None:
-    table = TABLES.get(kind, "items")
     keys, times = _keys_and_times(items, layout.key)
     if keys is None or times is None:
-        return _one_by_one(kind, to_rows(items), table, layout)
+        return _one_by_one(kind, to_rows(items), layout)
+    table = TABLES.get(kind, "items")
     encoded = layout.encoder.encode_all(items if kind else [plain(item) for item in to_rows(items)])
     made = Messages(layout.topic.replace("{table}", table), kind, keys, [], times)
     if not encoded.refused and max(map(_size, encoded.messages), default=0) + 512 <= layout.most_bytes:
@@ -105,7 +105,7 @@ def _size(value: bytes | None) -> int:
     return len(value) if value is not None else 0
 
 
-def _one_by_one(kind: str, rows: Sequence[Any], table: str, layout: Layout) -> Messages | None:
+def _one_by_one(kind: str, rows: Sequence[Any], layout: Layout) -> Messages | None:
     good = []
     for row in rows:
         if _key(row, layout.key) is None:

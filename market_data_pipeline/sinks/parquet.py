@@ -23,10 +23,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from market_data_pipeline.codec import Rejected, decode, encode_items
+from market_data_pipeline.codec import decode, encode_items
 from market_data_pipeline.durations import Duration, parse_duration, positive_duration
 from market_data_pipeline.errors import CodecError, ConfigError, CorruptState
 from market_data_pipeline.frame import Columns, Frame, concat, to_rows
+from market_data_pipeline.packing import Rejected
 from market_data_pipeline.sinks.base import Sink, SinkContext
 from market_data_pipeline.sinks.encoding import records
 from market_data_pipeline.sinks.parquet_format import (

@@ -16,10 +16,10 @@ import orjson
 from pydantic import SecretStr
 
 from market_data_pipeline.adapters.serialization import Encoder, JsonEncoder, MsgpackEncoder
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, positive_duration
 from market_data_pipeline.errors import ConfigError, CorruptState, RecordError, SinkError
 from market_data_pipeline.frame import Array, Columns, Frame, Items, to_rows
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.records import MAX_TIME, MIN_TIME, RECORDS, Bar
 from market_data_pipeline.sinks.base import SinkContext
 from market_data_pipeline.sinks.encoding import records

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -14,6 +13,7 @@ from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.component import Component
 from market_data_pipeline.errors import ConfigError, MdpError
 from market_data_pipeline.extras import extra
+from market_data_pipeline.hints import nearest_or_all
 from market_data_pipeline.sources.ccxt_connection import ASKED_BY, CcxtConnection
 from market_data_pipeline.sources.ccxt_errors import explained
 from market_data_pipeline.sources.provider import FeedDown, SubscriptionRefused, VenueLimits
@@ -72,9 +72,7 @@ class CcxtProvider(Component):
         self.options = dict(options or {})
         pro = extra("ccxt.pro", "ccxt", "CcxtProvider")
         if exchange not in pro.exchanges:
-            near = get_close_matches(exchange, pro.exchanges, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(pro.exchanges)}"
-            raise ConfigError(f"exchange: ccxt cannot watch {exchange!r}; {hint}")
+            raise ConfigError(f"exchange: ccxt cannot watch {exchange!r}; {nearest_or_all(exchange, pro.exchanges)}")
         if quotes not in get_args(Quotes):
             raise ConfigError(f"quotes: {quotes!r} is not allowed; one of: {', '.join(get_args(Quotes))}")
         _check_secrets(self.options)

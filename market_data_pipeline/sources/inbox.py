@@ -65,6 +65,8 @@ class Inbox:
         self._spilling = asyncio.Lock()
         self._poked = self._ended = False
         self._failure: Exception | None = None
+        self.waits = 0
+        """How often a writer had to wait."""
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -144,6 +146,7 @@ class Inbox:
 
     async def _wait_for_room(self) -> None:
         self._counted("blocked", 1)
+        self.waits += 1
         self._room.clear()
         await self._room.wait()
 

@@ -137,24 +137,26 @@ class Intake:
 
     async def lost(self, feed: str) -> None:
         """``feed`` is away. Where another one still brings data, bars go on closing: then what is missing is told at once."""
+        await self._put(self._parted(feed))
+
+    def _parted(self, feed: str) -> list[Gap]:
+        """What is told of ``feed`` being away. It waits for nothing: who comes meanwhile must find that feed away."""
         self._up.discard(feed)
         now = self.clock.monotonic()
         self._gaps.lost(feed, now)
-        if self._up:
-            await self._tell_away(now)
+        return self._away(now) if self._up else []
 
     async def look(self) -> None:
         """Time has gone on. While nothing is there at all, and for ``gap_after`` at most, the source shows that it lives, so
         that its silence is not taken for there being no trades."""
-        await self._tell_away(self.clock.monotonic() - self._gap_after)
+        await self._put(self._away(self.clock.monotonic() - self._gap_after))
         if self._gaps.untold and not self._up:
             self.inbox.poke()
 
-    async def _tell_away(self, before: float) -> None:
+    def _away(self, before: float) -> list[Gap]:
         gaps = self._gaps.away(before)
-        if gaps:
-            self._count_gaps(gaps)
-            await self._put(gaps)
+        self._count_gaps(gaps)
+        return gaps
 
     def tell(self, events: Sequence[FeedEvent]) -> None:
         """Events for the output ``events``, the counters and the log."""

@@ -10,9 +10,9 @@ import msgpack
 import orjson
 
 from market_data_pipeline.adapters.serialization import FORMATS, Format, decoder
-from market_data_pipeline.codec import check_lengths
 from market_data_pipeline.errors import ConfigError, RecordError
 from market_data_pipeline.frame import Columns, to_rows
+from market_data_pipeline.packing import check_lengths
 from market_data_pipeline.records import KINDS, ROW_RECORDS
 from market_data_pipeline.sources.rows import RowParser, iso_ns
 

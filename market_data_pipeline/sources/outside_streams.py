@@ -95,8 +95,8 @@ class Pump:
 
 
 class OutsideConnection:
-    """Streams of ``provider``, one for each ``subscribe`` call. ``budget``: asked before
-    each call beyond those that it is asked for. ``owned``: it was made for this connection, and is closed with it."""
+    """Streams of ``provider``, one for each ``subscribe`` call. ``budget``: asked before each call beyond those
+    that it is asked for. ``owned``: it was made for this connection, and is closed with it."""
 
     def __init__(
         self,

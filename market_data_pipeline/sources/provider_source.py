@@ -264,10 +264,13 @@ class ProviderSource(Source):
             seconds.append(self.give_up_after / 4e9)
         return seconds
 
+    def _look_every(self) -> float:
+        return max(_SHORTEST_LOOK, min(self._look_often()))
+
     async def _look(self) -> None:
-        seconds = self._look_often()
+        seconds = self._look_every()
         while True:
-            await self._clock.sleep(max(_SHORTEST_LOOK, min(seconds)))
+            await self._clock.sleep(seconds)
             for link in self._links:
                 link.look()
             await self._intake.look()

@@ -21,6 +21,7 @@ from market_data_pipeline.sources.routed_intake import RoutedIntake, Routes
 from market_data_pipeline.sources.routes import Failover, Route, RouteRule
 from market_data_pipeline.sources.routing import Routing
 from market_data_pipeline.sources.standby import Standby
+from market_data_pipeline.sources.watched_time import WatchedTime
 
 
 class SourceRouter(ProviderSource):
@@ -81,34 +82,16 @@ class SourceRouter(ProviderSource):
         idle_after: Duration | None = "5s",
         live: bool = True,
     ) -> None:
-        if not isinstance(providers, Sequence):
-            raise ConfigError("providers: a sequence of them, for example [primary, backup]")
-        if not isinstance(route, RouteRule):
-            raise ConfigError(f"route: {route!r:.100} is no rule; one of: Failover, Priority, RoundRobin, BySymbol")
+        self.overlap = _checked(providers, route, overlap, overlap_items)
         self.route, self.overlap_items = route, overlap_items
-        self.overlap = wall_duration(overlap, "overlap", zero=True)
-        if self.overlap < 0 or overlap_items < 1:
-            raise ConfigError(f"overlap={overlap!r}, overlap_items={overlap_items}: needed: at least 0, and 1")
         names = labels_of(providers)
         self._rankings = {symbol: route.ranking(symbol, names) for symbol in symbols} if names else {}
         super().__init__(
-            providers,
-            symbols,
-            kinds,
-            on_overload=on_overload,
-            queue_items=queue_items,
-            spill_path=spill_path,
-            spill_bytes=spill_bytes,
-            quiet_after=quiet_after,
-            give_up_after=give_up_after,
-            gap_after=gap_after,
-            connect_timeout=connect_timeout,
-            reconnect=reconnect,
-            circuit=circuit,
-            max_delay=max_delay,
-            idle_after=idle_after,
+            providers, symbols, kinds, on_overload=on_overload, queue_items=queue_items, spill_path=spill_path,
+            spill_bytes=spill_bytes, quiet_after=quiet_after, give_up_after=give_up_after, gap_after=gap_after,
+            connect_timeout=connect_timeout, reconnect=reconnect, circuit=circuit, max_delay=max_delay, idle_after=idle_after,
             live=live,
-        )
+        )  # fmt: skip
 
     def _symbols_of(self, label: str, symbols: Sequence[str]) -> tuple[str, ...]:
         return tuple(symbol for symbol in symbols if any(label in level for level in self._rankings[symbol]))
@@ -118,8 +101,10 @@ class SourceRouter(ProviderSource):
         rankings = {symbol: self._rankings[symbol] for symbol in self.symbols if symbol in own}
         kinds = sorted(self.kinds, key=lambda kind: kind != gaps.kind)
         self._routing = Routing(
-            self.route, rankings, feeds, ctx.clock.monotonic(), offset=ctx.partition, kinds=kinds
+            self.route, rankings, feeds, ctx.clock.monotonic(), offset=ctx.partition, kinds=kinds,
+            catch_up=self.overlap / 1e9,
         )  # fmt: skip
+        self._time = WatchedTime(ctx.clock, 2 * self._look_every())
         keep = self.overlap + max((self.give_up_after or 0), round(self.route.times[2] * 1e9))
         self._standby = Standby(
             self._routing,
@@ -131,7 +116,7 @@ class SourceRouter(ProviderSource):
         )
         suffix = f"@{ctx.partition}" if ctx.partitions > 1 else ""
         routes = Routes(
-            self._routing, self._standby, feeds, gauge=ctx.gauge, decided=self._let_rest, suffix=suffix
+            self._routing, self._standby, feeds, self._time, gauge=ctx.gauge, decided=self._let_rest, suffix=suffix
         )  # fmt: skip
         routes.show()
         return RoutedIntake(
@@ -156,7 +141,7 @@ class SourceRouter(ProviderSource):
         would be made each time."""
         if not self.route.is_cold:
             return
-        now = self._clock.monotonic()
+        now = self._time.now()
         for feed, link in self._feed_links:
             if self._routing.is_needed(feed, now) or self._standby.speaks(feed):
                 link.wake()
@@ -166,3 +151,15 @@ class SourceRouter(ProviderSource):
     def _look_often(self) -> list[float]:
         seconds = [time / 4 for time in (*self.route.times, self.overlap / 1e9) if time > 0]
         return [*super()._look_often(), *seconds]
+
+
+def _checked(providers: object, route: object, overlap: Duration, overlap_items: int) -> int:
+    """``overlap`` in nanoseconds, if these arguments can be used."""
+    if not isinstance(providers, Sequence):
+        raise ConfigError("providers: a sequence of them, for example [primary, backup]")
+    if not isinstance(route, RouteRule):
+        raise ConfigError(f"route: {route!r:.100} is no rule; one of: Failover, Priority, RoundRobin, BySymbol")
+    nanos = wall_duration(overlap, "overlap", zero=True)
+    if nanos < 0 or overlap_items < 1:
+        raise ConfigError(f"overlap={overlap!r}, overlap_items={overlap_items}: needed: at least 0, and 1")
+    return nanos

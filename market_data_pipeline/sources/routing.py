@@ -58,15 +58,22 @@ class _Fitness:
 
 
 class _Line:
-    """What is known of a feed. ``up_since``: infinite while it brings nothing."""
+    """What is known of a feed. ``up_since``: infinite while it brings nothing. ``busy_since``: when what waits to be
+    taken came. ``unread_since``, ``free_since``: from when on it was not read on as it came, and until when."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed, self.others = feed, list[_Line]()
         self.brought, self.up_since = -math.inf, math.inf
         self.busy = self.quiet = False
+        self.busy_since, self.unread_since, self.free_since = 0.0, math.inf, -math.inf
 
     def is_silent(self, now: float, seconds: float) -> bool:
         return not self.busy and now - max(self.brought, self.up_since) >= seconds
+
+    def read_until(self, now: float, catch_up: float) -> float:
+        at = self.busy_since if self.busy else now
+        until = self.unread_since if at - self.free_since < catch_up else math.inf
+        return min(until, at) if self.busy else until
 
 
 class _Group:
@@ -83,7 +90,8 @@ class _Group:
 class Routing:
     """``rankings``: of each symbol, as ``rule`` has it. ``feeds``: the connections; each provider of a ranking has one with
     that symbol. ``offset``: which of several that share takes the first symbol. ``kinds``: those of each symbol, the
-    leading one first. Every ``now`` is monotonic seconds."""
+    leading one first. ``catch_up``: seconds in which a feed that had to wait brings what came meanwhile. Every ``now`` is
+    monotonic seconds."""
 
     def __init__(
         self,
@@ -94,8 +102,9 @@ class Routing:
         *,
         offset: int = 0,
         kinds: Sequence[str] = ("trade",),
+        catch_up: float = 0.0,
     ) -> None:
-        self._kinds, self._leading = tuple(kinds), kinds[0]
+        self._kinds, self._leading, self._catch_up = tuple(kinds), kinds[0], catch_up
         self._fail_after, self._recover_after, self._stale_after = rule.times
         self._lines = {feed.name: _Line(feed) for feed in feeds}
         self._feed_of = {(feed.provider, symbol): feed.name for feed in feeds for symbol in feed.symbols}
@@ -154,6 +163,11 @@ class Routing:
     def heard(self, symbol: str, provider: str) -> float:
         """When the connection that has ``symbol`` last brought something of any symbol."""
         return self._lines[self._feed_of[provider, symbol]].brought
+
+    def read_until(self, symbol: str, provider: str, now: float) -> float:
+        """Up to when all has been read that the connection brought that has ``symbol``; infinite where it is read on as it
+        comes."""
+        return self._lines[self._feed_of[provider, symbol]].read_until(now, self._catch_up)
 
     def loads(self) -> dict[str, int]:
         """How many symbols each provider has now; those that may have some have 0."""
@@ -234,9 +248,18 @@ class Routing:
             items = self._items(line.feed.symbols)
             self.fit(feed, [item for item in items if self.reason(item, line.feed.provider) == QUIET], now)
 
-    def delivering(self, feed: str, busy: bool) -> None:
-        """Whether what ``feed`` brought waits to be taken: then it is not read on, which is not its fault."""
-        self._lines[feed].busy = busy
+    def delivering(self, feed: str, now: float) -> None:
+        """What ``feed`` brought waits to be taken: so long it is not read on, which is not its fault."""
+        line = self._lines[feed]
+        line.busy, line.busy_since = True, now
+
+    def delivered(self, feed: str, now: float, *, waited: bool) -> None:
+        """It was taken, and ``waited`` for that."""
+        line = self._lines[feed]
+        if waited:
+            line.unread_since = line.read_until(now, self._catch_up)
+            line.free_since = now
+        line.busy = False
 
     def _unfit(self, feed: str, item: Item, why: str, now: float) -> None:
         fitness = self._fitness[item][self._lines[feed].feed.provider]

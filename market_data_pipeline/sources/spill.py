@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from market_data_pipeline.codec import pack, portable, seal, unpack, unseal
 from market_data_pipeline.errors import CodecError, SourceError
 from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.packing import pack, portable, seal, unpack, unseal
 
 _FRAME_ITEMS = 1024
 _LENGTH = struct.Struct(">I")

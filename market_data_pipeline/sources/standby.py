@@ -100,7 +100,7 @@ class Standby:
         keep: float,
         most: int,
     ) -> None:
-        self._routing, self._leading, self._venues = routing, leading, dict(venues)
+        self._routing, self._leading = routing, leading
         self._overlap, self._keep, self._most = overlap, keep, most
         self._strangers = {(a, b) for a in venues for b in venues if venues[a] != venues[b]}
         self._voices = {item: _Voice(routing.provider(item)) for item in routing.items}
@@ -167,6 +167,7 @@ class Standby:
         """Let go what had waited long enough while nothing was wrong with who is passed on."""
         wrong = bool(self._routing.reason(item, voice.speaker))
         until = min(self._routing.since(item, voice.speaker) if wrong else now, voice.held)
+        until = min(until, self._routing.read_until(item[0], voice.speaker, now))
         while memory.waiting and memory.waiting[0].at < until - self._keep:
             self._drop(memory)
 
@@ -227,6 +228,8 @@ class Standby:
         elif assigned != speaker and now - routing.since(item, assigned) < self._overlap:
             # of what the one that is gone had not brought, who has been there all the while may have it
             wanted = (routing.best(item, now - self._overlap) or assigned) if unfit else None
+        elif assigned != speaker and not unfit and routing.read_until(item[0], speaker, now) < now:
+            wanted = None  # it has more from before that one was there
         return wanted
 
     def _change(self, item: Item, voice: _Voice, to: str, now: float) -> Iterator[Waiting]:
@@ -274,7 +277,7 @@ class Standby:
         voice.ended = {}
         for provider, memory in ended:
             self._trim(item, voice, memory, now)
-            if self._is_gone(item, voice, memory) or self._is_apart(voice, memory):
+            if self._is_gone(item, voice, memory, now) or self._is_apart(voice, memory):
                 yield from self._told(item, Missed(item[0]))
             if given := [waiting._replace(feed="") for waiting in self._behind(voice, memory)]:
                 yield from self._goes_on_with(item, voice, provider)
@@ -283,15 +286,23 @@ class Standby:
     def _is_missed(self, item: Item, voice: _Voice, memory: _Memory, to: str, now: float) -> bool:
         """Whether there may be a hole though ``to`` was there when who was passed on went: it was not for as long as one may
         lag behind the other, or did not keep all."""
-        if not self._routing.reason(item, voice.speaker) or voice.last is None:
+        if voice.last is None:
             return False
-        return now - self._routing.since(item, to) < self._overlap or self._is_gone(item, voice, memory)
+        is_away = bool(self._routing.reason(item, voice.speaker))
+        read = min(now, self._routing.read_until(item[0], voice.speaker, now))
+        return (is_away and read - self._routing.since(item, to) < self._overlap) or self._is_gone(
+            item, voice, memory, now
+        )
 
-    def _is_gone(self, item: Item, voice: _Voice, memory: _Memory) -> bool:
+    def _is_gone(self, item: Item, voice: _Voice, memory: _Memory, now: float) -> bool:
         """Whether something went that who was passed on may have lacked: it came later than the last of that one, which was
         not heard of (of any symbol) for as long as it may lag, and did not bring it."""
         gone, last = memory.gone, voice.last
-        if gone is None or last is None or gone.at + self._overlap <= self._routing.heard(item[0], voice.speaker):
+        if gone is None or last is None:
+            return False
+        routing, (symbol, _) = self._routing, item
+        heard = min(routing.heard(symbol, voice.speaker), routing.read_until(symbol, voice.speaker, now))
+        if gone.at + self._overlap <= heard:
             return False
         return _is_behind(gone.record, last)
 

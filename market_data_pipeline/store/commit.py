@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 import redis.asyncio
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from market_data_pipeline.codec import unseal
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import (
     CodecError,
@@ -21,6 +20,7 @@ from market_data_pipeline.errors import (
     StaleTask,
     StoreUnavailable,
 )
+from market_data_pipeline.packing import unseal
 from market_data_pipeline.runtime.contract import (
     Attempts,
     CommitRequest,

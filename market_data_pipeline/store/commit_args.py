@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from market_data_pipeline.codec import pack, seal
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import CodecError
 from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.packing import pack, seal
 from market_data_pipeline.runtime.channel_limits import channel_limits
 from market_data_pipeline.runtime.contract import CommitRequest, Limits, Stream
 from market_data_pipeline.store.keys import Keys, job_key

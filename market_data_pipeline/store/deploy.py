@@ -22,11 +22,11 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
-from market_data_pipeline.codec import pack, seal, unpack, unseal
 from market_data_pipeline.dag.change import Choice, PlanChange, compare, obstacles
 from market_data_pipeline.dag.plan import Plan, TaskId, plan_from_dict
 from market_data_pipeline.errors import ConfigError, StoreUnavailable
 from market_data_pipeline.frame import END
+from market_data_pipeline.packing import pack, seal, unpack, unseal
 from market_data_pipeline.runtime.chain import node_of_field
 from market_data_pipeline.runtime.contract import new_commit_id
 from market_data_pipeline.runtime.migration import NewRecord, Stored, holding, migrate, silenced

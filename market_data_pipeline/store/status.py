@@ -10,11 +10,11 @@ from typing import Any
 
 import redis.asyncio
 
-from market_data_pipeline.codec import unpack, unseal
 from market_data_pipeline.dag.plan import Plan, PlanEdge, TaskId
 from market_data_pipeline.feedback import StoreReading
 from market_data_pipeline.frame import END, NO_MARK
 from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.packing import unpack, unseal
 from market_data_pipeline.runtime.flow import TaskFlow
 from market_data_pipeline.runtime.latency import LatencyHistogram
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, Owner
@@ -145,7 +145,7 @@ async def read_status(
     return JobStatus(
         job.name, job.uid, now.state or "gone", now.error, job.fingerprint, job.partitions, len(tasks), int(replies[-2]),
         _workers(workers, owners), _owners(owners, workers), _channels(streams, lengths, capacity, plan.capacities, flows),
-        _nodes(plan, metas), _watermarks(plan, tasks, metas),
+        _nodes(plan, metas), _watermarks(tasks, metas),
         _latency(metas).summary(), int(replies[-3]),
         first_dead_letter=_first_letter(replies[-4]), sources=_entries(plan),
         sinks=[n.name for n in plan.nodes if n.kind == "sink"], has_leader=bool(replies[-1]), flows=flows,
@@ -226,7 +226,7 @@ def _nodes(plan: Plan, metas: Sequence[dict[str, Any]]) -> dict[str, dict[str, i
     return {name: dict(nodes[name]) for name in dict.fromkeys([*order, *nodes])}
 
 
-def _watermarks(plan: Plan, tasks: Sequence[TaskId], metas: Sequence[dict[str, Any]]) -> dict[str, int | None]:
+def _watermarks(tasks: Sequence[TaskId], metas: Sequence[dict[str, Any]]) -> dict[str, int | None]:
     lowest: dict[str, int] = {}
     for task, meta in zip(tasks, metas, strict=True):
         mark = meta.get("watermark", NO_MARK)

@@ -21,8 +21,8 @@ from pathlib import Path
 import redis
 
 from market_data_pipeline.app import load_app
-from market_data_pipeline.codec import unpack, unseal
 from market_data_pipeline.dag.planner import compile_dag
+from market_data_pipeline.packing import unpack, unseal
 from market_data_pipeline.store.client import connect_blocking
 from market_data_pipeline.store.embedded import EmbeddedServer
 from market_data_pipeline.store.keys import Keys, job_key

@@ -16,8 +16,8 @@ from chaos.oracle import Expected, expect
 from chaos.schedule import RoundPlan
 from chaos.watch import Books, Look
 from chaos.world import CAPACITY, CAPACITY_BYTES, World
-from market_data_pipeline.codec import unpack, unseal
 from market_data_pipeline.dag.graph import Dag
+from market_data_pipeline.packing import unpack, unseal
 
 _END_SECONDS = 90.0
 _EXIT_SECONDS = 20.0

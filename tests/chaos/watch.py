@@ -15,8 +15,9 @@ from typing import Any
 
 import redis
 
-from market_data_pipeline.codec import decode, unpack, unseal
+from market_data_pipeline.codec import decode
 from market_data_pipeline.dag.plan import Plan, TaskId
+from market_data_pipeline.packing import unpack, unseal
 from market_data_pipeline.runtime.outputs import OUTBOX
 from market_data_pipeline.store.keys import Keys, job_key
 

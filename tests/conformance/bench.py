@@ -11,12 +11,12 @@ from typing import Any
 
 from tools.memory_job import CommittedRows, ListSource
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.dag.graph import Dag, Node
 from market_data_pipeline.dag.partition import split_by_key
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.frame import END, NO_MARK, Frame, Items, to_rows
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.runtime.chain import Chain, input_key
 from market_data_pipeline.runtime.progress import SourceWatermark
 

@@ -16,8 +16,8 @@ import redis
 from tools.jobs import wait_until
 from tools.namespaces import Network, NoNamespaces, network
 from tools.paced import PARTITIONS, PacedJob, paced_job
+from tools.parent_death import die_with_parent
 
-from market_data_pipeline.processes import die_with_parent
 from market_data_pipeline.store.client import connect_blocking
 from market_data_pipeline.store.embedded import find_server
 

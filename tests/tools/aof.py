@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import redis
 
-from market_data_pipeline.codec import decode, unseal
+from market_data_pipeline.codec import decode
+from market_data_pipeline.packing import unseal
 
 Arguments = Sequence[bytes]
 StreamEntry = tuple[bytes, bytes]

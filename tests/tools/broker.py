@@ -36,9 +36,9 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from market_data_pipeline.processes import die_with_parent
 from market_data_pipeline.store.embedded import free_port
 from tools.kafka_log import aborted, transactions
+from tools.parent_death import die_with_parent
 
 _READY_SECONDS = 20.0
 
@@ -107,7 +107,7 @@ class Broker:
                 [binary, "broker", "--listener-url", url, "--advertised-listener-url", url,
                  "--storage-engine", "memory://tansu/"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder.name,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - as the embedded server is started
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - started before any thread
                 start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + _READY_SECONDS

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from market_data_pipeline.codec import Rejected, decode, encode_items
+from market_data_pipeline.codec import decode, encode_items
+from market_data_pipeline.packing import Rejected
 
 
 def encoded(*args: Any, **options: Any) -> tuple[list[bytes], list[Rejected]]:

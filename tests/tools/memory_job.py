@@ -9,11 +9,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
-from market_data_pipeline.codec import unpack
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.errors import Fenced
 from market_data_pipeline.frame import Frame, to_rows
+from market_data_pipeline.packing import unpack
 from market_data_pipeline.runtime.chain_task import ChainTask
 from market_data_pipeline.runtime.contract import Limits
 from market_data_pipeline.runtime.coroutine_task import CoroutineTask

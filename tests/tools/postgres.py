@@ -24,9 +24,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from market_data_pipeline.processes import die_with_parent
 from market_data_pipeline.store.embedded import free_port
 from tools.jobs import wait_until
+from tools.parent_death import die_with_parent
 
 _USER = "nobody"
 _DEBIAN = Path("/usr/lib/postgresql")

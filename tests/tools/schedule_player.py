@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import redis
 from redis.exceptions import OutOfMemoryError
 
-from market_data_pipeline.codec import unseal
 from market_data_pipeline.dag.plan import TaskId
+from market_data_pipeline.packing import unseal
 from market_data_pipeline.runtime.contract import CommitRequest, Stream
 from market_data_pipeline.store.client import Script
 from market_data_pipeline.store.commit_args import CommitArguments, JobRef, pack_dead_letter

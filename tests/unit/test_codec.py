@@ -11,20 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools.frames import encoded
 
-from market_data_pipeline.codec import (
-    FRAME_BYTES,
-    VERSION,
-    crc32c,
-    decode,
-    encode,
-    pack,
-    seal,
-    unpack,
-    unseal,
-    with_mark,
-)
+from market_data_pipeline.codec import FRAME_BYTES, VERSION, decode, encode, with_mark
 from market_data_pipeline.errors import CodecError
 from market_data_pipeline.frame import END, NO_MARK, Columns, Dictionary, Frame, Items, columns_from_rows, to_rows
+from market_data_pipeline.packing import crc32c
 from market_data_pipeline.records import Bar, Quote, Trade, Window
 
 FAST = settings(max_examples=80, deadline=None, derandomize=True)
@@ -153,12 +143,6 @@ def test_a_mark_travels_alone(mark: int) -> None:
     assert decode(with_mark("bars/3", mark, 9)) == ("bars/3", Frame([], mark, 9))
 
 
-def test_crc32c_is_that_of_rfc_3720() -> None:
-    assert crc32c(b"123456789") == 0xE3069283
-    assert crc32c(bytes(32)) == 0x8A9136AA
-    assert crc32c(memoryview(b"\xff" * 32)) == 0x62A8AB43
-
-
 def samples() -> list[bytes]:
     trades = [Trade(f"S{i % 3}", i, i, i / 7, 1.0, "sell", f"id{i}" if i % 2 else i) for i in range(12)]
     mixed = [TRADE, {"a": [1, None, b"x"], "b": {"c": "é"}}, Window("k", 0, 5, [TRADE]), -1.5]
@@ -271,33 +255,6 @@ def test_a_header_that_claims_a_huge_array_costs_nothing() -> None:
     body = b"\xdd\xff\xff\xff\xff"
     with pytest.raises(CodecError, match="not valid msgpack"):
         decode(body + b"\xce" + struct.pack(">I", crc32c(body)))
-
-
-@pytest.mark.parametrize("value", [object(), 2**64, -(2**63) - 1, "\ud800", {"k": {1, object()}}, 1j])
-def test_what_msgpack_has_no_word_for_is_a_codec_error(value: Any) -> None:
-    with pytest.raises(CodecError):
-        pack(value)
-
-
-def test_pack_and_unpack_of_state() -> None:
-    state = {"a": [1, b"x", None], "t": TRADE}
-    assert unpack(pack(state)) == state
-    with pytest.raises(CodecError, match="over the limit of 3"):
-        unpack(pack("long text"), 3)
-
-
-def test_seal_protects_every_bit() -> None:
-    data = seal(b"state of a task")
-    assert unseal(data, "here") == b"state of a task"
-    for bit in range(len(data) * 8):
-        broken = bytearray(data)
-        broken[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(CodecError, match="window 7: checksum"):
-            unseal(bytes(broken), "window 7")
-    for short in (b"", b"\0\0\0"):
-        with pytest.raises(CodecError, match="checksum"):
-            unseal(short, "here")
-    assert unseal(seal(b""), "here") == b""
 
 
 def symbols(n: int, codes: Any, width: int = 6) -> Columns:

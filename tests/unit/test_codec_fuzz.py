@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from market_data_pipeline.codec import FRAME_BYTES, crc32c, decode, encode, pack, seal, unpack, unseal
+from market_data_pipeline.codec import FRAME_BYTES, decode, encode
 from market_data_pipeline.errors import CodecError
 from market_data_pipeline.frame import Columns, Dictionary, Frame, columns_from_rows, to_rows
+from market_data_pipeline.packing import crc32c, pack, seal, unpack, unseal
 from market_data_pipeline.records import Bar, Quote, Trade, Window
 
 MIB = 1024 * 1024

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tools.frames import encoded
 
-from market_data_pipeline.codec import crc32c, decode, encode
+from market_data_pipeline.codec import decode, encode
 from market_data_pipeline.component import describe_function
 from market_data_pipeline.dag.graph import Dag, Node
 from market_data_pipeline.dag.partition import split_by_key
@@ -26,6 +26,7 @@ from market_data_pipeline.operators.batch import Batcher
 from market_data_pipeline.operators.dedupe import Dedupe
 from market_data_pipeline.operators.stateless import Map
 from market_data_pipeline.operators.window import TumblingWindow
+from market_data_pipeline.packing import crc32c
 from market_data_pipeline.records import Trade
 from market_data_pipeline.runtime.chain import SOURCE_INPUT, Chain
 from market_data_pipeline.sinks.collect import Collect

@@ -79,7 +79,7 @@ class Worker:
         self._running: dict[int, _Partition] = {}
         self._ending: dict[int, asyncio.Task[None]] = {}
         self._leaving = self._resting = False
-        self._report = Report(clock, self._metrics.waiting)
+        self._report = Report(clock, self._metrics.outside.waiting)
         self._heard, self._rates = HeardRates(), dict[str, float]()
         self._asked_to_leave = asyncio.Event()
         self._away = False
@@ -150,18 +150,9 @@ class Worker:
         self._metrics.limits(self._plan, {})
         while not self._leaving:
             self._report.write(heart, self._tasks())
-            try:
-                now = await self._control.now()
-                self._away = False
-            except Exception as problem:
-                if not is_transient(problem):
-                    raise
-                self._away = True
-                self._obey()
+            if (now := await self._look()) is None:
                 await nap(self._asked_to_leave)
                 continue
-            self._heard.hear(now.rates, self._clock.monotonic())
-            self._obey()
             self._check_failure(now)
             if now.state == "finished":
                 log.info("job %s: finished", self._job.name)
@@ -186,6 +177,21 @@ class Worker:
                 await self._follow_assignment()
             await nap(self._asked_to_leave)
         return True
+
+    async def _look(self) -> JobNow | None:
+        """How the job is now; nothing while the server is away. The sources obey the rates that hold in either case."""
+        try:
+            now = await self._control.now()
+        except Exception as problem:
+            if not is_transient(problem):
+                raise
+            self._away = True
+            self._obey()
+            return None
+        self._away = False
+        self._heard.hear(now.rates, self._clock.monotonic())
+        self._obey()
+        return now
 
     def _check_failure(self, now: JobNow) -> None:
         if self._failure:  # also when somebody let the job run again meanwhile: our task is gone

@@ -18,7 +18,6 @@ from typing import ClassVar, Final, Literal
 
 import numpy as np
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.durations import Duration, parse_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Array, Column, Columns, Frame, Items, to_rows
@@ -50,6 +49,7 @@ from market_data_pipeline.operators.joins.pairs import (
 from market_data_pipeline.operators.keys import check_field
 from market_data_pipeline.operators.lateness import LATE, Lateness, LatePolicy, check_late_policy
 from market_data_pipeline.operators.stateless import apply
+from market_data_pipeline.packing import pack, unpack
 
 RIGHT: Final = "right"
 """The input of the items that are looked up."""

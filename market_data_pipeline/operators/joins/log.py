@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from market_data_pipeline.codec import decode, encode, pack, unpack
+from market_data_pipeline.codec import decode, encode
 from market_data_pipeline.errors import CodecError
 from market_data_pipeline.frame import NO_MARK, Columns, Frame, Items, to_rows
 from market_data_pipeline.operators.base import OperatorContext, pack_items
 from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.packing import pack, unpack
 
 _SEGMENT_ITEMS = 1024
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from market_data_pipeline.errors import RecordError
-from market_data_pipeline.extras import extra
 from market_data_pipeline.frame import Array, Column, Columns, Dictionary
 from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.records import (
@@ -47,7 +46,7 @@ class Batches:
     """Makes chunks of the record batches of one file."""
 
     def __init__(self, pa: Any, file: Opened, wanted: Wanted) -> None:
-        self._pa, self._pc = pa, extra("pyarrow.compute", "parquet", "Replay of Arrow's columns")
+        self._pa = pa
         self._file, self._wanted = file, wanted
         kind = wanted.kind
         self._fields: tuple[str, ...] = RECORDS[kind]._fields if kind in RECORDS else ()

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from market_data_pipeline import Bar, Frame, JsonLines, Operator, Trade
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.frame import END, NO_MARK, to_rows
+from market_data_pipeline.packing import pack, unpack
 
 BLOCK, FREEZE, POISON_LOG = "block", "freeze", "poison.log"
 """Files in the control folder: a sink waits, a sink holds the event loop up, and who died of a poisoned item."""

@@ -8,12 +8,14 @@ ATTEMPT_TESTS = (*GUARD_TESTS, STORE + "test_store_attempts.py")
 REPLICA_TESTS = (STORE + "test_store_attempts.py", STORE + "test_store_replicas.py")
 RIGHTS_TESTS = (STORE + "test_store_rights_commit.py",)
 CODEC_TESTS = ("tests/unit/test_codec.py",)
+PACKING_TESTS = ("tests/unit/test_packing.py",)
 SCHEDULES = ("tests/contract/test_protocol_schedules.py::test_the_script_does_what_the_model_does[0]",)
 COMMIT = LUA + "commit.lua"
 ATTEMPT = LUA + "attempt.lua"
 STORE_PY = "market_data_pipeline/store/commit.py"
 ARGUMENTS = "market_data_pipeline/store/commit_args.py"
 CODEC = "market_data_pipeline/codec.py"
+PACKING = "market_data_pipeline/packing.py"
 
 
 def _commit() -> list[Mutation]:
@@ -137,7 +139,7 @@ def _load() -> list[Mutation]:
         Mutation(
             "attempt: counted anew at another commit", ATTEMPT, "if seen[2] == ARGV[4] then", "if seen[2] then", started
         ),
-        Mutation("state: checksum", CODEC, "!= crc32c(data[4:])", "< 0", (*COMMIT_TESTS, *CODEC_TESTS)),
+        Mutation("state: checksum", PACKING, "!= crc32c(data[4:])", "< 0", (*COMMIT_TESTS, *PACKING_TESTS)),
         Mutation("frame: checksum", CODEC, "!= crc32c(memoryview(blob)[:cut])", "< 0", CODEC_TESTS),
         Mutation("frame: size limit", CODEC, "    if len(blob) > limit:\n", "    if False:\n", CODEC_TESTS),
     ]

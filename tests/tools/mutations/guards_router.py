@@ -9,6 +9,7 @@ STANDBY = "market_data_pipeline/sources/standby.py"
 INTAKE = "market_data_pipeline/sources/routed_intake.py"
 ROUTES_TESTS = ("tests/unit/sources/test_routes.py",)
 STANDBY_TESTS = ("tests/unit/sources/test_standby.py",)
+INTAKE_TESTS = ("tests/unit/sources/test_routed_intake.py",)
 
 
 def _routes() -> list[Mutation]:
@@ -117,4 +118,53 @@ def _standby() -> list[Mutation]:
     ]
 
 
-GUARDS: tuple[Mutation, ...] = (*_routes(), *_standby())
+def _waiting() -> list[Mutation]:
+    """What a full inbox, too little room and a process that stood still must not lose."""
+    there = "(is_away and read - self._routing.since(item, to) < self._overlap) or self._is_gone("
+    return [
+        Mutation(
+            "standby: what had no room is told in each change",
+            STANDBY,
+            there,
+            "is_away and self._is_gone(",
+            STANDBY_TESTS,
+        ),
+        Mutation(
+            "standby: what others bring while who is heard has to wait is kept",
+            STANDBY,
+            "        until = min(until, self._routing.read_until(item[0], voice.speaker, now))\n",
+            "",
+            STANDBY_TESTS,
+        ),
+        Mutation(
+            "standby: who came while who is heard had to wait was not there before",
+            STANDBY,
+            "read = min(now, self._routing.read_until(item[0], voice.speaker, now))",
+            "read = now",
+            STANDBY_TESTS,
+        ),
+        Mutation(
+            "standby: who had to wait is heard to its end",
+            STANDBY,
+            "not unfit and routing.read_until(item[0], speaker, now) < now",
+            "False",
+            INTAKE_TESTS,
+        ),
+        Mutation(
+            "router: time passes only as far as somebody looked",
+            "market_data_pipeline/sources/watched_time.py",
+            "self._seen + min(self._clock.monotonic() - self._looked_at, self._most)",
+            "self._clock.monotonic()",
+            INTAKE_TESTS,
+        ),
+        Mutation(
+            "router: symbols that go to several are named",
+            INTAKE,
+            "loads[old] or ways[old] > 1",
+            "loads[old]",
+            INTAKE_TESTS,
+        ),
+    ]
+
+
+GUARDS: tuple[Mutation, ...] = (*_routes(), *_standby(), *_waiting())

@@ -182,4 +182,5 @@ GUARDS: tuple[Mutation, ...] = (
     *_sinks(),
     *_parquet(),
     *_redis_output(),
+    *_guarded(),
 )

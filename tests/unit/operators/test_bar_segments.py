@@ -9,9 +9,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market_data_pipeline.codec import unpack
 from market_data_pipeline.operators.bar_segments import BarSegments
 from market_data_pipeline.operators.bar_table import CLOSE, CODE_BITS, FLOATS, INTS, VOLUME, BarTable, Groups
+from market_data_pipeline.packing import unpack
 
 
 def groups(bars: dict[int, float]) -> Groups:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from market_data_pipeline.codec import unpack
 from market_data_pipeline.errors import ConfigError, OperatorFailed
 from market_data_pipeline.frame import END, NO_MARK, Columns, Dictionary, Frame, columns_from_rows, to_rows
 from market_data_pipeline.operators.bars import TumblingBars
 from market_data_pipeline.operators.base import OnError, OperatorContext
+from market_data_pipeline.packing import unpack
 from market_data_pipeline.records import Bar, Trade
 
 SECOND = 10**9

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.operators.keys import check_field, check_key
+from market_data_pipeline.packing import pack, unpack
 
 
 @pytest.mark.parametrize("key", [True, 2**64 - 1, -(2**63), 1.5, "", "日本", b"x"])

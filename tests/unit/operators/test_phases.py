@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tools.recorded import DATA
 
 from market_data_pipeline import Dedupe, DollarBars, TickBars, Trade, TradeRules, TumblingBars, VolumeBars
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, Columns, Frame, Items, columns_from_rows, to_rows
 from market_data_pipeline.operators.base import Operator, OperatorContext
+from market_data_pipeline.packing import pack, unpack
 
 RECORDED = DATA / "trades_crypto.jsonl.gz"
 ITEMS = st.lists(

@@ -15,9 +15,9 @@ from tools.memory_store import MemoryServer
 from tools.oracle import plain_bars
 
 from market_data_pipeline import Dag, Filter, Map, Node, Operator, Trade, TumblingBars, TumblingWindow
-from market_data_pipeline.codec import unpack
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.frame import END, IDLE, NO_MARK, Columns, Dictionary, Frame, to_rows
+from market_data_pipeline.packing import unpack
 from market_data_pipeline.runtime.chain import Chain, input_key
 from market_data_pipeline.runtime.contract import Limits
 from market_data_pipeline.runtime.progress import MarkMerger, SourceWatermark

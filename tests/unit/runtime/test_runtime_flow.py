@@ -13,11 +13,12 @@ from tools.memory_job import ListSource, MemoryJob
 from tools.memory_store import MemoryServer
 
 from market_data_pipeline import Dag, Frame, Node
-from market_data_pipeline.codec import decode, unpack
+from market_data_pipeline.codec import decode
 from market_data_pipeline.dag.plan import TaskId
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.operators.base import AsyncOperator
 from market_data_pipeline.operators.stateless import FlatMap, Map
+from market_data_pipeline.packing import unpack
 from market_data_pipeline.runtime.contract import CommitRequest
 from market_data_pipeline.runtime.flow import Flow, TaskFlow
 from market_data_pipeline.sinks.base import Sink

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from market_data_pipeline.codec import pack, unpack
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.runtime.latency import PERCENTILES, LatencyHistogram, bucket_of, middle_of
 
 ERROR = 1 / 64

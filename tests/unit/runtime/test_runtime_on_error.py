@@ -10,11 +10,11 @@ from tools.memory_job import CommittedRows, ListSource, MemoryJob, committed_row
 from tools.memory_store import MemoryServer
 
 from market_data_pipeline import Batch, Dag, DagRuntime, Frame, Node
-from market_data_pipeline.codec import unpack
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import OperatorFailed, SinkError
 from market_data_pipeline.frame import to_rows
 from market_data_pipeline.operators.base import DeadLetter, OnError
+from market_data_pipeline.packing import unpack
 from market_data_pipeline.runtime.contract import Limits
 from market_data_pipeline.sinks.base import SinkContext
 

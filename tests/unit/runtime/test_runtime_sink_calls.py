@@ -9,9 +9,9 @@ from test_runtime_memory_jobs import job_of
 from tools.memory_job import CommittedRows, ListSource
 
 from market_data_pipeline import Dag, Frame, Node
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.dag.plan import TaskId
 from market_data_pipeline.operators.stateless import Filter
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.sinks.base import Sink, SinkContext
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.errors import ConfigError, CorruptState, SinkError
 from market_data_pipeline.frame import Frame
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.records import Bar, Trade
 from market_data_pipeline.sinks.base import SinkContext
 from market_data_pipeline.sinks.file import STAGING, CsvFiles, FileSink, JsonLines

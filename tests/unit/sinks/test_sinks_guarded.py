@@ -231,6 +231,20 @@ async def test_a_task_that_ends_between_write_and_prepare_leaves_the_trial_to_ot
     assert await tasks.step() == ""
 
 
+async def test_what_comes_behind_a_commit_leaves_the_trial_to_others() -> None:
+    """Of a step that was prepared before the circuit opened, and committed when the store may be tried again."""
+    tasks = Tasks()
+    late = await tasks.opened()
+    await late.write(FRAMES)
+    await late.prepare(False)
+    await tasks.fail(3)
+    tasks.store.broken.clear()
+    tasks.clock.advance(12.0)
+    await late.committed()
+    assert tasks.asked() == ["committed"]
+    assert await tasks.step() == ""
+
+
 async def test_other_nodes_have_circuits_of_their_own() -> None:
     tasks = Tasks()
     other = GuardedSink(StoreSink(tasks.store, "quotes"), RULE, clock=tasks.clock)

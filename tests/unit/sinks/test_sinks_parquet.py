@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from tools.small_disk import SmallDisk
 
 from market_data_pipeline import Batcher, DagRuntime, ParquetFiles, Pipeline, Synthetic
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.errors import ConfigError, CorruptState, SinkError
 from market_data_pipeline.frame import Columns, Dictionary, Frame, columns_from_rows
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.records import SIDES, Bar, Gap, Quote, Trade, Window
 from market_data_pipeline.sinks.base import SinkContext
 from market_data_pipeline.sinks.compaction import Compaction, Limits, plan

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from market_data_pipeline import DagRuntime, Pipeline, RedisLatest, RedisOutput, Synthetic
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.errors import ConfigError, CorruptState, SinkError
 from market_data_pipeline.frame import Frame, columns_from_rows
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.records import Bar, Quote, Trade
 from market_data_pipeline.sinks import redis as redis_sinks
 from market_data_pipeline.sinks.base import SinkContext

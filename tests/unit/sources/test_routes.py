@@ -210,10 +210,10 @@ def test_quiet_counts_only_while_another_one_is_not() -> None:
 def test_who_is_not_read_on_is_not_quiet() -> None:
     of = routing(Failover(fail_after="0s", stale_after="10s"), ("a", "b"))
     fit(of, 0.0, "a", "b")
-    of.delivering("a", True)
+    of.delivering("a", 10.0)
     of.brought("b", 50.0)
     assert of.decide(50.0) == []
-    of.delivering("a", False)
+    of.delivered("a", 50.0, waited=True)
     assert len(of.decide(50.0)) == 2
 
 

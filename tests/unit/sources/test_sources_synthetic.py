@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tools.fake_clock import FakeClock
 
-from market_data_pipeline.codec import pack, unpack
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import to_rows
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.records import Trade
 from market_data_pipeline.sources.base import Batch, SourceContext
 from market_data_pipeline.sources.synthetic import DEFAULT_START, Synthetic

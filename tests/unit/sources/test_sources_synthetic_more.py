@@ -27,16 +27,16 @@ from market_data_pipeline import (
     Synthetic,
     Trade,
 )
-from market_data_pipeline.codec import encode, pack, unpack
+from market_data_pipeline.codec import encode
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ConfigError, SourceError
 from market_data_pipeline.frame import Columns, Frame, to_rows
 from market_data_pipeline.operators.calendars import SessionBuckets
+from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.runtime.contract import Limits
 from market_data_pipeline.sources.base import Batch, SourceContext
 from market_data_pipeline.sources.synthetic import DEFAULT_START
 
-NAN = float("nan")
 DAY, HOUR, MINUTE, SECOND = 86_400 * 10**9, 3600 * 10**9, 60 * 10**9, 10**9
 
 

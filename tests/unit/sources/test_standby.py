@@ -42,7 +42,7 @@ class Play:
         feeds = [Feed(name, name, tuple(symbols)) for name in providers]
         self.symbols = tuple(symbols)
         rankings = {symbol: rule.ranking(symbol, providers) for symbol in symbols}
-        self.routing = Routing(rule, rankings, feeds, 0.0, kinds=KINDS)
+        self.routing = Routing(rule, rankings, feeds, 0.0, kinds=KINDS, catch_up=1.0)
         venues = {name: venue or name for name in providers}
         self.standby = Standby(self.routing, "trade", venues, overlap=1.0, keep=1.0, most=most)
         self.gaps = FeedGaps("trade")
@@ -292,6 +292,69 @@ def test_what_came_with_the_answer_of_who_is_back_is_kept_however_late_the_next_
     play.served("a")
     play.look(9.0)
     assert play.ids() == [1, 2]
+
+
+def test_what_had_no_room_when_who_is_back_is_heard_is_told() -> None:
+    play = Play("a", "b", most=5, venue="x")
+    play.up("a", "b")
+    play.look(5.0)
+    for name in "ab":
+        play.bring(name, trade(1))
+    play.down("a")
+    play.up("a")
+    play.bring("a", *(trade(number) for number in range(2, 12)))
+    play.bring("b", trade(2))
+    play.look(6.0)
+    play.bring("a", trade(12))
+    assert play.ids() == [1, 2, Gap("A", 3, 6, 4, 70), *range(7, 13)]
+
+
+def test_what_others_bring_while_who_is_heard_has_to_wait_is_kept() -> None:
+    """What that one had not brought before it broke off is theirs, or told."""
+    play = Play("a", "b", "c", venue="x")
+    play.up("a", "b")
+    play.look(10.0)
+    for name in "ab":
+        play.bring(name, trade(1))
+    play.routing.delivering("a", play.now)
+    for second in range(2, 60):
+        play.look(10.0 + second)
+        play.bring("b", trade(second))
+    play.routing.delivered("a", play.now, waited=True)
+    play.bring("a", trade(2))
+    play.down("a")
+    assert play.ids() == list(range(1, 60))
+
+
+def test_who_came_while_who_is_heard_had_to_wait_was_not_there_all_the_while() -> None:
+    play = Play("a", "b", venue="x")
+    play.up("a")
+    play.look(10.0)
+    play.bring("a", trade(1))
+    play.routing.delivering("a", play.now)
+    play.look(30.0)
+    play.up("b")
+    play.bring("b", trade(5))
+    play.look(60.0)
+    play.routing.delivered("a", play.now, waited=True)
+    play.down("a")
+    assert play.ids() == [1, Gap("A", 2, 4, 3, 50), 5]
+
+
+def test_what_had_no_room_while_who_is_heard_had_to_wait_is_told() -> None:
+    """That this one is heard at last says nothing of what came meanwhile."""
+    play = Play("a", "b", most=5, venue="x")
+    play.up("a", "b")
+    play.look(10.0)
+    play.bring("a", trade(1))
+    play.routing.delivering("a", play.now)
+    play.look(12.0)
+    play.bring("b", *(trade(number) for number in range(1, 21)))
+    play.look(60.0)
+    play.routing.delivered("a", play.now, waited=True)
+    play.bring("a", trade(2))
+    play.down("a")
+    assert play.ids() == [1, 2, Gap("A", 3, 15, 13, 160), *range(16, 21)]
 
 
 def test_what_waited_too_long_is_no_news() -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from market_data_pipeline import ChannelOptions, Collect, NodeOptions, Pipeline, Synthetic
 from market_data_pipeline.channels.redis_stream import StreamChannel
-from market_data_pipeline.codec import pack, seal
 from market_data_pipeline.dag.plan import Plan, plan_from_dict
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ConfigError, PlanMismatch
+from market_data_pipeline.packing import pack, seal
 from market_data_pipeline.store.client import Client, Script
 from market_data_pipeline.store.commit import Lease
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, Transition, find_job, publish, remove_job

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from market_data_pipeline import Collect, Dedupe, JsonLines, Map, Pipeline, Synthetic, TumblingBars
-from market_data_pipeline.codec import pack, seal
 from market_data_pipeline.dag.change import Choice
 from market_data_pipeline.dag.plan import Plan, TaskId
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ConfigError, JobChanged
+from market_data_pipeline.packing import pack, seal
 from market_data_pipeline.runtime.contract import CommitRequest, new_commit_id
 from market_data_pipeline.runtime.migration import NewRecord
 from market_data_pipeline.store import deploy as deploy_module

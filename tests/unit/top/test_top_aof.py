@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tools.aof import Commit, Keyspace, Unit, check_unit, commits_of, last_increment, units
 
-from market_data_pipeline.codec import seal
+from market_data_pipeline.packing import seal
 
 TASK, STATE, STREAM, BYTES = b"mdp:{u:0}:task:a", b"mdp:{u:0}:state:a", b"mdp:{u:0}:q:a.b", b"mdp:{u:0}:bytes"
 RECORD = [b"HSET", TASK, b"commit", b"c1", b"meta", b"", b"ended", b"0"]

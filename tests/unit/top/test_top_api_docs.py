@@ -63,17 +63,23 @@ def test_every_module_of_the_api_exports_what_it_says() -> None:
         assert [each for each in exported if getattr(module, each, None) is None] == []
 
 
-def test_the_lists_of_the_package_are_the_same() -> None:
-    tree = ast.parse(Path(market_data_pipeline.__file__).read_text())
-    imported = {
-        alias.name: str(node.module).removeprefix("market_data_pipeline.")
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("market_data_pipeline.")
-        for alias in node.names
-    }
-    homes = {name: home for home, names in market_data_pipeline._HOMES.items() for name in names}
-    assert imported == homes
-    assert sorted(market_data_pipeline.__all__) == sorted(homes)
+@pytest.mark.parametrize("package", ["market_data_pipeline", "market_data_pipeline.orchestration"])
+def test_each_line_of_a_stub_names_what_is_defined_there_for_type_checkers_too(package: str) -> None:
+    module = importlib.import_module(package)
+    stub = ast.parse(Path(str(module.__file__)).with_suffix(".pyi").read_text())
+    lines = [line for line in stub.body if isinstance(line, ast.ImportFrom)]
+    assert len(lines) == len(stub.body) - 1 == len(module.__all__)
+    for line in lines:
+        (alias,) = line.names
+        assert alias.asname == alias.name  # else it would not be public to a type checker
+        value = getattr(module, alias.name)
+        assert getattr(value, "__module__", line.module) == line.module, alias.name
+
+
+def test_a_name_that_is_not_public_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="module 'market_data_pipeline' has no attribute 'Nothing'"):
+        _ = market_data_pipeline.Nothing
+    assert dir(market_data_pipeline) == market_data_pipeline.__all__ == sorted(market_data_pipeline.__all__)
 
 
 def test_every_error_that_a_user_may_meet_is_public() -> None:

@@ -93,7 +93,7 @@ def test_crossings_pauses_latency_and_reloads() -> None:
     observer.crossed(("bars.out", 1), "high")
     observer.paused(0.25)
     observer.paused(0.5)
-    observer.latency(2_000_000, 10)
+    observer.latency(2_000_000)
     observer.reloaded()
     found = scraped(metrics)
     assert found['mdp_channel_crossings_total{channel="bars.out",level="high"}'] == 2

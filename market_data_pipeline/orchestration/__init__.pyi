@@ -1,0 +1,30 @@
+"""The one list of the public names, for programs, type checkers and editors: see :mod:`market_data_pipeline.lazy`."""
+
+from market_data_pipeline.catalog.registry import Registry as Registry
+from market_data_pipeline.catalog.registry import registry as registry
+from market_data_pipeline.circuit import CircuitBreaker as CircuitBreaker
+from market_data_pipeline.circuit import CircuitRule as CircuitRule
+from market_data_pipeline.dag.graph import Dag as Dag
+from market_data_pipeline.dag.graph import Edge as Edge
+from market_data_pipeline.dag.graph import Node as Node
+from market_data_pipeline.dag.pipeline import Pipeline as Pipeline
+from market_data_pipeline.dag.pipeline import PipelineBuilder as PipelineBuilder
+from market_data_pipeline.feedback import StoreFeedback as StoreFeedback
+from market_data_pipeline.feedback import StoreReading as StoreReading
+from market_data_pipeline.orchestration.places import Distributed as Distributed
+from market_data_pipeline.orchestration.places import InProcess as InProcess
+from market_data_pipeline.orchestration.program import Program as Program
+from market_data_pipeline.orchestration.rate_coordinator import RateCoordinator as RateCoordinator
+from market_data_pipeline.orchestration.run_status import RunStatus as RunStatus
+from market_data_pipeline.orchestration.running import Running as Running
+from market_data_pipeline.orchestration.runtime import PipelineRuntime as PipelineRuntime
+from market_data_pipeline.orchestration.runtime_orchestrator import RuntimeOrchestrator as RuntimeOrchestrator
+from market_data_pipeline.runtime.local import DagRuntime as DagRuntime
+from market_data_pipeline.runtime.local import RunConfig as RunConfig
+from market_data_pipeline.runtime.local import RunResult as RunResult
+from market_data_pipeline.runtime_settings import OrchestratorSettings as OrchestratorSettings
+from market_data_pipeline.sources.router import SourceRouter as SourceRouter
+from market_data_pipeline.sources.routes import BySymbol as BySymbol
+from market_data_pipeline.sources.routes import Failover as Failover
+from market_data_pipeline.sources.routes import Priority as Priority
+from market_data_pipeline.sources.routes import RoundRobin as RoundRobin
