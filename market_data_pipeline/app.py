@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -86,7 +87,7 @@ def _load_file(name: str) -> types.ModuleType:
             del sys.modules[path.stem]
         if isinstance(error, MdpError) or not isinstance(error, Exception | SystemExit):
             raise
-        raise ConfigError(f"app {name!r}: importing it raised {type(error).__name__}: {error}") from error
+        raise ConfigError(f"app {name!r}: importing it raised {_told(error, str(path))}") from error
     return module
 
 
@@ -149,6 +150,10 @@ def _arguments(app: str, fn: Callable[..., Any], values: Mapping[str, str]) -> d
 
 
 def _convert(name: str, text: str, hint: Any) -> Any:
+    if not text and Path in _alternatives(
+        hint
+    ):  # Path("") is this folder, and a shell's unset variable gives it unasked
+        raise ConfigError(f"parameter {name}: an empty path is none; write . for the folder this runs in")
     try:
         return TypeAdapter(hint).validate_python(text)
     except ValidationError as error:
@@ -170,12 +175,25 @@ def _allows_none(hint: Any) -> bool:
 
 
 def _call(app: str, fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    if inspect.iscoroutinefunction(fn):
+        raise ConfigError(f"{app}: {fn.__name__} is async; needed: a plain function of a Dag or a Pipeline")
     try:
         return fn(**arguments)
     except MdpError:
         raise
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{app}: {fn.__name__}() raised {type(error).__name__}: {error}") from error
+        file = getattr(getattr(fn, "__code__", None), "co_filename", "")
+        raise ConfigError(f"{app}: {fn.__name__}() raised {_told(error, file)}") from error
+
+
+def _told(error: BaseException, file: str) -> str:
+    """What a program raised, with the last of its own lines in ``file``, and what may have been meant by a name that is not
+    there: Python itself says so only in a traceback."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    at = f" (line {lines[-1]})" if lines else ""
+    near = get_close_matches(error.name or "", dir(error.obj), 1) if isinstance(error, AttributeError) else []
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{type(error).__name__}{at}: {error}{hint}"
 
 
 def parse_sets(sets: tuple[str, ...]) -> dict[str, str]:

@@ -180,7 +180,10 @@ class Location(Shape):
         return isinstance(value, str)
 
     def take(self, value: Any) -> Any:
-        return self.made(str(super().take(value)))
+        text = str(super().take(value))
+        if not text:  # Path("") is this folder, and a shell's unset variable gives it unasked
+            raise refused("an empty path is none; write . for the folder this runs in")
+        return self.made(text)
 
 
 @dataclass(frozen=True)

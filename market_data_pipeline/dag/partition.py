@@ -9,6 +9,7 @@ import mmh3
 import numpy as np
 
 from market_data_pipeline.frame import Array, Columns, Dictionary, Items
+from market_data_pipeline.hints import nearest_or_all
 from market_data_pipeline.names import Names, PerNames
 from market_data_pipeline.records import SIDES, field
 
@@ -58,7 +59,8 @@ def split_by_key(items: Items, key: str, partitions: int) -> tuple[dict[int, Ite
         if key not in items.data:
             items = items.completed()  # an optional field is left out where all items have its default
         if key not in items.data:
-            return {}, [(item, f"no field {key!r} to partition by") for item in items.rows()]
+            reason = f"no field {key!r} to partition by; {nearest_or_all(key, items.data)}"
+            return {}, [(item, reason) for item in items.rows()]
         return _split_columns(items, key, partitions), []
     parts: dict[int, Items] = {}
     bad: list[tuple[Any, str]] = []

@@ -1,4 +1,4 @@
-"""What of a Dag does not go over processes, and what of it a plan cannot see."""
+"""What of a Dag does not go over processes, what of it a plan cannot see, and what of it comes to nothing."""
 
 from __future__ import annotations
 
@@ -23,6 +23,21 @@ def check_processes(dag: Dag) -> None:
                 f"sink {node.name!r}: {type(node.fn).__name__} keeps items in one process, and worker processes would show them"
                 " to nobody: run it in process (PipelineRuntime(), DagRuntime), or write to a file or store"
             )
+
+
+def worries(dag: Dag) -> list[str]:
+    """A sentence for whatever is allowed, and most likely not meant."""
+    return [*unkept(dag), *unheard(dag)]
+
+
+def unheard(dag: Dag) -> list[str]:
+    """A sentence for each source and operator that nothing follows."""
+    followed = {edge.src for edge in dag.edges}
+    return [
+        f"{node.kind} {node.name!r}: nothing follows it, so what it gives goes nowhere; end with a sink (Discard() only counts)"
+        for node in dag.nodes.values()
+        if node.kind in ("source", "operator") and node.name not in followed
+    ]
 
 
 def unkept(dag: Dag) -> list[str]:

@@ -34,9 +34,14 @@ class Child:
     start_at: float | None = None
     """When to start it again, while it waits for that."""
 
+    begun: int | None = None
+    """How long its log was before, in bytes."""
+
     def start(self) -> None:
         """Start it, its output appended to ``log``."""
         self.start_at = None
+        if self.begun is None:
+            self.begun = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 with_parent(self.command),
@@ -59,6 +64,15 @@ class Child:
         """The end of its log."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return "\n".join(f"    {line}" for line in lines[-_LAST_LINES:])
+
+    def never_awaited(self) -> list[str]:
+        """What Python said, since the first start, of coroutines that nobody awaited: what they were to do was not done."""
+        if self.begun is None or not self.log.exists():
+            return []
+        with self.log.open("rb") as file:
+            file.seek(self.begun)
+            found = [line.decode(errors="replace").strip() for line in file if b"was never awaited" in line]
+        return list(dict.fromkeys(found))
 
     def may_restart(self) -> bool:
         """Whether it died rarely enough to be started again, each time later (``start_at``); counts this death."""

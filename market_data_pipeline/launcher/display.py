@@ -100,6 +100,14 @@ def waits(status: JobStatus) -> list[str]:
     return [visible(str(trouble)) for trouble in status.troubles]
 
 
+def latencies(status: JobStatus) -> str:
+    """From source to commit, by percentile; empty before anything was measured."""
+    if all(value is None for value in status.latency.values()):
+        return ""
+    known = {name: "-" if value is None else f"{value * 1000:,.1f} ms" for name, value in status.latency.items()}
+    return " / ".join(f"{name} {value}" for name, value in known.items())
+
+
 def watermark_lag(status: JobStatus) -> str:
     """How far the slowest subgraph's watermark is behind the fastest, in event time."""
     marks = [mark for mark in status.watermarks.values() if mark is not None]
@@ -117,9 +125,6 @@ def summary(
     totals: Counter[str] = Counter(
         {name: status.total(name) for name in ("duplicate", "late", "dead_letter", "unkeyed", "skipped")}
     )
-    latency = " / ".join(
-        f"{name} {'-' if value is None else f'{value * 1000:,.1f} ms'}" for name, value in status.latency.items()
-    )
     lines = [
         f"job {status.job}: {'interrupted' if status.state == 'running' else status.state} after {seconds:.1f} s",
         f"  items in            {status.items_in:,}",
@@ -135,10 +140,16 @@ def summary(
         lines.append(f"  without a key       {totals['unkeyed']:,}  (passed on, not deduplicated)")
     if totals["skipped"]:
         lines.append(f"  skipped             {totals['skipped']:,}")
-    lines += [f"  items/s             {rate:,.0f}", f"  latency             {latency}"]
+    lines.append(f"  items/s             {rate:,.0f}")
+    if known := latencies(status):
+        lines.append(f"  latency             {known}")
     lines += [f"  written to          {output}" for output in outputs]
     lines += nothing_stored(status, lists)
-    if gone and status.state == "running":
+    if status.state in ("running", "failed") and not gone:
+        lines.append(
+            f"{'once its cause is gone, ' if status.state == 'failed' else ''}the same command goes on from here"
+        )
+    elif status.state == "running":
         lines.append(
             "what was read and not written is gone with this run, a new one begins at the start; with --data-dir DIR it resumes"
         )

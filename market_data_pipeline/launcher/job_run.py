@@ -20,7 +20,7 @@ from market_data_pipeline.dag.change import Choice
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.dag.worries import check_processes
-from market_data_pipeline.errors import ConfigError, JobFailed, StoreUnavailable
+from market_data_pipeline.errors import ConfigError, JobFailed, PlanMismatch, StoreUnavailable
 from market_data_pipeline.launcher.children import NO_RESTART, Child, service
 from market_data_pipeline.launcher.deploy import exchange
 from market_data_pipeline.launcher.display import Display
@@ -60,6 +60,8 @@ class JobOptions:
     deploy: Choice | None = None
     """Give a job that has another plan this one, with this choice about changed nodes."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    http_port: int = 0
+    """Where the coordinator serves its status and metrics; workers take free ports. 0: a free one too."""
 
 
 def preflight(dag: Dag) -> None:
@@ -96,6 +98,11 @@ class JobRun:
     @property
     def busy_seconds(self) -> float:
         return self._meter.busy
+
+    @property
+    def items_in(self) -> int:
+        """Items that came in during this run; those of runs before it, with which it goes on, are in :meth:`status` too."""
+        return self._meter.items
 
     @property
     def kept(self) -> bool:
@@ -176,6 +183,9 @@ class JobRun:
         if job.state == "finished":
             self._display.say(f"job {job.name} has finished already; run it again from the beginning with --fresh")
             return await self._read(job)
+        if job.state == "failed":  # in a run before this one
+            self._display.say(f"job {job.name} had failed ({job.error}); it goes on from its last commit")
+            await self._control.resume()
         if job.version == 0:
             self._warn_of_other_files()
         return await self._supervise(job, address, logs, embedded)
@@ -204,8 +214,22 @@ class JobRun:
                     lease_ttl_ms=self._settings.lease_ttl_ms, timeout=_DEPLOY_SECONDS, say=self._display.say,
                 )  # fmt: skip
             else:
-                check_plan(job, self._plan)
+                self._check_plan(job)
         return await publish(self._client, self._name, self._plan)
+
+    def _check_plan(self, job: JobInfo) -> None:
+        """Advises what this run can do: its server may be gone with it, so no other command would find one."""
+        try:
+            check_plan(job, self._plan)
+        except PlanMismatch as error:
+            way = (
+                "It has finished: begin anew"
+                if job.state == "finished"
+                else "Give it this plan with --deploy, begin anew"
+            )
+            raise PlanMismatch(
+                error.difference, f"{way} with --fresh, which forgets it, or choose another name with --job"
+            ) from None
 
     async def _living(self, job: JobInfo) -> list[str]:
         """Workers that beat; those of a run that was killed are silent, and gone within a lease."""
@@ -227,9 +251,12 @@ class JobRun:
         arguments = [self._options.app, "--job", self._name]
         for pair in self._options.sets:
             arguments += ["--set", pair]
-        env = child_environment(self._settings, address, embedded, self._options.workers)
-        env |= self._options.environment
-        coordinator = service("coordinator", "mdp_coordinator.cli", arguments, env, logs)
+        env, leads = (
+            child_environment(self._settings, address, embedded, self._options.workers, port)
+            | dict(self._options.environment)
+            for port in (0, self._options.http_port)
+        )
+        coordinator = service("coordinator", "mdp_coordinator.cli", arguments, leads, logs)
         workers = [
             service(f"w{i}", "mdp_worker.cli", [*arguments, "--name", f"w{i}"], env, logs)
             for i in range(1, self._options.workers + 1)
@@ -247,6 +274,9 @@ class JobRun:
         finally:
             await self._end_children()
         self.seconds = time.monotonic() - started
+        for child in self._children:
+            for line in child.never_awaited():
+                self._display.say(f"{child.name}: {line}")
         try:
             status = await self._looked(job)
         except Exception as error:
@@ -359,13 +389,15 @@ class JobRun:
         return status
 
 
-def child_environment(settings: Settings, address: Address, embedded: bool, workers: int) -> dict[str, str]:
+def child_environment(
+    settings: Settings, address: Address, embedded: bool, workers: int, http_port: int = 0
+) -> dict[str, str]:
     """The settings as environment, for children: a password never stands in a command line. The workers share the cores, so
     each has one thread for linear algebra where the user says nothing else (starting more also costs each child 50 ms of
     CPU)."""
     own = {
         "MDP_REDIS_URL": address.url,
-        "MDP_HTTP_PORT": "0",
+        "MDP_HTTP_PORT": str(http_port),
         "MDP_MIN_WORKERS": str(workers),
     }  # several on one machine
     if embedded:

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from market_data_pipeline.launcher.display import limited, stores, waits, watermark_lag
+from market_data_pipeline.launcher.display import latencies, limited, stores, waits, watermark_lag
 from market_data_pipeline.store.status import JobStatus
 from market_data_pipeline.terminal import visible
 
@@ -69,7 +69,11 @@ def render(status: JobStatus, rate: float | None) -> Group:
     slowed = Text(visible(limited(status, "slowed down: {}, see 'Backpressure' in operations.md")), "yellow")
     head = Phrases([job, *map(Text, facts), slowed])
     troubles = [Text(line, "yellow") for line in waits(status)]
-    return Group(head, *troubles, *map(Text, stores(status)), _channels(status), _nodes(status), _owners(status))
+    known = latencies(status)
+    latency = [Text(f"latency {known}")] if known else []
+    return Group(
+        head, *latency, *troubles, *map(Text, stores(status)), _channels(status), _nodes(status), _owners(status)
+    )
 
 
 def _channels(status: JobStatus) -> Table:

@@ -11,12 +11,17 @@ class Meter:
         self._looked: tuple[int, float] | None = None
         self._began: float | None = None
         self._rate = 0.0
+        self._first: int | None = None
+        self.items = 0
+        """Items that came in since the first look."""
         self.busy = 0.0
         """Seconds from the look before the first commit to the look behind the last one: what still stands in the streams
         when the last item came in takes its time as well."""
 
     def update(self, items: int, done: int, now: float) -> float:
         """The rate at which ``items`` come in; ``done`` grows with whatever any node committed."""
+        self._first = items if self._first is None else self._first
+        self.items = items - self._first
         if self._looked is not None and done > self._looked[0]:
             self._began = self._looked[1] if self._began is None else self._began
             self.busy = now - self._began

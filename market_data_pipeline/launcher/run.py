@@ -59,7 +59,7 @@ class Launcher:
         job = self._job
         sinks = [node.fn for node in self._dag.nodes.values() if isinstance(node.fn, Sink)]
         outputs = [destination for destination in (sink.destination() for sink in sinks) if destination]
-        rate = status.items_in / job.busy_seconds if job.busy_seconds else 0.0
+        rate = job.items_in / job.busy_seconds if job.busy_seconds else 0.0
         if self._as_json:
             document = {**status.to_dict(), "seconds": job.seconds, "items_per_second": rate, "outputs": outputs}
             print(visible(json.dumps(document)), flush=True)  # noqa: T201 - this is the output

@@ -7,10 +7,12 @@ instance belongs to one task (subgraph, partition), so it sees all items of its 
 
 from __future__ import annotations
 
+import re
 import traceback
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from market_data_pipeline.component import Component
@@ -19,6 +21,7 @@ from market_data_pipeline.frame import NO_MARK, Frame
 from market_data_pipeline.packing import pack, portable, unpack
 
 OnError = Literal["fail", "skip", "dead_letter"]
+_FRAME = re.compile(r'^ *File "(.*)", line (\d+)', re.MULTILINE)
 ON_ERROR: tuple[OnError, ...] = ("fail", "skip", "dead_letter")
 
 
@@ -30,6 +33,17 @@ class DeadLetter(NamedTuple):
     item: Any
     where: str = ""
     traceback: str = ""
+
+    def told(self) -> str:
+        """One line for people: the node, where the item came from or the line that raised, and why. At most 300 characters."""
+        at = self.where or _raised_at(self.traceback)
+        return f"{self.node}{' at ' + at if at else ''}: {self.reason}"[:300]
+
+
+def _raised_at(trace: str) -> str:
+    """``file:line`` of the innermost frame of a traceback as text; empty where there is none."""
+    frames = _FRAME.findall(trace)
+    return f"{Path(frames[-1][0]).name}:{frames[-1][1]}" if frames else ""
 
 
 class OperatorContext:

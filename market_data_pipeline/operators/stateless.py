@@ -52,7 +52,9 @@ def check_function(fn: Any, what: str) -> None:
     if not callable(fn):
         raise ConfigError(f"{what}: {fn!r} is not a function")
     if inspect.iscoroutinefunction(fn):
-        raise ConfigError(f"{what}: {fn.__name__} is async; use it in a coroutine node, with {what}_async")
+        raise ConfigError(
+            f"{what}: {fn.__name__} is async, and {what} calls plain functions: map_async (AsyncMap) awaits one"
+        )
 
 
 class Map(Operator):

@@ -21,6 +21,7 @@ class RunStatus:
     ``nodes``: counters by node that are not zero (``in``, ``out``, ``duplicate``, ``late``, ``dead_letter`` and others); over
     processes the committed ones, a quarter of a second old. ``items_in``: what the sources brought in; ``items_out``: what the
     sinks took. ``channels``: how much waits in each channel, in frames; in items next to a coroutine node in this process.
+    ``first_dead_letter``: the first item that could not be used: node, place and reason; empty where there is none.
     """
 
     name: str
@@ -33,6 +34,7 @@ class RunStatus:
     items_out: int = 0
     dead_letters: int = 0
     channels: Mapping[str, int] = field(default_factory=dict)
+    first_dead_letter: str = ""
 
 
 def status_of_job(name: str, where: str, state: RunState, error: str, job: JobStatus | None) -> RunStatus:
@@ -41,8 +43,9 @@ def status_of_job(name: str, where: str, state: RunState, error: str, job: JobSt
         return RunStatus(name, where, state, error)
     channels = {channel.name: channel.backlog for channel in job.channels}
     return RunStatus(
-        name, where, state, error, _told(job.nodes), job.items_in, job.items_out, job.dead_letters, channels
-    )
+        name, where, state, error, _told(job.nodes), job.items_in, job.items_out, job.dead_letters, channels,
+        job.first_dead_letter,
+    )  # fmt: skip
 
 
 def status_of_dag(name: str, where: str, state: RunState, error: str, runtime: DagRuntime) -> RunStatus:
@@ -67,6 +70,7 @@ def status_of_dag(name: str, where: str, state: RunState, error: str, runtime: D
         sum(nodes[node.name]["in"] for node in plan.nodes if node.kind == "sink"),
         len(runtime.dead_letters),
         {edge.name: len(runtime.channel(edge)) for edge in plan.channels},
+        runtime.dead_letters[0].told() if runtime.dead_letters else "",
     )
 
 

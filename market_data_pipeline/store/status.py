@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from graphlib import TopologicalSorter
 from typing import Any
 
 import redis.asyncio
@@ -12,6 +13,7 @@ import redis.asyncio
 from market_data_pipeline.dag.plan import Plan, PlanEdge, TaskId
 from market_data_pipeline.feedback import StoreReading
 from market_data_pipeline.frame import END, NO_MARK
+from market_data_pipeline.operators.base import DeadLetter
 from market_data_pipeline.packing import unpack, unseal
 from market_data_pipeline.runtime.flow import TaskFlow
 from market_data_pipeline.runtime.latency import LatencyHistogram
@@ -143,7 +145,7 @@ async def read_status(
     return JobStatus(
         job.name, job.uid, now.state or "gone", now.error, job.fingerprint, job.partitions, len(tasks), int(replies[-2]),
         _workers(workers, owners), _owners(owners, workers), _channels(streams, lengths, capacity, plan.capacities, flows),
-        _nodes(metas), _watermarks(tasks, metas),
+        _nodes(plan, metas), _watermarks(tasks, metas),
         _latency(metas).summary(), int(replies[-3]),
         first_dead_letter=_first_letter(replies[-4]), sources=_entries(plan),
         sinks=[n.name for n in plan.nodes if n.kind == "sink"], has_leader=bool(replies[-1]), flows=flows,
@@ -162,7 +164,7 @@ def _first_letter(entries: list[Any]) -> str:
     if not entries:
         return ""
     letter = unpack(entries[0][1][b"d"])
-    return f"{letter['node']}{' at ' + letter['where'] if letter['where'] else ''}: {letter['reason']}"[:300]
+    return DeadLetter(letter["node"], letter["reason"], None, letter["where"], letter["traceback"]).told()
 
 
 def _meta(blob: bytes | None) -> dict[str, Any]:
@@ -213,12 +215,15 @@ def _channels(
     return list(channels.values())
 
 
-def _nodes(metas: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+def _nodes(plan: Plan, metas: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """In the order in which items pass them; a plan that was read again has its nodes by name."""
     nodes: dict[str, Counter[str]] = {}
     for meta in metas:
         for name, counts in meta.get("counts", {}).items():
             nodes.setdefault(name, Counter()).update(counts)
-    return {name: dict(counts) for name, counts in nodes.items()}
+    before = {node.name: [edge.src for edge in plan.edges if edge.dst == node.name] for node in plan.nodes}
+    order = [name for name in TopologicalSorter(before).static_order() if name in nodes]
+    return {name: dict(nodes[name]) for name in dict.fromkeys([*order, *nodes])}
 
 
 def _watermarks(tasks: Sequence[TaskId], metas: Sequence[dict[str, Any]]) -> dict[str, int | None]:

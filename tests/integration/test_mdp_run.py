@@ -9,8 +9,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,9 +160,13 @@ def test_coroutine_nodes_run_unchanged_across_processes(tmp_path: Path) -> None:
 def test_two_runs_on_one_data_dir_are_refused(tmp_path: Path) -> None:
     given = run_bars(tmp_path, "--set", "items=400000", "--set", "rate=40000", "--data-dir", str(tmp_path / "data"))
     err = tmp_path / "err"
-    with mdp(*given, err=err):
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with mdp(*given, "--http-port", str(port), err=err):
         wait_until(lambda: bars_seen(err) > 0, "some bars")
         second = run_mdp("run", *given)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status", timeout=10) as answer:
+            assert json.load(answer)["job"] == "bars", "of the coordinator; the workers have other ports"
     assert second.returncode == 2
     assert "data: in use by another run" in second.stderr
 

@@ -100,9 +100,9 @@ def test_dicts_split_and_items_without_the_key_are_handed_back() -> None:
 
 def test_columns_without_the_key_are_handed_back_as_rows() -> None:
     items = trades(["A", "B"])
-    parts, bad = split_by_key(columns(items), "exchange", 4)
+    parts, bad = split_by_key(columns(items), "symbl", 4)
     assert parts == {}
-    assert bad == [(item, "no field 'exchange' to partition by") for item in items]
+    assert bad == [(item, "no field 'symbl' to partition by; did you mean 'symbol'?") for item in items]
 
 
 @pytest.mark.parametrize("as_columns", [False, True])

@@ -94,6 +94,9 @@ def test_the_summary_has_a_line_per_fact() -> None:
     assert "without a key       4" in text
     assert facts["skipped"] == "5"
     assert "latency             p50 12.3 ms / p99 -" in text
+    assert "latency p50 12.3 ms / p99 -" in drawn(status())
+    unmeasured = status(latency={"p50": None, "p99": None})
+    assert "latency" not in summary(unmeasured, 1.0, [], 1.0) + drawn(unmeasured), "too short a run to say anything"
     assert facts["written to"] == "/tmp/out"
 
 
@@ -122,6 +125,8 @@ def test_the_summary_of_an_interrupted_run_says_what_a_new_one_does() -> None:
     assert summary(status(), 1.0, [], 0.0, gone=True).splitlines()[-1].endswith("with --data-dir DIR it resumes")
     assert "--data-dir" not in summary(status(), 1.0, [], 0.0)
     assert "--data-dir" not in summary(status(state="finished"), 1.0, [], 0.0, gone=True)
+    assert summary(status(), 1.0, [], 0.0).splitlines()[-1] == "the same command goes on from here"
+    assert "goes on" not in summary(status(state="finished"), 1.0, [], 0.0)
 
 
 def test_the_head_of_the_table_breaks_between_phrases() -> None:
@@ -132,11 +137,15 @@ def test_the_head_of_the_table_breaks_between_phrases() -> None:
         "bars plan abc  running   1,000 items/s   in 12,345   out 77",
         "watermark lag 1.500s   dead letters 0   tasks ended 2/7",
         "slowed down: source 10/s, see 'Backpressure' in operations.md",
+        "latency p50 12.3 ms / p99 -",
     ]
 
 
 def test_the_summary_of_a_failure_says_so() -> None:
-    assert summary(status(state="failed", error="boom"), 1.0, [], 0.0).startswith("job bars: failed after")
+    said = summary(status(state="failed", error="boom"), 1.0, [], 0.0)
+    assert said.startswith("job bars: failed after")
+    assert said.endswith("\nonce its cause is gone, the same command goes on from here")
+    assert "goes on" not in summary(status(state="failed", error="boom"), 1.0, [], 0.0, gone=True)
 
 
 def test_lines_are_shown_every_two_seconds_at_most(capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,3 +280,16 @@ def test_stores_that_say_how_they_are_are_shown(capsys: pytest.CaptureFixture[st
     assert "store of log: 5 wait, high 4, low 1\n" in seen
     Lines().show(pressed, 1.0)
     assert "limited[other 10/s, source 4,322/s (store of db, log)]" in capsys.readouterr().err
+
+
+def test_a_coroutine_that_nobody_awaited_in_a_child_is_known_once_and_only_of_this_run(tmp_path: Path) -> None:
+    """``out_ch["next"].put(item)`` without ``await`` puts nothing, and the job ends well."""
+    log = tmp_path / "w1.log"
+    log.write_text("old.py:1: RuntimeWarning: coroutine 'old' was never awaited\n")
+    code = "async def put(): pass\nfor _ in range(2):\n    put()"
+    child = Child("w1", [sys.executable, "-W", "always", "-c", code], {}, log)
+    assert child.never_awaited() == []
+    child.start()
+    assert child.process is not None
+    assert child.process.wait(60) == 0
+    assert child.never_awaited() == ["<string>:3: RuntimeWarning: coroutine 'put' was never awaited"]

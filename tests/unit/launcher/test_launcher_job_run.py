@@ -11,19 +11,27 @@ from pathlib import Path
 
 import pytest
 
-from market_data_pipeline import Discard, Pipeline, Synthetic
+from market_data_pipeline import Dag, Discard, Pipeline, Synthetic
 from market_data_pipeline.app import load_app
+from market_data_pipeline.dag.change import Choice
 from market_data_pipeline.dag.planner import compile_dag
-from market_data_pipeline.errors import ConfigError
+from market_data_pipeline.errors import ConfigError, PlanMismatch
 from market_data_pipeline.launcher.display import Lines
 from market_data_pipeline.launcher.job_run import _LOOK_EVERY, JobOptions, JobRun
 from market_data_pipeline.processes import ask_to_end
 from market_data_pipeline.settings import load_settings
+from market_data_pipeline.store.client import connect
+from market_data_pipeline.store.control import publish
 from market_data_pipeline.store.embedded import EmbeddedServer
+from market_data_pipeline.store.keys import job_key
+
+
+def dag_of_one_symbol(name: str) -> Dag:
+    return Pipeline(name).source(Synthetic(symbols=1, items=10)).sink(Discard()).build()
 
 
 def job(name: str, data_dir: Path | None = None) -> JobRun:
-    dag = Pipeline(name).source(Synthetic(symbols=1, items=10)).sink(Discard()).build()
+    dag = dag_of_one_symbol(name)
     settings = load_settings()
     options = JobOptions("nowhere.py", data_dir=data_dir)
     return JobRun(options, dag, compile_dag(dag, settings.partitions), name, settings, Lines())
@@ -116,6 +124,31 @@ def test_a_child_that_was_stopped_is_ended_too() -> None:
             assert child.wait(timeout=20) == -signal.SIGTERM
         finally:
             child.kill()
+
+
+@pytest.mark.parametrize(
+    ("state", "way"),
+    [
+        ("running", "Give it this plan with --deploy, begin anew with --fresh, which forgets it"),
+        ("finished", "It has finished: begin anew with --fresh, which forgets it"),
+    ],
+)
+async def test_another_plan_is_refused_with_a_way_on_that_this_run_has(state: str, way: str) -> None:
+    """A server of the run's own goes with it, so ``mdp deploy`` and ``mdp remove`` would find none; and a deployment to a job
+    that has finished was answered with the advice to deploy."""
+    with EmbeddedServer() as server:
+        client = connect(server.url)
+        dag = Pipeline("changed").source(Synthetic(symbols=2, items=10)).sink(Discard()).build()
+        await publish(client, "changed", compile_dag(dag, 8))
+        await client.hset(job_key("changed"), "state", state)
+        await client.aclose()
+        changed = dag_of_one_symbol("changed")
+        settings = load_settings(redis_url=server.url, allow_volatile=True)
+        for choice in [None] if state == "running" else [None, Choice()]:
+            options = JobOptions("nowhere.py", deploy=choice)
+            run = JobRun(options, changed, compile_dag(changed, 8), "changed", settings, Lines())
+            with pytest.raises(PlanMismatch, match=f"ours 1, theirs 2. {way}, or choose another name with --job$"):
+                await run.run()
 
 
 _CHILD = "import time; print('up', flush=True); time.sleep(10); print('outlived its parent', flush=True)"

@@ -34,3 +34,11 @@ def test_silence_ends_the_rate_and_is_part_of_the_time_when_more_comes() -> None
     assert meter.busy == pytest.approx(0.5)
     assert meter.update(200, 200, 3.0) == pytest.approx(100.0)
     assert meter.busy == pytest.approx(3.0), "a commit may take longer than the time between two looks"
+
+
+def test_what_came_in_before_this_run_is_not_its_own() -> None:
+    """A job that goes on brings its counts along; its speed is that of what comes now."""
+    meter = Meter()
+    meter.update(1_000_000, 2_000_000, 0.0)
+    meter.update(1_000_300, 2_000_600, 0.5)
+    assert meter.items == 300

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from mdp_coordinator.cli import main as coordinator
 from mdp_worker.cli import main as worker
 
+from market_data_pipeline import Dag, Discard, Node, Pipeline, Synthetic, TumblingBars
 from market_data_pipeline.app import load_app
 from market_data_pipeline.cli import main as mdp
-from market_data_pipeline.dag.worries import check_processes, unkept
+from market_data_pipeline.dag.worries import check_processes, unheard, unkept, worries
 from market_data_pipeline.errors import ConfigError
 
 APP = """
@@ -51,6 +53,11 @@ def app(tmp_path: Path) -> str:
     return str(path)
 
 
+async def swallow(in_ch: dict[str, Any], out_ch: dict[str, Any]) -> None:
+    async for _ in in_ch["bars"]:
+        pass
+
+
 def ran(command: str, app: str, sink: str) -> Result:
     main, first, last = {
         "run": (mdp, ["run"], []), "plan": (mdp, ["plan"], []), "validate": (mdp, ["validate"], []),
@@ -81,6 +88,21 @@ def test_it_is_a_good_dag_all_the_same(app: str) -> None:
 )
 def test_arguments_that_a_plan_cannot_see_are_named(app: str, sink: str, warnings: list[str]) -> None:
     assert unkept(load_app(app, {"sink": sink})) == warnings
+
+
+def test_what_nothing_follows_is_named() -> None:
+    """Of an operator whose one output is followed, or of a coroutine, nobody knows whether more was meant."""
+    pipeline = Pipeline("unheard").source(Synthetic(items=1)).key_by("symbol").bars("1s", name="bars")
+    said = "operator 'bars': nothing follows it, so what it gives goes nowhere; end with a sink (Discard() only counts)"
+    assert worries(pipeline.build()) == [said]
+    assert unheard(pipeline.sink(Discard()).build()) == []
+    late = Dag("late")
+    late.add_node(Node("source", Synthetic(items=1)))
+    late.add_node(Node("bars", TumblingBars("1s", late="side_output")))
+    late.add_node(Node("out", swallow))
+    late.add_edge("source", "bars", key="symbol")
+    late.add_edge("bars", "out", output="late")
+    assert unheard(late) == []
 
 
 @pytest.mark.parametrize("command", ["plan", "validate"])

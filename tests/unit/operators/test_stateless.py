@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from market_data_pipeline.errors import OperatorFailed
+from market_data_pipeline.errors import ConfigError, OperatorFailed
 from market_data_pipeline.frame import END, Columns, Frame, columns_from_rows, to_rows
 from market_data_pipeline.operators.base import OnError, Operator, OperatorContext
 from market_data_pipeline.operators.stateless import Filter, FlatMap, Map, MapColumns, apply
@@ -154,3 +154,15 @@ def test_apply_lets_interrupts_through() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         apply(interrupted, [1], lambda item, error: None)
+
+
+async def fetch(item: Any) -> Any:
+    return item
+
+
+@pytest.mark.parametrize("operator", [Map, Filter, FlatMap, MapColumns])
+def test_a_coroutine_function_is_refused_with_the_operator_that_awaits(operator: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"fetch is async, and \w+ calls plain functions: map_async \(AsyncMap\) awaits one"
+    ):
+        operator(fetch)

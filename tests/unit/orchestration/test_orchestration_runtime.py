@@ -146,10 +146,19 @@ async def test_coroutine_nodes_are_counted_and_their_channels_shown_while_they_r
     assert (done.state, done.items_in, done.channels) == ("finished", 50, {"first.second": 0})
 
 
-async def test_dead_letters_are_counted() -> None:
-    pipeline = Pipeline("d").source(ListSource([1, 0, 2])).map(lambda n: 2 // n, name="div").sink(Collect())
+def inverse(n: int) -> int:
+    return 2 // n
+
+
+async def test_dead_letters_are_counted_and_the_first_is_told() -> None:
+    pipeline = Pipeline("d").source(ListSource([1, 0, 2])).map(inverse, name="div").sink(Collect())
     status = await PipelineRuntime().run_pipeline(pipeline)
     assert (status.dead_letters, status.nodes["div"]["dead_letter"], status.items_out) == (1, 1, 2)
+    line = inverse.__code__.co_firstlineno + 1
+    at = f"div at {Path(__file__).name}:{line}"
+    assert status.first_dead_letter == f"{at}: ZeroDivisionError: integer division or modulo by zero", (
+        "which item is at fault, and where"
+    )
 
 
 async def test_what_a_node_raises_comes_out_as_it_is_and_stands_in_the_status() -> None:

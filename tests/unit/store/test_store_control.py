@@ -12,9 +12,10 @@ import pytest
 
 from market_data_pipeline import ChannelOptions, Collect, NodeOptions, Pipeline, Synthetic
 from market_data_pipeline.channels.redis_stream import StreamChannel
-from market_data_pipeline.dag.plan import Plan
+from market_data_pipeline.dag.plan import Plan, plan_from_dict
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.errors import ConfigError, PlanMismatch
+from market_data_pipeline.packing import pack, seal
 from market_data_pipeline.store.client import Client, Script
 from market_data_pipeline.store.commit import Lease
 from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, Transition, find_job, publish, remove_job
@@ -248,6 +249,21 @@ async def test_status_of_a_new_job_on_fakeredis() -> None:
     await fake.set(job.keys.leader, "1:token")
     assert (await read_status(fake, Control(fake, job), job, plan(), 64)).has_leader
     assert json.loads(json.dumps(status.to_dict()))["owners"] == {"0": "w1", "1": ""}
+    await fake.aclose()
+
+
+async def test_nodes_are_told_in_the_order_in_which_items_pass_them() -> None:
+    """A plan that the server gave has its nodes by name; one that a program gave has them as they were declared."""
+    fake: Any = fakeredis.FakeAsyncRedis()
+    job = JobInfo("control", "uid", plan().fingerprint, 4, plan().to_json(), "running", "", 0)
+    kept = plan_from_dict(json.loads(job.plan))
+    for task in plan().tasks():
+        counts = {name: {"in": 1} for name, subgraph in kept.subgraph_of.items() if subgraph.name == task.subgraph}
+        await fake.hset(job.keys.task(task), "meta", seal(pack({"counts": counts | {"gone": {"in": 1}}})))
+    status = await read_status(fake, Control(fake, job), job, kept, 64)
+    assert list(status.nodes) == ["source", "tumblingbars", "collect", "gone"], (
+        "one that a deployment took out comes last"
+    )
     await fake.aclose()
 
 

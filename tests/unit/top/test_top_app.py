@@ -42,6 +42,12 @@ def chooses(until: Literal["end", "never"] | None = None, count: int | None = No
 def raises():
     return 1 // 0
 
+def mistyped():
+    return Pipeline("x").source(Synthetic()).fitler()
+
+async def later():
+    return pipeline()
+
 def wrong():
     return 42
 
@@ -94,7 +100,11 @@ def test_a_module_is_loaded_by_name(program: str, monkeypatch: pytest.MonkeyPatc
         (":pipelin", {}, r"has no 'pipelin'; did you mean 'pipeline'\?"),
         (":number", {}, "gives a int; needed: a Dag, a Pipeline"),
         (":wrong", {}, "gives a int"),
-        (":raises", {}, r"raises\(\) raised ZeroDivisionError"),
+        (":raises", {}, r"raises\(\) raised ZeroDivisionError \(line \d+\): integer division or modulo by zero$"),
+        (":mistyped", {}, r"raised AttributeError \(line \d+\): .*'fitler'; did you mean 'filter'\?$"),
+        (":later", {}, "later is async; needed: a plain function of a Dag or a Pipeline$"),
+        (":needs", {"path": "", "rate": "1"}, r"parameter path: an empty path is none; write \. for the folder"),
+        (":pipeline", {"out": ""}, "parameter out: an empty path is none"),
         (":needs", {}, "needs a value for 'path': --set path="),
         (":needs", {"path": "x", "rate": "fast"}, "parameter rate=fast: must be a number$"),
         (":chooses", {"until": "End"}, "parameter until=End: 'End' is not allowed; one of: end, never$"),
@@ -143,7 +153,7 @@ def test_what_is_no_modules_name_is_told_with_what_was_meant(tmp_path: Path, nam
     ("text", "message"),
     [
         ("import no_such_thing_at_all", "importing it raised .*no_such_thing_at_all"),
-        ("1 / 0", "importing it raised ZeroDivisionError"),
+        ("x = 1\n1 / 0", r"importing it raised ZeroDivisionError \(line 2\): division by zero$"),
         ("def broken(:", "importing it raised SyntaxError"),
         ("x = 1", "has none of pipeline, dag, app"),
     ],
@@ -258,7 +268,7 @@ def test_an_example_without_its_extra_is_one_line(tmp_path: Path, monkeypatch: p
 def test_a_program_that_ends_itself_ends_no_other(tmp_path: Path, text: str, attribute: str) -> None:
     program = tmp_path / "ending_program.py"
     program.write_text(text)
-    with pytest.raises(ConfigError, match="raised SystemExit: 3"):
+    with pytest.raises(ConfigError, match=r"raised SystemExit \(line 1\): 3"):
         load_app(f"{program}{attribute}", {})
 
 

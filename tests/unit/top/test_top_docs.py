@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def test_the_settings_table() -> None:
     text = (ROOT / "docs" / "usage.md").read_text()
-    section = text[text.index("## Settings") : text.index("## Declaring")]
+    section = text.partition("\n## Settings\n")[2].partition("\n## ")[0]
     table = re.findall(r"^\| ([\w.]+) \|([^|]*)\|([^|]*)\|$", section, re.M)
     documented = {name: (default.strip(), meaning.strip()) for name, default, meaning in table if name != "name"}
     actual = {

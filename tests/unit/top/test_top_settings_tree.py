@@ -278,6 +278,8 @@ def test_children_have_the_effective_values_whatever_they_inherit(
     child = again(child_environment(settings, server_address(settings), False, 2), monkeypatch)
     assert (child.config, child.redis_password, child.http_port) == (None, None, 0)
     assert (child.partitions, child.frame_items, child.orchestrator.mode) == (4, 5, "pipeline")
+    own = child_environment(settings, server_address(settings), False, 2, http_port=8080)
+    assert own["MDP_HTTP_PORT"] == "8080", "of the one child that is told"
     left_out = {"config", "http_port", "min_workers"}
     for leaf in leaves(Settings):
         if leaf.name not in left_out:
