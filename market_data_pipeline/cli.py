@@ -61,7 +61,7 @@ def run(
     """Run APP (path.py[:attr], module[:attr], pipeline.yaml): coordinator, workers and an embedded server, until it ends."""
     from market_data_pipeline.app import load_app, parse_sets
     from market_data_pipeline.dag.planner import compile_dag
-    from market_data_pipeline.dag.worries import unkept
+    from market_data_pipeline.dag.worries import worries
     from market_data_pipeline.launcher.deploy import chosen as chosen_nodes
     from market_data_pipeline.launcher.job_run import JobOptions, preflight
     from market_data_pipeline.launcher.run import Launcher
@@ -73,7 +73,7 @@ def run(
     plan = compile_dag(dag, settings.partitions)
     job = job_name(settings.job, dag.name)
     preflight(dag)
-    _warn(unkept(dag))
+    _warn(worries(dag))
     if (keep or reset) and not deploy:
         raise ConfigError("--keep and --reset say what --deploy does with changed nodes: give --deploy too")
     choice = chosen_nodes(keep, reset) if deploy else None
@@ -93,13 +93,13 @@ def plan(app: str, form: str, sets: tuple[str, ...], debug: bool, **flags: Any) 
     from market_data_pipeline.app import load_app, parse_sets
     from market_data_pipeline.dag.planner import compile_dag
     from market_data_pipeline.dag.render import render
-    from market_data_pipeline.dag.worries import unkept
+    from market_data_pipeline.dag.worries import worries
     from market_data_pipeline.settings import load_settings
 
     settings = load_settings(**flags)
     dag = load_app(app, parse_sets(sets))
     click.echo(render(compile_dag(dag, settings.partitions), form))
-    _warn(unkept(dag))
+    _warn(worries(dag))
 
 
 @main.command(short_help="Print APP as a file that names components.")

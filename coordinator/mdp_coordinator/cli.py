@@ -10,7 +10,7 @@ import click
 
 from market_data_pipeline.app import load_app, parse_sets
 from market_data_pipeline.dag.planner import compile_dag
-from market_data_pipeline.dag.worries import check_processes, unkept
+from market_data_pipeline.dag.worries import check_processes, worries
 from market_data_pipeline.options import SERVER, one_line_errors, options, set_up_logging
 from market_data_pipeline.runtime.channel_limits import check_channels
 from market_data_pipeline.settings import limits_of, load_settings, server_address
@@ -48,7 +48,7 @@ def main(app: str, sets: tuple[str, ...], debug: bool, **flags: Any) -> None:
 
     dag = load_app(app, parse_sets(sets))
     check_processes(dag)
-    for warning in unkept(dag):
+    for warning in worries(dag):
         log.warning(warning)
     plan = compile_dag(dag, settings.partitions)
     check_channels(plan, limits_of(settings))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from market_data_pipeline.component import Component
+from market_data_pipeline.dag.fields import unknown_fields
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.sinks.base import Sink
@@ -23,6 +24,11 @@ def check_processes(dag: Dag) -> None:
                 f"sink {node.name!r}: {type(node.fn).__name__} keeps items in one process, and worker processes would show them"
                 " to nobody: run it in process (PipelineRuntime(), DagRuntime), or write to a file or store"
             )
+
+
+def worries(dag: Dag) -> list[str]:
+    """All that a plan does not see and somebody should be told, a sentence each."""
+    return [*unkept(dag), *unknown_fields(dag)]
 
 
 def unkept(dag: Dag) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from market_data_pipeline.app import load_app, parse_sets
 from market_data_pipeline.dag.planner import compile_dag
-from market_data_pipeline.dag.worries import unkept
+from market_data_pipeline.dag.worries import worries
 from market_data_pipeline.errors import DocumentError, MdpError
 from market_data_pipeline.runtime.channel_limits import check_channels
 from market_data_pipeline.settings import limits_of, load_settings
@@ -30,5 +30,5 @@ def validated(apps: tuple[str, ...], sets: tuple[str, ...], **flags: Any) -> Ite
             message = str(error)
             yield message if app in message else f"{app}: {message}", False
         else:
-            yield from ((f"{app}: warning: {text}", None) for text in unkept(dag))
+            yield from ((f"{app}: warning: {text}", None) for text in worries(dag))
             yield f"{app}: ok: {len(dag.nodes)} nodes, {len(dag.edges)} edges, plan {plan.fingerprint}", True

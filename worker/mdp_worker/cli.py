@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from market_data_pipeline.app import load_app, parse_sets
-from market_data_pipeline.dag.worries import check_processes, unkept
+from market_data_pipeline.dag.worries import check_processes, worries
 from market_data_pipeline.options import SERVER, one_line_errors, options, set_up_logging
 from market_data_pipeline.settings import load_settings, server_address
 from market_data_pipeline.store.keys import job_name
@@ -68,7 +68,7 @@ def main(
 
     dag = load_app(app, parse_sets(sets))
     check_processes(dag)
-    for warning in unkept(dag):
+    for warning in worries(dag):
         log.warning(warning)
     job = job_name(settings.job, dag.name)
     service = Worker(dag, job, settings, address, Heartbeat(worker, secrets.token_hex(16)), pins)
