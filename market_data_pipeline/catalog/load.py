@@ -149,7 +149,7 @@ class _Loading:
     def _part(self, entry: Mapping[str, Any], place: Place, names: Mapping[str, Place]) -> _Part:
         entry = self._moved(entry, place)
         step = self._checked(Step, entry, place, "key")
-        kinds = [kind for kind in STEPS if entry.get(kind) is not None]
+        kinds = [kind for kind in STEPS if kind in entry]
         name = entry.get("name")
         name = str(name) if isinstance(name, str) else None
         if len(kinds) != 1:
