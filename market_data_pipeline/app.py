@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from market_data_pipeline.catalog.load import SUFFIXES, load_file
+from market_data_pipeline.catalog.neighbours import first_on_path, imports_of, strangers
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.errors import ConfigError, MdpError
@@ -70,9 +71,10 @@ def _load_file(name: str) -> types.ModuleType:
     path = Path(name)
     if not path.is_file():
         raise ConfigError(f"app {name!r}: no such file")
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:  # as ``python path.py`` does, so that the program finds its neighbours
-        sys.path.insert(0, folder)
+    folder = path.resolve().parent
+    first_on_path(folder)
+    if others := list(strangers(imports_of(path), folder)):
+        raise ConfigError(f"app {name!r}: {others[0]}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

@@ -95,18 +95,21 @@ def type_name(value: Any) -> str:
 
 def describe_function(fn: Callable[..., Any], seen: frozenset[int] = frozenset()) -> str:
     """``module.qualname#crc`` where crc covers bytecode, constants, defaults and closure, so that an edit shows. Of an object
-    that can be called crc covers what it holds: fields, attributes; what of them is no plain data, by its type."""
+    that can be called, or whose method this is, crc covers what it holds: fields, attributes; what of them is no plain data, by
+    its type."""
     name = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type_name(fn))}"
     code = getattr(fn, "__code__", None)
     if id(fn) in seen:
         return name
     seen |= {id(fn)}
+    owner = _owner(fn, seen)
     if code is None:
         held = _held(fn)
-        return f"{name}#{_crc(describe(held, seen))}" if held else name
+        parts = [describe(held, seen)] if held else []
+        return f"{name}#{_crc(parts + owner)}" if parts + owner else name
     closed = [describe(_content(cell), seen) for cell in getattr(fn, "__closure__", None) or ()]
     defaults = describe([getattr(fn, "__defaults__", None), getattr(fn, "__kwdefaults__", None)], seen)
-    return f"{name}#{_crc((_code(code), closed, defaults))}"
+    return f"{name}#{_crc((_code(code), closed, defaults, *owner))}"
 
 
 def _crc(described: Any) -> str:
@@ -120,9 +123,31 @@ def _held(fn: Any) -> Any:
         return "" if " at 0x" in text or "{" in text else text
     if isinstance(fn, type) or not isinstance(getattr(type(fn), "__call__", None), types.FunctionType):  # noqa: B004
         return None
-    slots = [name for cls in type(fn).__mro__ for name in _names(vars(cls).get("__slots__", ()))]
-    held = {name: getattr(fn, name) for name in slots if name not in _NO_STATE and hasattr(fn, name)}
-    return {**held, **getattr(fn, "__dict__", {})}
+    return _attributes(fn)
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """What an object keeps, in slots and otherwise."""
+    slots = [name for cls in type(value).__mro__ for name in _names(vars(cls).get("__slots__", ()))]
+    held = {name: getattr(value, name) for name in slots if name not in _NO_STATE and hasattr(value, name)}
+    return {**held, **getattr(value, "__dict__", {})}
+
+
+def _owner(fn: Any, seen: frozenset[int]) -> list[Any]:
+    """What the object is, and holds, whose method ``fn`` is; empty where it is none, or of the class that its name says."""
+    owner = getattr(fn, "__self__", None)
+    if owner is None or isinstance(owner, types.ModuleType) or id(owner) in seen:
+        return []
+    if isinstance(owner, type):
+        named = str(getattr(fn, "__qualname__", "")).startswith(f"{owner.__qualname__}.")
+        return [] if named else [f"{owner.__module__}.{owner.__qualname__}"]
+    if isinstance(owner, Component):  # its method may be among its own arguments, and they say what it is
+        return [type_name(owner)]
+    if callable(owner):
+        return [describe(owner, seen)]
+    seen |= {id(owner)}
+    said = describe(owner, seen)
+    return [said, describe(_attributes(owner), seen)] if said == type_name(owner) else [said]
 
 
 def _names(slots: Any) -> tuple[str, ...]:

@@ -160,6 +160,17 @@ ROW_RECORDS: dict[str, type[Any]] = {**RECORDS, "window": Window, "gap": Gap, "f
 """Records that may travel as rows, by kind."""
 
 
+FieldNames = frozenset[str] | None
+"""The names of all fields that items may have; ``None`` where nobody can say."""
+
+
+def fields_of(*kinds: str) -> FieldNames:
+    """The fields of the records of these kinds (``"trade"``, ``"gap"``); ``None`` with one that is no record (``"rows"``)."""
+    if not ROW_RECORDS.keys() >= {*kinds}:
+        return None
+    return frozenset[str]().union(*(ROW_RECORDS[kind]._fields for kind in kinds))
+
+
 def field(item: Any, name: str) -> Any:
     """A field of a record (attribute) or of a mapping (key); raises ``KeyError`` or ``AttributeError`` when absent."""
     return item[name] if isinstance(item, dict) else getattr(item, name)

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from market_data_pipeline.catalog.nested import one_of
 from market_data_pipeline.catalog.parameters import shape_of
-from market_data_pipeline.catalog.shapes import Fixed, Nothing, Number, Raw, Words
-from market_data_pipeline.dag.graph import NodeKind
+from market_data_pipeline.catalog.shapes import Fixed, Name, Nothing, Number, Raw, Words
+from market_data_pipeline.dag.graph import NODE_NAME, NodeKind
 from market_data_pipeline.dag.options import ChannelOptions, Retries
 from market_data_pipeline.feedback import StoreFeedback
 from market_data_pipeline.operators.base import ON_ERROR, OnError
@@ -44,11 +44,13 @@ class Step(BaseModel):
 
     model_config = _STRICT
 
-    source: Annotated[str | None, _TEXT] = Field(None, description="A source: its name, or module:Class.")
-    operator: Annotated[str | None, _TEXT] = Field(None, description="An operator: its name, or module:Class.")
-    sink: Annotated[str | None, _TEXT] = Field(None, description="A sink: its name, or module:Class.")
-    coroutine: Annotated[str | None, _TEXT] = Field(None, description="A coroutine node: module:function.")
-    name: Annotated[str | None, _TEXT] = Field(None, description="Its name; by default its class's in lower case.")
+    source: Annotated[str | None, Words()] = Field(None, description="A source: its name, or module:Class.")
+    operator: Annotated[str | None, Words()] = Field(None, description="An operator: its name, or module:Class.")
+    sink: Annotated[str | None, Words()] = Field(None, description="A sink: its name, or module:Class.")
+    coroutine: Annotated[str | None, Words()] = Field(None, description="A coroutine node: module:function.")
+    name: Annotated[str | None, one_of([Name(NODE_NAME), Nothing()])] = Field(
+        None, description="Its name; by default its class's in lower case."
+    )
     arguments: Annotated[Mapping[str, Any] | None, _NAMES] = Field(
         None, alias="with", description="Its arguments by name."
     )

@@ -127,8 +127,8 @@ def _edge(edge: Edge, writing: Writing) -> dict[str, Any]:
         "key": None if edge.key is None else writing.text(edge.key),
         "broadcast": edge.broadcast or None,
         "boundary": edge.boundary or None,
-        "output": edge.output or None,
-        "input": edge.input or None,
+        "output": writing.text(edge.output) or None,
+        "input": writing.text(edge.input) or None,
         "channel": None if edge.channel is None else _given(edge.channel, ChannelOptions()),
     }
     return {name: value for name, value in options.items() if value is not None}

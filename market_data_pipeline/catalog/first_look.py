@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from market_data_pipeline.catalog.document import STEPS
+from market_data_pipeline.catalog.neighbours import strangers
 from market_data_pipeline.catalog.shapes import FUNCTION
 from market_data_pipeline.catalog.text import Place, Text
 
 
 def other_modules(text: Text, folder: Path) -> Iterator[tuple[Place, str]]:
-    """Modules that the document names, that stand in ``folder``, and that are others in this process already: one process has
-    one module of a name."""
+    """Modules that the document names, or that these import, that stand in ``folder`` and are others in this process."""
+    found: dict[str, list[str]] = {}
     for place in text.values:
         value = text.at(place)
         if not isinstance(value, str) or FUNCTION.fullmatch(value) is None:
             continue
         name = re.split("[.:]", value)[0]
-        there = getattr(sys.modules.get(name), "__file__", None)
-        beside = next((one for one in (folder / f"{name}.py", folder / name / "__init__.py") if one.is_file()), None)
-        if there is not None and beside is not None and Path(there).resolve() != beside.resolve():
-            yield (
-                place,
-                f"the module {name} of this process is {there}, and not {beside}: give one of them another name, or"
-                " load this file in a process of its own",
-            )
+        if name not in found:
+            found[name] = list(strangers([name], folder))
+        yield from ((place, why) for why in found[name])
 
 
 def without_sink(text: Text) -> Iterator[tuple[Place, str]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -21,6 +20,7 @@ from pydantic_core import PydanticCustomError
 from market_data_pipeline.catalog.document import EDGE_KEYS, STEPS, Document, From, Step
 from market_data_pipeline.catalog.filling import MISSING, Filled, Filling, hidden
 from market_data_pipeline.catalog.first_look import other_modules, without_sink
+from market_data_pipeline.catalog.neighbours import first_on_path
 from market_data_pipeline.catalog.parameters import checked, factory_of, made, named, takes
 from market_data_pipeline.catalog.shapes import UNKNOWN, details, shown
 from market_data_pipeline.catalog.text import Place, Position, Text, read_text
@@ -48,9 +48,7 @@ def load_file(path: Path | str, values: Mapping[str, Any] | None = None) -> Dag:
     file = Path(path)
     text = read_text(file)
     folder = file.resolve().parent
-    if str(folder) in sys.path:
-        sys.path.remove(str(folder))
-    sys.path.insert(0, str(folder))  # before those of other files: each names what stands beside it
+    first_on_path(folder)
     loading = _Loading(text, values or {}, os.environ)
     loading.look(folder)
     return loading.dag()
@@ -152,7 +150,7 @@ class _Loading:
     def _part(self, entry: Mapping[str, Any], place: Place, names: Mapping[str, Place]) -> _Part:
         entry = self._moved(entry, place)
         step = self._checked(Step, entry, place, "key")
-        kinds = [kind for kind in STEPS if entry.get(kind) is not None]
+        kinds = [kind for kind in STEPS if kind in entry]
         name = entry.get("name")
         name = str(name) if isinstance(name, str) else None
         if len(kinds) != 1:

@@ -17,6 +17,7 @@ from market_data_pipeline.catalog.shapes import (
     Hidden,
     Items,
     Location,
+    Name,
     Native,
     Nothing,
     Number,
@@ -163,7 +164,7 @@ _TEXTS = Words | Location | Hidden | Span
 
 
 _ORDER: tuple[type[Shape], ...] = (
-    Fixed, Number, Span, Function, Hidden, Words, Location, Native, Row, Items, Nested, Fields, Table, Nothing,
+    Fixed, Number, Span, Function, Hidden, Name, Words, Location, Native, Row, Items, Nested, Fields, Table, Nothing,
 )  # fmt: skip
 """Those that fit fewest values first."""
 

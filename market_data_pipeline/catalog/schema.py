@@ -24,6 +24,7 @@ from market_data_pipeline.catalog.shapes import (
     Hidden,
     Items,
     Location,
+    Name,
     Native,
     Nothing,
     Number,
@@ -108,6 +109,8 @@ class _Schemas:
                 return {"enum": list(values)}
             case Number(kind):
                 return {"type": {bool: "boolean", int: "integer", float: "number"}[kind]}
+            case Name(pattern):
+                return {"type": "string", "pattern": f"^{pattern.pattern}$"}
             case Words() | Hidden() | Location():
                 return {"type": "string"}
             case Span():
@@ -134,7 +137,7 @@ class _Schemas:
 
     def _table(self, shape: Table) -> Schema:
         table: Schema = {"type": "object", "additionalProperties": self.of(shape.value)}
-        pair = {"type": "array", "minItems": 2, "maxItems": 2}
+        pair = self._bare(Row((shape.key, shape.value)))
         return table if isinstance(shape.key, Words) else {"anyOf": [table, {"type": "array", "items": pair}]}
 
     def _nested(self, shape: Nested) -> Schema:
@@ -165,19 +168,19 @@ class _Schemas:
         factory = self._factories[kind, name]
         if factory is None:
             return {"if": chosen, "then": True}
-        then: Schema = {"properties": {"with": self._part(f"with.{kind}.{name}", factory)}}
+        then: Schema = {"properties": {"with": self._part(f"with.{kind}.{name}", factory, left_out=True)}}
         if "required" in self.parts[f"with.{kind}.{name}"]:
             then["required"] = ["with"]
         return {"if": chosen, "then": then}
 
-    def _part(self, name: str, factory: Factory) -> Schema:
-        """The arguments of ``factory``, kept under ``name``."""
+    def _part(self, name: str, factory: Factory, left_out: bool = False) -> Schema:
+        """The arguments of ``factory``, kept under ``name``. ``left_out``: where none is needed, nothing may stand there."""
         if name not in self.parts:
             part = self.parts[name] = {}
             accepted = accepted_by(factory)
             text = " ".join(docstring(factory).split())
             needed = [one.name for one in accepted.arguments if one.required]
-            part |= {"type": "object" if needed else ["object", "null"], **_described(factory)}
+            part |= {"type": ["object", "null"] if left_out and not needed else "object", **_described(factory)}
             part["properties"] = {
                 one.name: {
                     "title": one.name,

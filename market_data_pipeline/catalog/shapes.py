@@ -170,6 +170,23 @@ class Words(Shape):
 
 
 @dataclass(frozen=True)
+class Name(Shape):
+    """Text that matches ``pattern`` as a whole."""
+
+    pattern: re.Pattern[str]
+
+    @property
+    def words(self) -> str:
+        return f"text that matches {self.pattern.pattern}"
+
+    def accepts(self, value: Any) -> bool:
+        return isinstance(value, str) and self.pattern.fullmatch(value) is not None
+
+    def take(self, value: Any) -> Any:
+        return str(super().take(value))
+
+
+@dataclass(frozen=True)
 class Location(Shape):
     """A path: ``made`` of text."""
 

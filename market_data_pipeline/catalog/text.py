@@ -1,9 +1,9 @@
 """Text of a document -> plain data, and where in its file each part of it stands. YAML 1.2; JSON is YAML here.
 
 Of YAML there is what data needs: mappings with text as keys, lists, text, numbers, ``true``, ``false``, ``null``; anchors and
-aliases. There are no tags, no dates (``2024-01-01`` is text; what it is for decides what becomes of it), no ``yes`` and
-``no``. Whole numbers may have underscores between digits. Whatever the text is, reading it ends soon, with data or with one
-:class:`ConfigError` that begins with ``file:line:column``.
+aliases. There are no tags, no merge keys (``<<``), no dates (``2024-01-01`` is text; what it is for decides what becomes of
+it), no ``yes`` and ``no``. Whole numbers may have underscores between digits. Whatever the text is, reading it ends soon, with
+data or with one :class:`ConfigError` that begins with ``file:line:column``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -94,7 +94,7 @@ class Text:
 def read_text(path: Path) -> Text:
     """The document in a file of UTF-8 text. Raises ``ConfigError``: no such file, unreadable, larger than 1 MiB, wrong."""
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
+        raise ConfigError(f"{path}: {'it is no regular file' if path.exists() else 'no such file'}")
     try:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
@@ -199,6 +199,10 @@ class _Composer:
         keys: dict[str, Position] = {}
         while not isinstance(event := next(self._events), MappingEndEvent):
             place = _at(event)
+            if isinstance(event, ScalarEvent) and event.style is None and event.value == "<<":
+                self._refuse(
+                    place, "there are no merge keys in YAML 1.2; write out what should stand here, or '<<' in quotes"
+                )
             key = self._node(event, depth + 1).value
             if not isinstance(key, str):
                 kind = {dict: "a mapping", list: "a list", type(None): "null", bool: "true or false"}.get(
@@ -209,7 +213,10 @@ class _Composer:
                 first = keys[key]
                 self._refuse(place, f"the key {key!r:.60} is there twice; the first is in line {first.line}")
             keys[key] = place
-            nodes[key] = self._node(next(self._events), depth + 1)
+            event = next(self._events)
+            node = self._node(event, depth + 1)
+            empty = isinstance(event, ScalarEvent) and event.style is None and not event.value and event.anchor is None
+            nodes[key] = replace(node, at=place) if empty else node  # what is not there has the place of what follows
         return _Node(nodes, at, keys, *_extent(list(nodes.values())))
 
     def _scalar(self, event: ScalarEvent) -> Any:
@@ -237,7 +244,9 @@ class _Composer:
         if _WHOLE.fullmatch(text):
             return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
         if _REAL.fullmatch(text):
-            return float(text)
+            if math.isinf(number := float(text)):
+                self._refuse(at, "this number is too large; one without end is .inf")
+            return number
         if infinite := _INFINITE.fullmatch(text):
             return -math.inf if infinite[1] == "-" else math.inf
         return math.nan if text in _NAN else None

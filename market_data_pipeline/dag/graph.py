@@ -27,7 +27,8 @@ _TYPES: dict[str, tuple[type, str]] = {
     "channel": (ChannelOptions, "channel=ChannelOptions(capacity=256)"),
 }
 """Of what is given beside a node or edge, and how it is written."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+"""What a node may be called."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,8 @@ class Dag:
             raise DagValidationError(f"dag {self.name!r} has no nodes")
         seen: set[str] = set()
         for node in self._nodes:
-            if not isinstance(node.name, str) or not _NAME.fullmatch(node.name):
-                raise DagValidationError(f"node name {node.name!r} must match {_NAME.pattern}")
+            if not isinstance(node.name, str) or not NODE_NAME.fullmatch(node.name):
+                raise DagValidationError(f"node name {node.name!r} must match {NODE_NAME.pattern}")
             if node.name in seen:
                 raise DagValidationError(f"duplicate node {node.name!r}: every node needs a name of its own")
             seen.add(node.name)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from market_data_pipeline.component import Component
+from market_data_pipeline.dag.fields import unknown_fields
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.sinks.base import Sink
@@ -26,8 +27,8 @@ def check_processes(dag: Dag) -> None:
 
 
 def worries(dag: Dag) -> list[str]:
-    """A sentence for whatever is allowed, and most likely not meant."""
-    return [*unkept(dag), *unheard(dag)]
+    """All that a plan does not see, or that is allowed and most likely not meant: a sentence each."""
+    return [*unkept(dag), *unheard(dag), *unknown_fields(dag)]
 
 
 def unheard(dag: Dag) -> list[str]:

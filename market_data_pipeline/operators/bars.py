@@ -31,7 +31,7 @@ from market_data_pipeline.operators.conditions import ConditionMask, Predicate
 from market_data_pipeline.operators.lateness import Lateness, LatePolicy
 from market_data_pipeline.operators.phases import LIVE, Phases, check_phases, in_phases
 from market_data_pipeline.operators.trade_log import Correction, TradeLog, Values
-from market_data_pipeline.records import ACTIONS, SIDE_CODES, Gap, Trade, field
+from market_data_pipeline.records import ACTIONS, SIDE_CODES, FieldNames, Gap, Trade, field, fields_of
 
 _GROUP_AT = 65_536
 """Trades are grouped when so many wait, a bar comes out, or a commit is made: larger groups are cheaper by the trade."""
@@ -102,6 +102,9 @@ class TumblingBars(BarWindows):
         self._log = TradeLog() if rules.corrections else None
         self._waiting: list[_Waiting] = []
         self._n_waiting = 0
+
+    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
+        return taken if output else fields_of("bar")
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         late: list[Frame] = []

@@ -19,6 +19,7 @@ from market_data_pipeline.component import Component
 from market_data_pipeline.errors import CodecError, OperatorFailed
 from market_data_pipeline.frame import NO_MARK, Frame
 from market_data_pipeline.packing import pack, portable, unpack
+from market_data_pipeline.records import FieldNames
 
 OnError = Literal["fail", "skip", "dead_letter"]
 _FRAME = re.compile(r'^ *File "(.*)", line (\d+)', re.MULTILINE)
@@ -125,6 +126,15 @@ class Operator(Component):
     def required_outputs(self) -> tuple[str, ...]:
         """Those of ``outputs`` that must have an edge, as configured."""
         return ()
+
+    def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
+        """The fields that its arguments name of the items of ``input``. As :meth:`fields_given`, for warnings."""
+        return ()
+
+    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
+        """All fields that an item of ``output`` may have, where those that come to it may have ``taken``. It holds for the
+        class that says so, and not for those derived from it."""
+        return None
 
     def open(self, ctx: OperatorContext) -> None:
         """Called once before anything else."""

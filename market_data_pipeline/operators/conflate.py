@@ -23,7 +23,7 @@ from market_data_pipeline.operators.keys import check_field, check_key
 from market_data_pipeline.operators.lateness import LATE, Lateness, LatePolicy, check_late_policy
 from market_data_pipeline.operators.stateless import apply
 from market_data_pipeline.packing import unpack
-from market_data_pipeline.records import field
+from market_data_pipeline.records import FieldNames, field
 
 _LOOK_EVERY = 50_000_000
 """Nanoseconds between two looks whether there is room again."""
@@ -86,6 +86,12 @@ class Conflate(Operator):
 
     def required_outputs(self) -> tuple[str, ...]:
         return Lateness(self.late).required_outputs
+
+    def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
+        return (self.key,)
+
+    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
+        return taken
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         if self.interval is None and not self.ctx.pressed and not self._open:

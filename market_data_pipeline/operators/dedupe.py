@@ -36,7 +36,7 @@ from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.hashing import hash_columns, hash_content, hash_content_columns, hash_row
 from market_data_pipeline.operators.keyset import CONTENT, MARK, KeySet
 from market_data_pipeline.packing import pack, unpack
-from market_data_pipeline.records import KINDS, MAX_TIME, MIN_TIME
+from market_data_pipeline.records import KINDS, MAX_TIME, MIN_TIME, FieldNames
 from market_data_pipeline.records import field as field_of
 
 _SEGMENT_KEYS = 4096
@@ -84,6 +84,12 @@ class Dedupe(Operator):
         self._newest: deque[int] = deque()  # of each segment from there on, the largest event time
         self._changes = Changes()
         self._watermark = NO_MARK
+
+    def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
+        return (*self.fields, *(self.content or ()))
+
+    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
+        return taken
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         items = frame.items

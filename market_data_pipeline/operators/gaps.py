@@ -18,7 +18,7 @@ from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.keys import check_field, check_key
 from market_data_pipeline.packing import pack, unpack
-from market_data_pipeline.records import Gap, field
+from market_data_pipeline.records import FieldNames, Gap, field, fields_of
 
 GAPS: Final = "gaps"
 """The output of :class:`~market_data_pipeline.records.Gap` records."""
@@ -43,6 +43,12 @@ class GapDetector(Operator):
         self._number: dict[Any, int] = {}
         self._last: list[tuple[Any, Any, int]] = []  # by number: symbol, connection, last sequence number
         self._changes = Changes()
+
+    def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
+        return (self.seq, self.symbol, *([] if self.connection is None else [self.connection]))
+
+    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
+        return fields_of("gap") if output == GAPS else taken
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         if not (isinstance(frame.items, Columns) and self._continues(frame.items)):

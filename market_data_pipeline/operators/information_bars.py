@@ -43,6 +43,7 @@ from market_data_pipeline.operators.conditions import Predicate
 from market_data_pipeline.operators.open_bars import PROGRESS
 from market_data_pipeline.operators.phases import LIVE, Phases
 from market_data_pipeline.operators.runs import run_totals
+from market_data_pipeline.records import FieldNames, fields_of
 
 Overshoot = Literal["carry", "split"]
 
@@ -79,6 +80,9 @@ class TickBars(InformationBars):
             raise ConfigError(f"n: {n!r} must be a whole number of trades, from 1 to 1,000,000,000")
         self.n = n
         self._set_up(label, updates_ohlc, updates_volume, phases)
+
+    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
+        return taken if output else fields_of("bar")
 
     def _pieces(self, batch: Batch) -> Pieces:
         codes, count = batch.code[batch.first], np.diff(batch.first, append=len(batch.code))
@@ -204,6 +208,9 @@ class VolumeBars(AmountBars):
         self.volume = self._set_threshold(volume, "volume", overshoot)
         self._set_up(label, updates_ohlc, updates_volume, phases)
 
+    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
+        return taken if output else fields_of("bar")
+
     def _amount(self, price: Array, size: Array) -> Array:
         return size
 
@@ -229,6 +236,9 @@ class DollarBars(AmountBars):
     ) -> None:
         self.notional = self._set_threshold(notional, "notional", overshoot)
         self._set_up(label, updates_ohlc, updates_volume, phases)
+
+    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
+        return taken if output else fields_of("bar")
 
     def _amount(self, price: Array, size: Array) -> Array:
         return np.abs(price) * size

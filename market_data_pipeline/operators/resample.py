@@ -30,7 +30,7 @@ from market_data_pipeline.operators.choices import check_choice
 from market_data_pipeline.operators.lateness import Lateness, LatePolicy
 from market_data_pipeline.operators.stateless import apply
 from market_data_pipeline.packing import pack, unpack
-from market_data_pipeline.records import COLUMN_TYPES, Bar, field
+from market_data_pipeline.records import COLUMN_TYPES, Bar, FieldNames, field, fields_of
 
 _SHADOW = "shadow:"
 
@@ -67,6 +67,9 @@ class Resample(BarWindows):
         self._provisional: dict[int, dict[int, tuple[int, Groups]]] = {}
         """By the same key and ``ts_open``: the bars that are not final, with their revision."""
         self._shadows = Changes()
+
+    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
+        return taken if output else fields_of("bar")
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         items = record_columns(frame.items, Bar, self.ctx)
@@ -210,6 +213,12 @@ class LabelBars(Operator):
         check_choice("label_out", label_out, get_args(Side))
         check_choice("ts", ts, tuple(name for name in COLUMN_TYPES if name.startswith("ts_")))
         self.label, self.ts, self.label_out = label, ts, label_out
+
+    def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
+        return (self.ts,)
+
+    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
+        return taken if output else fields_of("bar")
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         items = frame.items

@@ -19,7 +19,7 @@ from market_data_pipeline.frame import Columns, Dictionary, Frame, to_rows
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.keys import check_field
 from market_data_pipeline.operators.stateless import apply, check_function
-from market_data_pipeline.records import field
+from market_data_pipeline.records import FieldNames, field
 
 UNMATCHED = "unmatched"
 
@@ -76,6 +76,9 @@ class Router(_Routes):
             if output is not None
         ]
 
+    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
+        return taken
+
     def process(self, frame: Frame) -> Iterable[Frame]:
         parts: dict[str, list[Any]] = {}
         for item, targets in apply(self._targets, to_rows(frame.items), self.ctx.failed):
@@ -103,6 +106,12 @@ class TableRouter(_Routes):
         self.default = default
         self.outputs = _named([*(o for to in self.table.values() for o in to), *([] if default is None else [default])])
         self._rest = () if default is None else (default,)
+
+    def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
+        return (self.by,)
+
+    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
+        return taken
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         items = frame.items

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Columns, Frame, to_rows
 from market_data_pipeline.operators.base import Operator
+from market_data_pipeline.records import FieldNames
 
 
 def _each(items: list[Any], work: Callable[[Iterator[Any]], None], failed: Callable[[Any, Exception], None]) -> None:
@@ -107,6 +108,9 @@ class Filter(Operator):
     def __init__(self, predicate: Callable[[Any], Any]) -> None:
         check_function(predicate, "filter")
         self.predicate = predicate
+
+    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
+        return taken
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         predicate = self.predicate

@@ -31,7 +31,7 @@ from market_data_pipeline.operators.choices import check_choice
 from market_data_pipeline.operators.keys import check_field, check_key
 from market_data_pipeline.operators.stateless import apply
 from market_data_pipeline.packing import pack, unpack
-from market_data_pipeline.records import field
+from market_data_pipeline.records import FieldNames, field
 
 Over = Literal["drop", "conflate", "delay"]
 By = Literal["event", "wall"]
@@ -121,6 +121,12 @@ class Throttle(Operator):
         self._number = 0
         self._blocks, self._queues = Changes(), Changes()
         self._watermark = NO_MARK
+
+    def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
+        return () if self.total else (self.key,)
+
+    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
+        return taken
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         out: list[Any] = []

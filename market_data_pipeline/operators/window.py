@@ -40,7 +40,7 @@ from market_data_pipeline.operators.window_book import Book, CountBook, Emitting
 from market_data_pipeline.operators.window_input import Key, WindowInput
 from market_data_pipeline.operators.window_results import Emission, FlatItems, Shape, frames
 from market_data_pipeline.operators.windows import CountWindow, Hop, Session, Tumble, Windows
-from market_data_pipeline.records import Window
+from market_data_pipeline.records import FieldNames, Window, fields_of
 
 _RESERVED = ("ts_open", "ts_close", "revision", "is_final", "retracted")
 
@@ -140,9 +140,22 @@ class WindowAggregate(_Windowed):
             FlatItems(names, isinstance(key, tuple), self.aggregations),
         )
 
+    def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
+        used = self.aggregations.values()
+        return _named(self.key, self.ts, *_fields([*(one.numbers for one in used), *(one.scalars for one in used)]))
+
+    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
+        return taken if output else frozenset((*_key_names(self.key), *self.aggregations, *_RESERVED))
+
 
 def _fields(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for names in parts for name in names))
+
+
+def _named(*fields: Any) -> tuple[str, ...]:
+    """Those of ``fields``, or of what they hold, that are names."""
+    parts = _fields(one if isinstance(one, tuple) else (one,) for one in fields)
+    return tuple(name for name in parts if isinstance(name, str))
 
 
 def _book(windows: Windows, aggregations: list[Aggregation], emitting: Emitting) -> Book:
@@ -221,6 +234,12 @@ class TumblingWindow(_Windowed):
         self.late = check_late_policy(late, ("drop", "side_output"))
         lateness = Lateness(self.late)
         self._start(_book(windows, [ItemList()], Emitting(lateness)), WindowInput(ts, key), lateness, _whole)
+
+    def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
+        return _named(self.key, self.ts)
+
+    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
+        return taken if output else fields_of("window")
 
     def time_of(self, item: Any) -> int:
         """The event time of ``item``, ns."""

@@ -19,6 +19,7 @@ from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Items
 from market_data_pipeline.gauges import GaugeName
 from market_data_pipeline.operators.base import DeadLetter
+from market_data_pipeline.records import FieldNames
 
 
 def _count_nothing(name: str, n: int = 1) -> None:
@@ -85,6 +86,11 @@ class Source(Component):
     max_delay: int | None = 0
     idle_after: int | None = None
     live: bool = False
+
+    def fields_given(self, output: str = "") -> FieldNames:
+        """All fields that an item of ``output`` may have, for warnings of names that none has. It holds for the class that says
+        so, and not for those derived from it."""
+        return None
 
     def check(self) -> None:
         """Look, before anything starts, whether this source can work. Raises ``SourceError``."""

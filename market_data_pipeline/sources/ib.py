@@ -92,16 +92,18 @@ class InteractiveBrokers(Component):
 
     def made_with(self) -> dict[str, Any]:
         """Contracts as mappings, which a document can hold."""
-        fields = self._library.util.dataclassNonDefaults
-        return {"contracts": {symbol: fields(contract) for symbol, contract in self.contracts.items()}}
+        return {"contracts": {symbol: self._fields(contract) for symbol, contract in self.contracts.items()}}
 
     def config(self) -> dict[str, Any]:
         described = super().config()
         del described["contracts"], described["again_after"]
-        return {
-            **described,
-            "contracts": {symbol: repr(contract) for symbol, contract in sorted(self.contracts.items())},
-        }
+        contracts = {symbol: repr(self._fields(contract)) for symbol, contract in sorted(self.contracts.items())}
+        return {**described, "contracts": contracts}
+
+    def _fields(self, contract: Any) -> dict[str, Any]:
+        """What is given of a contract: for a venue ``Future("ES")`` is a ``Contract`` with that type of security."""
+        given: dict[str, Any] = self._library.util.dataclassNonDefaults(contract)
+        return dict(sorted(given.items()))
 
     def check(self, symbols: Sequence[str], kinds: Sequence[str]) -> None:
         """Raises ``ConfigError`` for more symbols than there are subscriptions."""

@@ -21,6 +21,7 @@ from market_data_pipeline.durations import Duration, parse_duration
 from market_data_pipeline.errors import ConfigError, SourceError
 from market_data_pipeline.extras import extra
 from market_data_pipeline.frame import compact
+from market_data_pipeline.records import FieldNames, fields_of
 from market_data_pipeline.sources.base import Batch, Source, SourceContext, checked_idleness
 from market_data_pipeline.sources.kafka_reader import (
     ANSWER_SECONDS,
@@ -105,6 +106,9 @@ class KafkaSource(Source):
         self.splittable = partitioned == "mmh3"
         self._messages = MessageReader(kind, format, columns, time_unit, symbol)
         self._reader: KafkaReader | None = None
+
+    def fields_given(self, output: str = "") -> FieldNames:
+        return fields_of("gap" if output == GAPS else self.kind)
 
     def _check_choices(self) -> None:
         for name, value, allowed in (

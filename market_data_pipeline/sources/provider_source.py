@@ -17,7 +17,7 @@ from market_data_pipeline.dag.partition import partition_of
 from market_data_pipeline.durations import Duration, parse_duration, wall_duration
 from market_data_pipeline.errors import ConfigError, SourceError
 from market_data_pipeline.given import check_given
-from market_data_pipeline.records import Gap
+from market_data_pipeline.records import FieldNames, Gap, fields_of
 from market_data_pipeline.sources.base import Batch, Source, SourceContext, checked_idleness
 from market_data_pipeline.sources.feed_gaps import FeedGaps
 from market_data_pipeline.sources.feed_health import Feed, FeedHealth
@@ -122,6 +122,9 @@ class ProviderSource(Source):
         self._links: list[FeedLink] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._spill: SpillFile | None = None
+
+    def fields_given(self, output: str = "") -> FieldNames:
+        return fields_of(*(["feed"] if output == EVENTS else [*self.kinds, "gap"]))
 
     def _check_arguments(self, symbols: Sequence[str], kinds: Sequence[str]) -> None:
         if isinstance(symbols, str) or isinstance(kinds, str):

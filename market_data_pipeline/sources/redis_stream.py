@@ -15,7 +15,7 @@ from market_data_pipeline.durations import Duration, parse_duration
 from market_data_pipeline.errors import ConfigError, RecordError, SourceError, StoreUnavailable
 from market_data_pipeline.frame import compact
 from market_data_pipeline.operators.base import DeadLetter
-from market_data_pipeline.records import Gap
+from market_data_pipeline.records import FieldNames, Gap, fields_of
 from market_data_pipeline.sources.base import Batch, Source, SourceContext, checked_idleness
 from market_data_pipeline.sources.lanes import Lanes
 from market_data_pipeline.sources.messages import Decode, MessageReader, time_of
@@ -106,6 +106,9 @@ class RedisStreamSource(Source):
         self.batch_items = batch_items
         self._check_choices()
         self._messages = MessageReader(kind, format, columns, time_unit, symbol)
+
+    def fields_given(self, output: str = "") -> FieldNames:
+        return fields_of("gap" if output == GAPS else self.kind)
 
     def _check_choices(self) -> None:
         for name, value, allowed in (

@@ -17,7 +17,7 @@ from market_data_pipeline.clock import Clock
 from market_data_pipeline.durations import Duration, parse_duration
 from market_data_pipeline.errors import ConfigError, SourceError
 from market_data_pipeline.frame import Columns, Items
-from market_data_pipeline.records import MAX_TIME, MIN_TIME
+from market_data_pipeline.records import MAX_TIME, MIN_TIME, FieldNames, fields_of
 from market_data_pipeline.sources.base import Batch, Source, SourceContext, checked_idleness
 from market_data_pipeline.sources.file_merge import FileMerge, joined_items
 from market_data_pipeline.sources.formats.base import Opened, Wanted, times_of
@@ -93,6 +93,9 @@ class Replay(Source):
             check_name(one, text)
             if is_one_file(one):
                 formats.of(one)  # a missing extra is told before anything starts
+
+    def fields_given(self, output: str = "") -> FieldNames:
+        return fields_of(self.kind)
 
     def made_with(self) -> dict[str, Any]:
         """Paths as they were given: a ``/`` at the end of one says that it is a folder, also one that is not there yet."""

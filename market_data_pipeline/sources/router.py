@@ -93,6 +93,8 @@ class SourceRouter(ProviderSource):
             live=live,
         )  # fmt: skip
 
+    fields_given = ProviderSource.fields_given
+
     def _symbols_of(self, label: str, symbols: Sequence[str]) -> tuple[str, ...]:
         return tuple(symbol for symbol in symbols if any(label in level for level in self._rankings[symbol]))
 

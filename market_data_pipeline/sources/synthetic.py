@@ -23,6 +23,7 @@ from market_data_pipeline.clock import Clock
 from market_data_pipeline.durations import Duration, parse_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Array, Columns, Dictionary, Items
+from market_data_pipeline.records import FieldNames, fields_of
 from market_data_pipeline.sources.base import Batch, Source, SourceContext, checked_idleness
 from market_data_pipeline.sources.synthetic_feed import MOST_MISSING, MissingRuns, quotes_around, with_gaps
 from market_data_pipeline.sources.synthetic_time import Bursts, Sessions, Timeline
@@ -94,6 +95,11 @@ class Synthetic(Source):
         self._timeline = Timeline(start, self._step, bursts, sessions, seed)
         self._missing = MissingRuns(gaps, seed) if gaps else None
         self.outputs = tuple(f"{kind}s" for kind in kinds[1:])
+
+    def fields_given(self, output: str = "") -> FieldNames:
+        return fields_of(
+            output.removesuffix("s") or self.kinds[0], *(["gap"] if self.gap_records and not output else [])
+        )
 
     def _check_arguments(self) -> None:
         for name in ("duplicates", "disorder"):

@@ -1,12 +1,14 @@
 """Component: a template, its fresh copies, and its configuration as plain data."""
 
 import functools
+import math
 import operator
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -170,6 +172,86 @@ def test_what_an_object_that_is_called_holds_shows(made: Callable[[], Any], othe
     assert describe(made()) != describe(other())
 
 
+class Scaled:
+    """Its method is a function that depends on what it holds, and it holds that method, too."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+        self.again = self.times
+
+    def times(self, x: float) -> float:
+        return x * self.factor
+
+    @classmethod
+    def name(cls, x: float) -> str:
+        return f"{cls.__name__} {x}"
+
+
+class Doubled(Scaled):
+    pass
+
+
+class Stepping(Component):
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.step = self._step
+
+    def _step(self, x: int) -> int:
+        return x + self.size
+
+
+@pytest.mark.parametrize(
+    ("made", "other"),
+    [
+        (lambda: Scaled(2).times, lambda: Scaled(3).times),
+        (lambda: Scaled(2).times, lambda: Doubled(2).times),
+        (lambda: Scaled.name, lambda: Doubled.name),
+        (lambda: Slotted("a").__call__, lambda: Slotted("b").__call__),
+        (lambda: {"A": 1.0}.get, lambda: {"A": 2.0}.get),
+        (lambda: "a".join, lambda: "b".join),
+        (lambda: functools.partial(Scaled(2).times, 1), lambda: functools.partial(Scaled(3).times, 1)),
+        (lambda: make(Scaled(2).times), lambda: make(Scaled(3).times)),
+        (lambda: Stepping(1).step, lambda: Scaled(1).times),
+    ],
+)
+def test_what_the_object_holds_whose_method_is_called_shows(made: Callable[[], Any], other: Callable[[], Any]) -> None:
+    assert describe(made()) == describe(made())
+    assert describe(made()) != describe(other())
+
+
+@dataclass
+class Rule:
+    limit: int
+    check: Any = None
+
+    def holds(self, x: int) -> bool:
+        return x < self.limit
+
+
+def test_a_dataclass_may_hold_its_own_method() -> None:
+    one, other, third = Rule(1), Rule(1), Rule(2)
+    for rule in (one, other, third):
+        rule.check = rule.holds
+    assert describe(one) == describe(other) != describe(third)
+    assert describe(one.holds) == describe(other.holds) != describe(third.holds)
+
+
+def test_a_component_may_hold_its_own_method() -> None:
+    class Kept(Component):
+        def __init__(self, fn: Any = None) -> None:
+            self.fn = self.own
+
+        def own(self, x: int) -> int:
+            return x
+
+    assert describe(Kept()) == describe(Kept())
+
+
+def test_a_method_of_the_class_that_its_name_says_is_the_name() -> None:
+    assert describe(int.from_bytes).endswith("int.from_bytes")
+    assert describe(math.sqrt) == "math.sqrt"
+
+
 def test_an_object_that_is_called_and_holds_nothing_is_described_by_its_type() -> None:
     assert describe(Bare()) == f"{__name__}.{type_name(Bare())}"
     assert describe(Above) == f"{__name__}.Above"
@@ -190,8 +272,8 @@ def test_what_only_this_process_could_say_of_a_getter_does_not_show() -> None:
 
 def test_objects_that_are_called_are_described_alike_in_two_processes() -> None:
     text = (
-        "import operator; from market_data_pipeline.component import describe; from test_component import Above, Slotted;"
-        "print([describe(one) for one in (operator.itemgetter('a'), Above(1.5, *'abcdefgh'), Slotted('a'))])"
+        "import operator; from market_data_pipeline.component import describe; from test_component import *;"
+        "print([describe(one) for one in (operator.itemgetter('a'), Above(1.5, *'abcdefgh'), Slotted('a'), Scaled(2).times)])"
     )
     folder = str(Path(__file__).parent)
     said = {
@@ -203,4 +285,4 @@ def test_objects_that_are_called_are_described_alike_in_two_processes() -> None:
         for seed in ("1", "2")
     }  # fmt: skip
     assert len(said) == 1
-    assert said.pop().count("#") == 3
+    assert said.pop().count("#") == 4

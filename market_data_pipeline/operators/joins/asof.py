@@ -330,6 +330,9 @@ class AsofJoin(LatestJoin):
         self.late = check_late_policy(late, ("drop", "side_output"))
         self._prepare()
 
+    def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
+        return (self.key, *(self.fields if input and self.combine is None else ()))
+
     def _matches(self, ts: Array, rights: Chunk, at: Array) -> Array:
         return np.ones(len(at), bool) if self.tolerance is None else ts - rights.ts[at] <= self.tolerance
 

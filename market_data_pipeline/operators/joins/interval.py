@@ -170,6 +170,9 @@ class IntervalJoin(Operator):
         self._right = _Side("right", max(0, (behind if how == "left" else 0) - self.lower))
         self._watermark = NO_MARK
 
+    def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
+        return (self.key, *(self.fields if input and self.combine is None else ()))
+
     def required_outputs(self) -> tuple[str, ...]:
         return Lateness(self.late).required_outputs
 

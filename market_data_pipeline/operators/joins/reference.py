@@ -75,6 +75,9 @@ class ReferenceJoin(LatestJoin):
         self.late = check_late_policy(late, ("drop", "side_output"))
         self._prepare()
 
+    def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
+        return (self.key, *(self.fields if input and self.combine is None else ()))
+
     def _take_left(self, chunk: Chunk) -> Iterable[Frame]:
         if self.wait:
             return super()._take_left(chunk)

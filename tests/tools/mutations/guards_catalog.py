@@ -56,10 +56,17 @@ def _documents() -> list[Mutation]:
         ),
         Mutation(
             "document: its modules are those beside it",
-            CATALOG + "first_look.py",
-            "if there is not None and beside is not None and Path(there).resolve() != beside.resolve():",
-            "if False:",
+            CATALOG + "neighbours.py",
+            "if there is None or Path(there).resolve() == beside.resolve():",
+            "if True:",
             (CATALOG_TESTS + "test_document_load.py::test_files_of_two_folders_name_what_stands_beside_each",),
+        ),
+        Mutation(
+            "program: its neighbours are those beside it",
+            "market_data_pipeline/app.py",
+            "if others := list(strangers(imports_of(path), folder)):",
+            "if others := list[str]():",
+            ("tests/unit/top/test_top_app.py::test_a_program_gets_no_neighbour_of_another_one",),
         ),
         Mutation(
             "document: a mistake is text for a terminal",

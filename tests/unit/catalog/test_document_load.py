@@ -291,7 +291,7 @@ def test_the_file_in_the_docs_is_one(tmp_path: Path) -> None:
     assert list(dag.nodes) == ["source", "dedupe", "bars", "jsonlines", "windowaggregate", "csvfiles", "jsonlines-2"]
     assert dag.upstream("windowaggregate") == ["bars"]
     with pytest.raises(
-        DocumentError, match=r"p\.yaml:4:\d+: parameters\.output: it needs a value: --set output=\.\.\."
+        DocumentError, match=r"p\.yaml:3:\d+: parameters\.output: it needs a value: --set output=\.\.\."
     ):
         load_file(tmp_path / "p.yaml")
 

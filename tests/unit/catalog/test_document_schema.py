@@ -90,6 +90,14 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+BAD += [
+    ({"operator": "bars", "with": {"convention": None}}, "nodes.0.with.convention"),
+    ({"operator": "table_router", "with": {"by": "n", "table": [[1, 2]]}}, "nodes.0.with.table"),
+    ({"sink": "discard", "name": "a b"}, "nodes.0.name"),
+    ({"operator": "dedupe", "source": None, "with": {"fields": ["a"]}}, "nodes.0"),
+]
+
+
 @pytest.mark.parametrize(("node", "place"), BAD, ids=[str(number) for number in range(len(BAD))])
 def test_what_the_loader_refuses_is_wrong(node: dict[str, Any], place: str) -> None:
     assert place in wrong(node)

@@ -39,6 +39,15 @@ def test_every_value_and_key_has_its_place() -> None:
     assert text.where(("e", 0)) == "x.yaml:3:9"  # where an alias stands for something, the something
 
 
+@pytest.mark.parametrize(
+    "text", ["a:\n  b:\n\n# c\n  c: 1", "a:\n  b:\nc: 1", "a:\n  b: # c", "a:\n  b: ~\n", "a:\n  b: &x\n\nc: 1"]
+)
+def test_what_is_empty_stands_in_the_line_of_its_key(text: str) -> None:
+    read = parse_text(text, "x.yaml")
+    assert read.at(("a", "b")) is None
+    assert read.where(("a", "b")).startswith("x.yaml:2:")
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=50), inner, max_size=4),
@@ -81,6 +90,8 @@ WRONG: list[tuple[str, str | bytes, str]] = [
     ("binary", b"\x7fELF\x01\x00", "1:1: the character U+007F is not allowed in a file"),
     ("half a pair", '"\\ud83d"', "1:1: half of a surrogate pair is no character"),
     ("no character", '"\\UFFFFFFFF"', "1:1: this is no YAML"),
+    ("merge key", "a: &a {b: 1}\nc:\n  <<: *a", "3:3: there are no merge keys in YAML 1.2; write out what should stand"),
+    ("too large", "a: 1e400", "1:4: this number is too large; one without end is .inf"),
     ("long number", "9" * 5000, "1:1: a number has 1000 digits at most"),
 ]  # fmt: skip
 
@@ -91,6 +102,17 @@ def test_what_is_refused_says_where_and_why(text: str | bytes, said: str) -> Non
         parse_text(text, "x.yaml")
     assert str(caught.value).startswith(f"x.yaml:{said}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_merge_key_in_quotes_is_a_key() -> None:
+    assert parse_text("'<<': 1", "x.yaml").data == parse_text('{"<<": 1}', "x.json").data == {"<<": 1}
+
+
+def test_what_is_no_regular_file_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="it is no regular file"):
+        read_text(tmp_path)
+    with pytest.raises(ConfigError, match="no such file"):
+        read_text(tmp_path / "x.yaml")
 
 
 def test_a_file_is_read_up_to_its_size(tmp_path: Path) -> None:

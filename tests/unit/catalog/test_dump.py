@@ -33,6 +33,7 @@ from market_data_pipeline import (
     Pipeline,
     ProviderSource,
     Replay,
+    Router,
     Sink,
     Source,
     Synthetic,
@@ -149,6 +150,17 @@ def test_all_kinds_of_edges_and_options_come_back() -> None:
     ]
     assert "with" not in nodes["end"]
     assert "retries" in nodes["end"]
+
+
+def test_names_of_fields_and_outputs_that_look_like_parameters_come_back() -> None:
+    dag = Dag("marks")
+    for node in (Node("source", Synthetic()), Node("router", Router({"${x}": bool})), Node("end", Discard())):
+        dag.add_node(node)
+    dag.add_edge("source", "router")
+    dag.add_edge("router", "end", key="$${y}", output="${x}")
+    again = loaded(dump(dag))
+    assert set(again.edges) == set(dag.edges)
+    assert fingerprint(again) == fingerprint(dag)
 
 
 def test_a_coroutine_without_inputs_stays_without() -> None:

@@ -231,6 +231,8 @@ def test_the_fingerprint_has_the_contracts() -> None:
 
     assert described() == described()
     assert described() != described(multiplier="50")
+    same = ib_async.Contract(secType="FUT", symbol="ES", lastTradeDateOrContractMonth="202612", exchange="CME")
+    assert describe(InteractiveBrokers({"ES": same})) == described()  # a document has the fields, and no class
 
 
 def test_a_contract_may_be_a_mapping_of_its_fields() -> None:

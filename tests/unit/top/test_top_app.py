@@ -288,3 +288,73 @@ def test_a_program_that_was_mended_is_loaded_anew(tmp_path: Path) -> None:
     finally:
         sys.modules.pop("mended_program")
         sys.path.remove(str(tmp_path))
+
+
+MODULES = ("neighbour_of_app", "inner_of_app", "shared_of_app", "own_of_app", "one_of_app", "two_of_app")
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """Two folders with neighbours of the same names, of which the second one's are others."""
+    path = list(sys.path)
+    for name, factor in (("one", 2), ("two", 3)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "neighbour_of_app.py").write_text(
+            "from inner_of_app import FACTOR\ndef times(x): return x * FACTOR\n"
+        )
+        (folder / "inner_of_app.py").write_text(f"FACTOR = {factor}\n")
+        (folder / "own_of_app.py" if name == "two" else folder / "x.py").write_text("import inner_of_app\n")
+        (folder / f"{name}_of_app.py").write_text(
+            "from market_data_pipeline import Discard, Pipeline, Synthetic\nfrom neighbour_of_app import times\n"
+            "dag = Pipeline('p').source(Synthetic()).map(times, name='map').sink(Discard()).build()\n"
+        )
+    yield tmp_path / "one", tmp_path / "two"
+    sys.path[:] = path
+    for module in MODULES:
+        sys.modules.pop(module, None)
+
+
+def factor(app: Path) -> int:
+    fn: Any = load_app(str(app), {}).nodes["map"].fn
+    result: int = fn.fn(1)
+    return result
+
+
+def test_a_program_gets_no_neighbour_of_another_one(folders: tuple[Path, Path]) -> None:
+    """One process has one module of a name: the second program is refused rather than run with the first one's function."""
+    one, two = folders
+    assert factor(one / "one_of_app.py") == 2
+    with pytest.raises(ConfigError) as caught:
+        load_app(str(two / "two_of_app.py"), {})
+    assert str(caught.value) == (
+        f"app '{two}/two_of_app.py': the module neighbour_of_app of this process is {one}/neighbour_of_app.py, and not"
+        f" {two}/neighbour_of_app.py: give one of them another name, or load this file in a process of its own"
+    )
+    assert factor(one / "one_of_app.py") == 2
+    for module in MODULES:
+        sys.modules.pop(module, None)
+    assert factor(two / "two_of_app.py") == 3  # its folder is before the other one's
+
+
+def test_what_neighbours_import_is_looked_at_too(folders: tuple[Path, Path]) -> None:
+    one, two = folders
+    load_app(str(one / "one_of_app.py"), {})
+    program = two / "two_of_app.py"
+    program.write_text("import own_of_app\n")
+    with pytest.raises(ConfigError, match=r"the module inner_of_app of this process is \S+/one/inner_of_app.py"):
+        load_app(str(program), {})
+    document = two / "p.yaml"
+    document.write_text(
+        "name: x\nnodes:\n- source: synthetic\n- {sink: discard, feedback: {value: 'own_of_app:Says'}}\n"
+    )
+    with pytest.raises(ConfigError, match=r"p.yaml:4:37: \S+: the module inner_of_app of this process is"):
+        load_app(str(document), {})
+
+
+@pytest.mark.parametrize("text", ["def", "\0", "(" * 500, "# coding: no-such\n"])
+def test_a_neighbour_that_cannot_be_read_is_the_imports_business(tmp_path: Path, text: str) -> None:
+    program = tmp_path / "unread_of_app.py"
+    program.write_text(text)
+    with pytest.raises(ConfigError, match=r"importing it raised \w*Error"):
+        load_app(str(program), {})
