@@ -111,8 +111,10 @@ class _Schemas:
                 return {"type": {bool: "boolean", int: "integer", float: "number"}[kind]}
             case Name(pattern):
                 return {"type": "string", "pattern": f"^{pattern.pattern}$"}
-            case Words() | Hidden() | Location():
+            case Words() | Hidden():
                 return {"type": "string"}
+            case Location():
+                return {"type": "string", "minLength": 1}
             case Span():
                 return {"anyOf": [{"type": "string", "pattern": _SPAN}, {"type": "integer"}]}
             case Function():
