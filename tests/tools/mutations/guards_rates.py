@@ -16,12 +16,25 @@ def _budgets() -> list[Mutation]:
     feeds = ("tests/unit/sources/test_provider_budget.py",)
     patient = "return LONGEST // 2 + LONGEST // 2 * min(refusals, _STEPS) // _STEPS"
     return [
-        Mutation("budget: a clock that goes back stood still", lua, "due = due - (at - now)", "", SERVER_TESTS),
+        Mutation(
+            "budget: a clock that goes back stood still",
+            lua,
+            "due, at = due - (at - now), now",
+            "at = now",
+            SERVER_TESTS,
+        ),
         Mutation(
             "budget: a refusal remembers a clock that went back",
             lua,
+            "if taken or back or",
+            "if taken or",
+            SERVER_TESTS,
+        ),
+        Mutation(
+            "budget: a refusal remembers a smaller burst",
+            lua,
+            "if taken or back or room < before then",
             "if taken or back then",
-            "if taken then",
             SERVER_TESTS,
         ),
         Mutation(
