@@ -16,7 +16,8 @@ class StoreReading(NamedTuple):
     """A store at one moment. ``queue_depth``: what it has taken and not yet stored; ``high`` and ``low``: the levels of that,
     in the same unit, whichever it is (items, batches, bytes). ``write_seconds``: how long one of its writes takes lately; 0.0
     where it does not say. The levels should be further apart than what comes with one write, and between ``high`` and what the
-    store can hold there should be room for what comes in five seconds: so much may still come."""
+    store can hold there should be room for what comes in ten seconds, and for a third more than what lies between the levels:
+    so much may still come."""
 
     queue_depth: float
     high: float
