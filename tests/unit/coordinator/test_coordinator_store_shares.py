@@ -48,6 +48,13 @@ def test_who_has_nothing_is_not_limited_by_what_others_put_into_a_store() -> Non
     assert rate.update(1.6, [0.0, 100.0]) is not None
 
 
+def test_the_cut_is_made_where_most_comes_from() -> None:
+    rate = StoreRate()
+    for position in (0.0, 0.3, 0.6, 0.9, 1.2):
+        rate.update(position, [1000.0, 10.0, 30.0])
+    assert rate.rate == pytest.approx(1040 / 4 - 40), "a quarter of all is left"
+
+
 def test_a_source_before_two_stores_of_which_one_was_dead_is_lifted_again() -> None:
     """A rate of one item a second, of which whole items are seen."""
     half = Queued(lambda t: OFFERED / 2 if SLOW_AT <= t < WELL_AT else FULL, 150_000, 0, (0,))
