@@ -59,7 +59,7 @@ def reading_of(answer: object) -> StoreReading | None:
     try:
         depth, high, low = (float(getattr(answer, name)) for name in ("queue_depth", "high", "low"))
         return StoreReading(depth, high, low, float(getattr(answer, "write_seconds", 0.0))).checked()
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"feedback: {answer!r:.100} is no StoreReading: {error}") from error
 
 
