@@ -3,9 +3,9 @@ here: the memory of this process, or a server.
 
 The decision is virtual scheduling, the generic cell rate algorithm (ITU-T I.371, annex A): one number per budget, the time at
 which it will be full again. A request is told how long to wait for its place, and has that place from then on; nothing is held,
-so nobody's death holds anything. Nobody gets a place that is more than a second away: that is all that a crowd of dead callers
-can have taken. Of several requests at once the first one's place counts, and of several rules the smallest burst: so those who
-ask for less, or have more room, cannot keep the others waiting for ever.
+so nobody's death holds anything. Nobody gets a place that is more than a second away: that, and what the last one asked for at
+once, is all that a crowd of dead callers can have taken. Of several requests at once the first one's place counts, and of
+several rules the smallest burst: so those who ask for less, or have more room, cannot keep the others waiting for ever.
 """
 
 from __future__ import annotations
