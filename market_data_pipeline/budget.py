@@ -3,8 +3,9 @@ here: the memory of this process, or a server.
 
 The decision is virtual scheduling, the generic cell rate algorithm (ITU-T I.371, annex A): one number per budget, the time at
 which it will be full again. A request is told how long to wait for its place, and has that place from then on; nothing is held,
-so nobody's death holds anything. Nobody gets a place that is more than a second away: that is all that a crowd of dead callers
-can have taken.
+so nobody's death holds anything. Nobody gets a place that is more than a second away: that, and what the last one asked for at
+once, is all that a crowd of dead callers can have taken. Of several requests at once the first one's place counts, and of
+several rules the smallest burst: so those who ask for less, or have more room, cannot keep the others waiting for ever.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from abc import ABC, abstractmethod
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.errors import ConfigError
@@ -73,20 +74,23 @@ class Bucket:
     def __init__(self) -> None:
         self.due = 0
         """When nothing will be used up any more: the theoretical arrival time of the next request."""
-        self._at = 0
+        self._at = self._room = 0
 
     def ask(self, now: int, rule: BudgetRule, requests: int, longest: int = LONGEST) -> int:
-        """Microseconds until the place, which is taken then. Below 0: the place would be so far away, more than ``longest``,
-        and nothing is taken. Each caller takes the time that its own rule says. A clock that goes back stood still."""
+        """Microseconds until the place of all ``requests``, which is taken then. Below 0: the first one's would be so far away,
+        more than ``longest``, and nothing is taken. Each caller takes the time that its own rule says; the smallest burst
+        holds for all who asked since the budget was full. A clock that goes back stood still."""
         if now < self._at:
             self.due -= self._at - now
             self._at = now
-        due = max(self.due, now) + requests * rule.interval
-        wait = max(0, due - rule.burst * rule.interval - now)
-        if wait > longest:
-            return -wait
-        self.due, self._at = due, now
-        return wait
+        own = (rule.burst - 1) * rule.interval
+        self._room = min(own, self._room) if self.due > now else own
+        begin = max(self.due, now)
+        first = max(0, begin - self._room - now)
+        if first > longest:
+            return -first
+        self.due, self._at = begin + requests * rule.interval, now
+        return max(0, self.due - rule.interval - self._room - now)
 
 
 def patience(refusals: int) -> int:
@@ -139,12 +143,15 @@ class _Turns(Budget):
             await self._clock.sleep(left)
 
 
-_LINES: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], asyncio.Lock]] = WeakKeyDictionary()
+_Lines = WeakValueDictionary[tuple[str, str], asyncio.Lock]
+_LINES: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lines] = WeakKeyDictionary()
 
 
 def _line(where: str, name: str) -> asyncio.Lock:
-    """Where callers of one budget wait for each other; a lock lets them in in order."""
-    return _LINES.setdefault(asyncio.get_running_loop(), {}).setdefault((where, name), asyncio.Lock())
+    """Where callers of one budget wait for each other; a lock lets them in in order. It is there as long as one of them is: a
+    lock holds on to its event loop."""
+    lines = _LINES.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+    return lines.setdefault((where, name), asyncio.Lock())
 
 
 _numbers = itertools.count(1)

@@ -16,7 +16,8 @@ class StoreReading(NamedTuple):
     """A store at one moment. ``queue_depth``: what it has taken and not yet stored; ``high`` and ``low``: the levels of that,
     in the same unit, whichever it is (items, batches, bytes). ``write_seconds``: how long one of its writes takes lately; 0.0
     where it does not say. The levels should be further apart than what comes with one write, and between ``high`` and what the
-    store can hold there should be room for what comes in five seconds: so much may still come."""
+    store can hold there should be room for what comes in ten seconds, and for a third more than what lies between the levels:
+    so much may still come."""
 
     queue_depth: float
     high: float
@@ -58,7 +59,7 @@ def reading_of(answer: object) -> StoreReading | None:
     try:
         depth, high, low = (float(getattr(answer, name)) for name in ("queue_depth", "high", "low"))
         return StoreReading(depth, high, low, float(getattr(answer, "write_seconds", 0.0))).checked()
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"feedback: {answer!r:.100} is no StoreReading: {error}") from error
 
 

@@ -14,9 +14,9 @@ slow database slows the feed down to what it can take, and one sees by how much.
   by half; where the stage takes its items in less than a third of its time, it doubles. As long as the source uses it up.
 * **No limit any more**: the source does not use half of its rate; or what holds it back is not the outside.
 
-A store that says how full its own queue is (``Observation.stores``) makes a second rate for the sources before it, by
-:mod:`~mdp_coordinator.store_rates`: at its high level it presses as a full stream does, at its low one it is calm, between them
-nothing is changed. Of the two rates the smaller one holds.
+A store that says how full its own queue is (``Observation.stores``) makes a second rate, which each of the sources before it
+may use, by :mod:`~mdp_coordinator.store_rates`: at its high level it presses as a full stream does, at its low one it is calm,
+between them nothing is changed. Of all rates of a source the smallest one holds.
 
 Only waiting for the outside makes a limit. Where workers lack, a backlog is what asks for them: a rate would hide it. A healthy
 job, also one that reads as fast as it can compute, has none. Between the levels nothing is changed.
@@ -33,7 +33,6 @@ from typing import NamedTuple
 
 from market_data_pipeline.channels.base import Watermark
 from market_data_pipeline.dag.plan import Plan, Subgraph
-from market_data_pipeline.feedback import StoreReading
 from mdp_coordinator.autoscale import Observation
 from mdp_coordinator.store_rates import StoreRate
 
@@ -164,38 +163,47 @@ class Rates:
         self._levels = {edge.name: levels.get(edge.name, Watermark(high, low)) for edge in plan.channels}
         self._sources: dict[str, SourceRate] = {}
         self._reach: dict[str, _Reach] = {}
-        self._stores: dict[str, StoreRate] = {}
-        self._behind: dict[str, frozenset[str]] = {}
-        self._pressing: dict[str, list[str]] = {}
+        self._before: dict[str, list[str]] = {}
+        """The sources before each node."""
         for node in plan.nodes:
             if node.kind == "source":
                 subgraph = plan.subgraph_of[node.name]
                 edges = tuple(dict.fromkeys(_edges_behind(plan, subgraph, absorbing)))
                 self._sources[node.name] = SourceRate()
                 self._reach[node.name] = _Reach(subgraph, len(plan.partitions_of(subgraph)), edges)
-                self._stores[node.name] = StoreRate()
-                self._behind[node.name] = plan.behind(node.name, absorbing)
+                for behind in plan.behind(node.name, absorbing):
+                    self._before.setdefault(behind, []).append(node.name)
+        self._stores = {name: StoreRate() for name in self._before}
         self._seen: deque[Observation] = deque()
         self._bottlenecks: dict[str, frozenset[str]] = {}
 
     @property
     def rates(self) -> dict[str, float]:
         """Items per second by source; those without a limit are left out."""
-        both = {name: (source.rate, self._stores[name].rate) for name, source in self._sources.items()}
-        return {name: min(rate for rate in two if rate is not None) for name, two in both.items() if any(two)}
+        found = {name: source.rate for name, source in self._sources.items() if source.rate is not None}
+        for node, store in self._stores.items():
+            if store.rate is not None:
+                found |= {name: min(store.rate, found.get(name, store.rate)) for name in self._before[node]}
+        return found
 
     @property
     def presses(self) -> dict[str, list[str]]:
         """The nodes whose stores press a source that is limited because of what they say; the others are left out."""
-        of_stores = {name for name, rate in self.rates.items() if rate == self._stores[name].rate}
-        return {name: self._pressing[name] for name in sorted(of_stores & self._pressing.keys())}
+        found: dict[str, list[str]] = {}
+        for name, rate in sorted(self.rates.items()):
+            for node, store in sorted(self._stores.items()):
+                if store.pressed and store.rate == rate and name in self._before[node]:
+                    found.setdefault(name, []).append(node)
+        return found
 
     def follow(self, rates: Mapping[str, float]) -> None:
-        """Take over what another leader has said, so as to go on from there."""
+        """Take over what another leader has said, so as to go on from there. A store limits all sources before it."""
         self._seen.clear()
         for name, source in self._sources.items():
             source.follow(rates.get(name))
-            self._stores[name].follow(rates.get(name))
+        for node, store in self._stores.items():
+            said = [rates.get(name) for name in self._before[node]]
+            store.follow(None if None in said else max(rate for rate in said if rate is not None))
 
     def observe(self, seen: Observation, waiting: Collection[str]) -> dict[str, float]:
         """Take the next observation, a second behind the last, and the stages that wait for the outside; the rates from now
@@ -209,19 +217,11 @@ class Rates:
         if len(self._seen) > 1:
             for name, source in self._sources.items():
                 source.update(self._press(name, waiting))
-                self._listen(name, seen.stores)
+            for node, store in self._stores.items():
+                said = seen.stores.get(node)
+                intakes = [self._intake(name) for name in self._before[node]]
+                store.update(None if said is None else said.position, intakes)
         return self.rates
-
-    def _listen(self, name: str, stores: Mapping[str, StoreReading]) -> None:
-        """What the stores behind the source say."""
-        behind = {node: reading.position for node, reading in stores.items() if node in self._behind[name]}
-        store = self._stores[name]
-        store.update(max(behind.values(), default=None), self._intake(name))
-        pressing = sorted(node for node, position in behind.items() if position >= 1)
-        if pressing:
-            self._pressing[name] = pressing
-        elif store.rate is None:
-            self._pressing.pop(name, None)
 
     def _press(self, name: str, waiting: Collection[str]) -> Press:
         reach = self._reach[name]

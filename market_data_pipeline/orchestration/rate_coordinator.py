@@ -58,7 +58,7 @@ class RateCoordinator:
 
     async def acquire(self, n: int = 1) -> None:
         """Return when ``n`` more requests may be made, at most ``burst`` (else ``ConfigError``). Raises ``StoreUnavailable``
-        where the server refuses. Cancelled meanwhile, one place may be lost, and no more."""
+        where the server refuses. Cancelled meanwhile, the place of these ``n`` may be lost, and no more."""
         loop = asyncio.get_running_loop()
         found = self._found.get(loop)
         if found is None:

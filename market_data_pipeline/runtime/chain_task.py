@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -143,12 +143,13 @@ class ChainTask(Task):
         await self._intake.open(context, self._position)
 
     async def _close(self) -> None:
-        if self._intake is not None:
-            await self._intake.close()
-        self.source_waits_for = ""
         self._stores = {}
-        for name, sink in self._sinks.items():
-            await awaited(name, sink.close)
+        async with AsyncExitStack() as stack:  # each, also where another one raises
+            for name, sink in self._sinks.items():
+                stack.push_async_callback(awaited, name, sink.close)
+            if self._intake is not None:
+                await self._intake.close()
+            self.source_waits_for = ""
 
     async def _work(self) -> bool:
         while not self.stopping:

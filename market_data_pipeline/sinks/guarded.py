@@ -36,10 +36,11 @@ class GuardedSink(Sink):
     answers as any other: nothing is lost, the task tries again. So a store that is coming back is not run down by all tasks
     at once, and no task spends its time in the store's timeouts.
 
-    A step that ends (``prepare``) is a success. Any error of ``open``, ``write``, ``prepare`` or ``committed`` is a failure and
-    comes out as it was raised; that ``open`` works says nothing of writing, so it is no success. What is cancelled says
-    nothing. ``check``, ``destination`` and ``others`` ask the store as ever. The state is the gauge ``circuit_state``. Raises
-    ``ConfigError`` for what is no sink and no rule."""
+    A step with a ``write`` that ends (``prepare``) is a success; one without says nothing, as the store may not have been
+    asked. Any error of ``open``, ``write``, ``prepare`` or ``committed`` is a failure and comes out as it was raised; that
+    ``open`` works says nothing of writing, so it is no success. What is cancelled says nothing. ``check``, ``destination``
+    and ``others`` ask the store as ever. The state is the gauge ``circuit_state``. Raises ``ConfigError`` for what is no
+    sink and no rule."""
 
     def __init__(
         self,
@@ -101,11 +102,14 @@ class GuardedSink(Sink):
             await self.sink.write(frames)
 
     async def prepare(self, ended: bool) -> Any | None:
-        ticket = self._step = self._step or self._admitted()
+        wrote, ticket = self._step is not None, self._step or self._admitted()
         with self._judged(ticket):
             prepared = await self.sink.prepare(ended)
         self._step = None
-        self._circuit.breaker.succeeded(ticket, self._clock.monotonic())
+        if wrote:
+            self._circuit.breaker.succeeded(ticket, self._clock.monotonic())
+        else:
+            self._circuit.breaker.given_up(ticket)
         self._show()
         return prepared
 

@@ -167,5 +167,5 @@ def channel_keys(name: str) -> tuple[str, str]:
 
 
 def budget_key(name: str) -> str:
-    """Hash due, at: a budget, which all jobs at a server share. No job's pattern matches it."""
+    """Hash due, at, room: a budget, which all jobs at a server share. No job's pattern matches it."""
     return f"mdp:budget:{check_name('budget', name)}"

@@ -16,12 +16,25 @@ def _budgets() -> list[Mutation]:
     feeds = ("tests/unit/sources/test_provider_budget.py",)
     patient = "return LONGEST // 2 + LONGEST // 2 * min(refusals, _STEPS) // _STEPS"
     return [
-        Mutation("budget: a clock that goes back stood still", lua, "due = due - (at - now)", "", SERVER_TESTS),
+        Mutation(
+            "budget: a clock that goes back stood still",
+            lua,
+            "due, at = due - (at - now), now",
+            "at = now",
+            SERVER_TESTS,
+        ),
         Mutation(
             "budget: a refusal remembers a clock that went back",
             lua,
+            "if taken or back or",
+            "if taken or",
+            SERVER_TESTS,
+        ),
+        Mutation(
+            "budget: a refusal remembers a smaller burst",
+            lua,
+            "if taken or back or room < before then",
             "if taken or back then",
-            "if taken then",
             SERVER_TESTS,
         ),
         Mutation(
@@ -73,7 +86,8 @@ def _budgets() -> list[Mutation]:
 def _feedback() -> list[Mutation]:
     stores, heard = "market_data_pipeline/store/stores.py", (STORE + "test_store_stores.py",)
     known = "self._heard[token] if self._heard.get(token, (0, 0.0))[0] == word.number else (word.number, now)"
-    cut = "self._cut = min(_MOST, max(2 * self._cut, _MOST if steep else STEP / (1 + STEP)))"
+    cut = "self._cut = _MOST if steep else self._cut_after(tried)"
+    shares = ("tests/unit/coordinator/test_coordinator_store_shares.py",)
     return [
         Mutation(
             "store rate: between its levels nothing changes",
@@ -102,9 +116,23 @@ def _feedback() -> list[Mutation]:
         Mutation(
             "rates: of streams and store the smaller one holds",
             "coordinator/mdp_coordinator/rates.py",
-            "name: min(rate for rate in two if rate is not None)",
-            "name: max(rate for rate in two if rate is not None)",
+            "name: min(store.rate, found.get(name, store.rate))",
+            "name: max(store.rate, found.get(name, store.rate))",
             RATE_TESTS,
+        ),
+        Mutation(
+            "store rate: who brings in little is not cut",
+            STORE_RATES,
+            "self._set(_level(used, (1 - self._cut) * sum(used)))",
+            "self._set(tried.rate * (1 - self._cut) / len(used))",
+            shares,
+        ),
+        Mutation(
+            "store rate: one that is not used up goes away",
+            STORE_RATES,
+            "elif (between := self._bracketed(tried, self._too_much)) > rate:",
+            "elif between := self._bracketed(tried, self._too_much):",
+            shares,
         ),
         Mutation(
             "store poll: what was said long ago is not said",

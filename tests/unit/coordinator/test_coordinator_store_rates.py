@@ -134,7 +134,7 @@ def test_no_pressure_of_a_store_comes_past_a_node_that_absorbs() -> None:
 
 def feed(rate: StoreRate, *positions: float | None, intake: float = 100.0) -> float | None:
     for position in positions:
-        rate.update(position, intake)
+        rate.update(position, [intake])
     return rate.rate
 
 
@@ -154,7 +154,7 @@ def test_a_queue_that_never_quite_reaches_its_low_level_does_not_limit_for_ever(
         intake = min(OFFERED, said[0] or OFFERED)
         depth = max(0.0, depth + intake - slow_for_five_minutes(t))
         seen = StoreReading(depth + others + 0.005 * intake * chance.uniform(0.2, 1.0), 10_000.0, low)
-        said = [*said[1:], rate.update(seen.position, intake)]
+        said = [*said[1:], rate.update(seen.position, [intake])]
         assert t < SLOW_AT + SETTLED or t >= WELL_AT or 0.9 * SLOW < (rate.rate or OFFERED) < 1.1 * SLOW
     assert rate.rate is None
 
@@ -186,7 +186,8 @@ def test_a_store_that_says_nothing_holds_its_rate_for_half_a_minute() -> None:
 
 def test_a_rate_is_never_nothing() -> None:
     rate = StoreRate()
-    feed(rate, *(float(n) for n in range(200)), intake=0.0)
+    for n in range(200):
+        feed(rate, float(n), intake=min(100.0, rate.rate or 100.0))
     assert rate.rate == 1.0
 
 

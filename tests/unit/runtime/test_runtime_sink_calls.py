@@ -10,6 +10,7 @@ from tools.memory_job import CommittedRows, ListSource
 
 from market_data_pipeline import Dag, Frame, Node
 from market_data_pipeline.dag.plan import TaskId
+from market_data_pipeline.errors import SinkError
 from market_data_pipeline.operators.stateless import Filter
 from market_data_pipeline.packing import pack, unpack
 from market_data_pipeline.sinks.base import Sink, SinkContext
@@ -81,6 +82,36 @@ async def test_a_sink_hears_its_own_life_and_the_record_says_whether_it_was_seal
     assert stored()["lives"] == {"sink": "again"}
     assert "unsealed" not in stored(), "the end seals"
     assert set(Opened.jobs) == {"again"}
+
+
+class Unclosable(CommittedRows):
+    """Its client cannot be closed either."""
+
+    closed: ClassVar[list[str]] = []
+
+    async def open(self, ctx: SinkContext, state: Any | None) -> None:
+        self.node = ctx.node
+        await super().open(ctx, state)
+
+    async def close(self) -> None:
+        self.closed.append(self.node)
+        raise SinkError("not connected")
+
+
+async def test_each_sink_of_a_task_is_closed_whatever_another_one_raises() -> None:
+    """Else a circuit's only trial, say, would never be given back."""
+    Unclosable.closed.clear()
+    dag = Dag("closing")
+    dag.add_node(Node("source", ListSource([{"symbol": "A", "ts_event": 1}])))
+    dag.add_node(Node("both", Filter(lambda row: True)))
+    dag.add_edge("source", "both", key="symbol")
+    for name in ("one", "two"):
+        dag.add_node(Node(name, Unclosable()))
+        dag.add_edge("both", name)
+    job, _ = job_of(dag, partitions=1)
+    await job.run()  # which begins a task anew whose outside fails
+    assert set(Unclosable.closed) == {"one", "two"}
+    assert Unclosable.closed.count("one") == Unclosable.closed.count("two")
 
 
 class Generations(CommittedRows):

@@ -245,6 +245,24 @@ async def test_what_comes_behind_a_commit_leaves_the_trial_to_others() -> None:
     assert await tasks.step() == ""
 
 
+async def test_a_step_in_which_nothing_is_written_says_nothing() -> None:
+    """Sealing what is there, or leaving, need not ask the store."""
+    tasks = Tasks()
+    await tasks.fail()
+    tasks.clock.advance(12.0)
+    leaving = await tasks.opened()
+    await leaving.prepare(True)
+    assert tasks.shown[-1] == 1.0, "half-open still"
+    assert await tasks.step() == "connection refused"
+    assert "circuit open" in await tasks.step()
+    tasks.clock.advance(12.0)
+    tasks.store.broken = {"prepare": SinkError("disk full")}
+    leaving = await tasks.opened()
+    with pytest.raises(SinkError, match="disk full"):
+        await leaving.prepare(True)
+    assert "circuit open" in await tasks.step(), "that it fails, does"
+
+
 async def test_other_nodes_have_circuits_of_their_own() -> None:
     tasks = Tasks()
     other = GuardedSink(StoreSink(tasks.store, "quotes"), RULE, clock=tasks.clock)

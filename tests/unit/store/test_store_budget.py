@@ -69,6 +69,12 @@ async def test_what_is_full_is_forgotten(client: Client) -> None:
     assert await client.keys("*") == [KEY.encode()]
 
 
+async def test_who_has_less_room_is_not_passed_for_ever(client: Client) -> None:
+    assert [min(1, await ask(client, 0.1, burst=10)) for _ in range(5)] == [0] * 5
+    assert await ask(client, 0.1) < 0
+    assert await ask(client, 0.1, burst=10) < 0, "there would be room for five more"
+
+
 async def test_a_flushed_server_gives_a_burst_too_many_and_no_more(client: Client) -> None:
     assert [min(1, await ask(client, 0.01, burst=3, longest=0)) for _ in range(3)] == [0, 0, 0]
     assert await ask(client, 0.01, burst=3, longest=0) < 0

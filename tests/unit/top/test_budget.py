@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections import Counter
 
 import pytest
@@ -78,6 +80,16 @@ def test_each_caller_takes_the_time_of_its_own_rule() -> None:
     assert [bucket.ask(0, rule, 1) for rule in (slow, quick, quick, slow)] == [0, 500_000, 600_000, 700_000]
 
 
+def test_the_smallest_burst_holds_until_the_budget_is_full_again() -> None:
+    bucket, wide, narrow = Bucket(), BudgetRule(10, burst=100), BudgetRule(10)
+    assert [bucket.ask(0, wide, 1) for _ in range(30)] == [0] * 30
+    assert bucket.ask(0, narrow, 1) == -3 * SECOND
+    assert bucket.ask(0, wide, 1) == -3 * SECOND, "the one who was refused is not passed"
+    assert bucket.ask(2 * SECOND, narrow, 1) == SECOND
+    assert bucket.ask(3 * SECOND, wide, 5) == 500_000, "one at a time"
+    assert [bucket.ask(9 * SECOND, wide, 50) for _ in range(2)] == [0, 0]
+
+
 @given(
     rate=st.floats(0.2, 5000),
     burst=st.integers(1, 20),
@@ -90,7 +102,7 @@ def test_no_window_holds_more_than_the_rule_says(rate: float, burst: int, steps:
         now += pause
         requests = min(wanted, burst)
         wait = bucket.ask(now, rule, requests, longest)
-        assert wait <= longest
+        assert wait <= longest + (requests - 1) * rule.interval
         if wait >= 0:
             made += [now + wait] * requests
     assert made == sorted(made), "who asks first comes first"
@@ -157,6 +169,33 @@ async def test_each_process_gets_its_turn_however_many_callers_it_has(rate: floa
     assert clock.elapsed <= 300 / rate + 1, "and nothing is wasted"
 
 
+@pytest.mark.parametrize(
+    ("many", "one"),
+    [((BudgetRule(20, 40), 1), (BudgetRule(20, 40), 40)), ((BudgetRule(20, 100), 1), (BudgetRule(20), 1))],
+    ids=["for more at once", "with a smaller burst"],
+)
+async def test_who_asks_is_not_kept_waiting_for_ever(many: tuple[BudgetRule, int], one: tuple[BudgetRule, int]) -> None:
+    """Nine processes that always ask for little, by a large burst; the tenth gets as many turns."""
+    clock, bucket = SteppedClock(), Bucket()
+    turns: Counter[int] = Counter()
+    enough = asyncio.Event()
+
+    async def process(number: int, rule: BudgetRule, requests: int) -> None:
+        budget = OneOfMany(f"process {number}", clock, bucket).of("x", rule)
+        while True:
+            await budget.acquire(requests)
+            turns[number] += 1
+            if turns.total() >= 300:
+                enough.set()
+
+    jobs = [asyncio.create_task(process(number, *(many if number else one))) for number in range(10)]
+    await clock.drive(enough.wait())
+    for job in jobs:
+        job.cancel()
+    await asyncio.gather(*jobs, return_exceptions=True)
+    assert 18 <= turns[0] <= 32
+
+
 async def test_a_caller_who_gives_up_loses_its_own_place_only() -> None:
     clock = SteppedClock()
     budget = MemoryBudgets(clock).of("x", BudgetRule(4))
@@ -180,6 +219,19 @@ async def test_timers_that_end_early_are_not_believed() -> None:
     await budget.acquire()
     await budget.acquire()
     assert clock.elapsed == pytest.approx(0.1, abs=1e-5)
+
+
+def test_an_event_loop_that_is_over_is_let_go() -> None:
+    loops = []
+
+    async def both() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        budget = MemoryBudgets(FakeClock()).of("x", BudgetRule(1000))
+        await asyncio.gather(*[budget.acquire() for _ in range(5)])
+
+    asyncio.run(both())
+    gc.collect()
+    assert loops[0]() is None
 
 
 def test_event_loops_in_several_threads_share_the_budgets_of_the_process() -> None:

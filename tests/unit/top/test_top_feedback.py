@@ -37,6 +37,7 @@ def test_any_answer_with_the_fields_will_do() -> None:
         StoreReading(1, 20, 20), StoreReading(1, 20, -1), StoreReading(-1, 80, 20), StoreReading(math.nan, 80, 20),
         StoreReading(1, math.inf, 20), StoreReading(math.inf, 80, 20), StoreReading(1, 80, 20, -1.0),
         SimpleNamespace(queue_depth=1, high=2), SimpleNamespace(queue_depth="much", high=2, low=1), 17,
+        SimpleNamespace(queue_depth=10**400, high=2, low=1),
     ],
 )  # fmt: skip
 def test_what_is_no_reading_is_refused(answer: Any) -> None:
