@@ -7,8 +7,6 @@ are started from the thread of the loop, because they are told when that thread 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import tempfile
 import time
 from collections.abc import Mapping
@@ -20,13 +18,14 @@ from market_data_pipeline.dag.change import Choice
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.dag.worries import check_processes
-from market_data_pipeline.errors import ConfigError, JobFailed, PlanMismatch, StoreUnavailable
-from market_data_pipeline.launcher.children import NO_RESTART, Child, service
+from market_data_pipeline.errors import ConfigError, PlanMismatch, StoreUnavailable
+from market_data_pipeline.launcher.children import service
 from market_data_pipeline.launcher.deploy import exchange
 from market_data_pipeline.launcher.display import Display
 from market_data_pipeline.launcher.meter import Meter
+from market_data_pipeline.launcher.services import Services, child_environment
 from market_data_pipeline.runtime.channel_limits import check_channels
-from market_data_pipeline.settings import Settings, as_environment, limits_of, server_address
+from market_data_pipeline.settings import Settings, limits_of, server_address
 from market_data_pipeline.sinks.base import Sink
 from market_data_pipeline.sources.base import Source
 from market_data_pipeline.store.client import check_server, connect, is_transient, refusals_explained
@@ -37,12 +36,9 @@ from market_data_pipeline.store.status import JobStatus, read_status
 from market_data_pipeline.store.url import Address, parse_address
 
 _LOOK_EVERY = 0.25
-_LEAVE_SECONDS = 35.0
-_LEFT_SECONDS = 2.0
 _LAST_LOOK_SECONDS = 2.0
 _DEPLOY_SECONDS = 30.0
 _START_POLL = 0.02
-_BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class JobRun:
         self._display = display
         self._asked = asyncio.Event()
         self._at_once = False
-        self._children: list[Child] = []
+        self._services = Services(display.say)
         self._embedded: EmbeddedServer | None = None
         self._status: JobStatus | None = None
         self._meter = Meter()
@@ -261,9 +257,7 @@ class JobRun:
             service(f"w{i}", "mdp_worker.cli", [*arguments, "--name", f"w{i}"], env, logs)
             for i in range(1, self._options.workers + 1)
         ]
-        self._children = [coordinator, *workers]
-        for child in self._children:
-            child.start()
+        self._services.start([coordinator, *workers])
 
     async def _supervise(self, job: JobInfo, address: Address, logs: Path, embedded: bool) -> JobStatus | None:
         started = time.monotonic()
@@ -272,11 +266,11 @@ class JobRun:
             with self._display:
                 seen = await self._watch(job)
         finally:
-            await self._end_children()
+            if self._embedded is not None:
+                self._embedded.wake()  # a server that is stopped answers no commit
+            await self._services.end(lambda: self._at_once)
         self.seconds = time.monotonic() - started
-        for child in self._children:
-            for line in child.never_awaited():
-                self._display.say(f"{child.name}: {line}")
+        self._services.tell_never_awaited()
         try:
             status = await self._looked(job)
         except Exception as error:
@@ -309,7 +303,7 @@ class JobRun:
             if self.stopping:
                 self._display.say("leaving: finishing the commits under way (again to leave at once) ...")
                 return status
-            self._look_after_children()
+            self._services.look_after()
             await self._pause()
 
     def _tell_of_dead_letters(self, status: JobStatus, rate: float) -> None:
@@ -320,26 +314,6 @@ class JobRun:
                 f"{status.dead_letters:,} dead letters, {self._settings.dead_letter_capacity:,} are kept at most: the job waits"
                 f" until they are read (mdp dlq --clear). The first: {status.first_dead_letter}"
             )
-
-    def _look_after_children(self) -> None:
-        for child in self._children:
-            code = child.exit_code()
-            if code is None:
-                continue
-            if (
-                code == 0 and child.start_at is None
-            ):  # it saw the job's end before we did, or somebody asked it to leave
-                child.start_at = time.monotonic() + _LEFT_SECONDS
-            elif child.start_at is None:
-                self._display.say(f"{child.name} died with {_cause(code)}; its last words:\n{child.last_words()}")
-                if code in NO_RESTART or not child.may_restart():
-                    said = child.last_words().strip().splitlines()
-                    raise JobFailed(
-                        f"{child.name} cannot run ({_cause(code)}): {said[-1].strip() if said else 'it said nothing'}"
-                    )
-            elif time.monotonic() >= child.start_at:
-                self._display.say(f"{child.name}: starting it again")
-                child.start()
 
     async def _look_after_server(self) -> None:
         """An embedded server that died is started again where it kept its data; without data there is nothing to go on
@@ -353,22 +327,6 @@ class JobRun:
             raise StoreUnavailable("the embedded server died and kept nothing; run with --data-dir to survive that")
         if await self._come_up(server):
             self._display.say("the server was started again")
-
-    async def _end_children(self) -> None:
-        """Politely; at once where that is asked for, or when they do not go."""
-        deadline = time.monotonic() + _LEAVE_SECONDS
-        if self._embedded is not None:
-            self._embedded.wake()  # a server that is stopped answers no commit
-        for child in reversed(self._children):  # workers first: the coordinator is there while they give back
-            child.terminate()
-        running = list(self._children)
-        try:
-            while running and time.monotonic() < deadline and not self._at_once:
-                await asyncio.sleep(0.02)
-                running = [child for child in running if child.exit_code() is None]
-        finally:
-            for child in running:
-                child.kill()
 
     async def _looked(self, job: JobInfo) -> JobStatus:
         """What :meth:`_read` reads. Raises ``TimeoutError`` soon after the run was asked to stop: the workers are to be told,
@@ -387,29 +345,3 @@ class JobRun:
         status = await read_status(self._client, self._control, job, self._plan, self._settings.channel_capacity)
         self._status = status
         return status
-
-
-def child_environment(
-    settings: Settings, address: Address, embedded: bool, workers: int, http_port: int = 0
-) -> dict[str, str]:
-    """The settings as environment, for children: a password never stands in a command line. The workers share the cores, so
-    each has one thread for linear algebra where the user says nothing else (starting more also costs each child 50 ms of
-    CPU)."""
-    own = {
-        "MDP_REDIS_URL": address.url,
-        "MDP_HTTP_PORT": str(http_port),
-        "MDP_MIN_WORKERS": str(workers),
-    }  # several on one machine
-    if embedded:
-        own["MDP_ALLOW_VOLATILE"] = "true"
-    given = {name: text for name, text in as_environment(settings).items() if name.upper() != "MDP_JOB"}
-    env = {
-        name: own.get(name.upper(), text) for name, text in given.items()
-    } | own  # in whichever case they are inherited
-    if not any(name in os.environ for name in _BLAS_THREADS):
-        env |= dict.fromkeys(_BLAS_THREADS, "1")
-    return env
-
-
-def _cause(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -11,7 +11,7 @@ import pytest
 from tools.tls import make_files
 
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.launcher.job_run import child_environment
+from market_data_pipeline.launcher.services import child_environment
 from market_data_pipeline.settings import limits_of, load_settings, server_address
 from market_data_pipeline.store.url import Tls
 

@@ -23,7 +23,7 @@ from market_data_pipeline.cli import main
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.launcher import settings_table
 from market_data_pipeline.launcher.access import rules
-from market_data_pipeline.launcher.job_run import child_environment
+from market_data_pipeline.launcher.services import child_environment
 from market_data_pipeline.runtime_settings import OrchestratorSettings
 from market_data_pipeline.settings import Settings, load_settings, server_address
 from market_data_pipeline.settings_file import read_settings_file
