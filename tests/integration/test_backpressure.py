@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from tools.jobs import APPS, job, run_mdp, wait_until
@@ -35,10 +36,11 @@ def test_capacity_is_never_exceeded_and_levels_fire_with_hysteresis(
         def watch() -> bool:
             nonlocal metrics
             if running.state() == "running" and seen:
-                metrics = running.http("w0", "/metrics")
+                with suppress(OSError):  # it finished since
+                    metrics = running.http("w0", "/metrics")
             return look()
 
-        wait_until(watch, "the job to finish", 90)
+        wait_until(watch, "the job to finish")
         highs, lows = crossings(metrics).get("high", 0), crossings(metrics).get("low", 0)
     assert max(seen) <= CAPACITY
     assert max(seen) >= CAPACITY * 3 // 4, "the slow sink never filled its stream: nothing was tested"
@@ -54,26 +56,28 @@ def test_an_edges_own_capacity_holds_and_is_what_everybody_shows(
     server: EmbeddedServer, tmp_path: Path, logs: Path
 ) -> None:
     """The settings would allow four times as much."""
-    given = ["output", tmp_path / "out"], ["items", 15_000], ["delay", 0.03], ["capacity", CAPACITY]
+    gate = tmp_path / "gate"
+    given = ["output", tmp_path / "out"], ["items", 15_000], ["delay", 0], ["capacity", CAPACITY], ["gate", gate]
     flags = [text for name, value in given for text in ("--set", f"{name}={value}")]
     settings = SETTINGS | {"MDP_CHANNEL_CAPACITY": str(4 * CAPACITY)}
     with job(server.url, APPS / "slow_sink.py", logs, *flags, env=settings) as running:
         running.start("coordinator", "--partitions", "1", "--min-workers", "1")
         running.start("w0")
         seen: list[int] = []
-        shown: dict[str, str] = {}
 
         def watch() -> bool:
             seen.extend(running.streams().values())
-            if running.state() == "running" and max(seen, default=0) >= CAPACITY // 2:
-                for process in ("coordinator", "w0"):
-                    shown[process] = running.http(process, "/metrics")
             return running.state() == "finished"
 
-        wait_until(watch, "the job to finish", 90)
+        wait_until(lambda: watch() or max(seen, default=0) >= CAPACITY * 3 // 4, "the stream to be full")
+        for process in ("coordinator", "w0"):
+            line = f'mdp_channel_capacity{{channel="source.files"}} {CAPACITY:.1f}'
+            wait_until(
+                lambda process=process, line=line: line in running.http(process, "/metrics"), f"{process}: {line}"
+            )
+        gate.touch()
+        wait_until(watch, "the job to finish")
     assert CAPACITY * 3 // 4 <= max(seen) <= CAPACITY
-    for metrics in (shown["coordinator"], shown["w0"]):
-        assert f'mdp_channel_capacity{{channel="source.files"}} {CAPACITY:.1f}' in metrics
     lines = sum(len(path.read_text().splitlines()) for path in (tmp_path / "out").glob("*.jsonl"))
     assert lines == 15_000
 

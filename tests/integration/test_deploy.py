@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from test_main_job import SECOND, expected
-from tools.jobs import APPS, ROOT, Job, job, run_mdp, wait_until
+from test_main_job import end as end_of_feed
+from tools.jobs import APPS, PATIENCE, ROOT, Job, job, run_mdp, wait_until
 from tools.oracle import check_bars
 
 from market_data_pipeline.store.client import connect
@@ -18,25 +22,37 @@ from market_data_pipeline.store.control import Control, Transition, find_job
 from market_data_pipeline.store.embedded import EmbeddedServer
 
 APP = APPS / "deploy_job.py"
-ITEMS, RATE = 160_000, 40_000
+RATE, SOME = 20_000, 20_000
 
 
-def given(tmp_path: Path, version: str, rate: float | None = RATE) -> list[str]:
-    out = [f"output={tmp_path / 'out'}", f"items={ITEMS}", f"version={version}"]
-    return [word for text in [*out, *([f"rate={rate}"] if rate else [])] for word in ("--set", text)]
+def given(tmp_path: Path, version: str) -> list[str]:
+    """Arguments of a job that runs until :func:`end`."""
+    values = {"output": tmp_path / "out", "rate": RATE, "version": version, "end": tmp_path / "end"}
+    return [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
 
 
-def start(running: Job, version: str, tmp_path: Path, rate: float | None = RATE) -> list[str]:
+def start(running: Job, version: str, tmp_path: Path) -> list[str]:
     """A coordinator and two workers of one version of the program."""
     names = [f"coordinator-{version}", f"w1-{version}", f"w2-{version}"]
     for name in names:  # no task before both are there: one that comes to a job that has failed waits for it to go on
         both = ["--min-workers", "2"] if name.startswith("coordinator") else []
-        running.start(name, *given(tmp_path, version, rate), *both)
+        running.start(name, *given(tmp_path, version), *both)
     return names
 
 
-def deploy(running: Job, tmp_path: Path, version: str, *extra: str, rate: float | None = RATE) -> tuple[int, str]:
-    flags = [*given(tmp_path, version, rate), "--redis-url", running.url, "--lease-ttl-ms", "600", *extra]
+def work(running: Job) -> None:
+    """Let the processes that run bring in some more: all that were started last are at work then."""
+    running.wait_for_items("source", running.counts().get("source", {}).get("out", 0) + SOME)
+
+
+def end(running: Job, tmp_path: Path, names: Iterable[str]) -> None:
+    """End the feed and wait for the job and its processes; the output is exact."""
+    end_of_feed(running, tmp_path, RATE)
+    assert {running.wait_for_exit(name) for name in names} == {0}
+
+
+def deploy(running: Job, tmp_path: Path, version: str, *extra: str) -> tuple[int, str]:
+    flags = [*given(tmp_path, version), "--redis-url", running.url, "--lease-ttl-ms", "600", *extra]
     done = run_mdp("deploy", str(APP), *flags)
     return done.returncode, done.stdout + done.stderr
 
@@ -48,8 +64,8 @@ def test_plans_are_exchanged_under_load(
     """Nodes come, go, and move to other subgraphs; old frames are drained; nothing is lost or doubled."""
     with job(server.url, APP, logs) as running:
         names = start(running, versions[0], tmp_path)
-        for number, version in enumerate(versions[1:], 1):
-            running.wait_for_items("source", ITEMS // 4 * number)
+        for version in versions[1:]:
+            work(running)
             code, said = deploy(running, tmp_path, version)
             assert code == 0, said
             assert "to be drained first" in said
@@ -59,33 +75,29 @@ def test_plans_are_exchanged_under_load(
                 assert "error: job 'bars' runs plan" in running.log(name)
                 del running.processes[name]
             names = start(running, version, tmp_path)
-        running.wait()
-        assert {running.wait_for_exit(name) for name in names} == {0}
+        end(running, tmp_path, names)
         assert running.client.xlen(running.keys.dead_letters) == 0
         assert not list(running.client.scan_iter("mdp:*:next-*"))
-    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
 
 
 def test_what_would_lose_state_is_refused_with_the_difference(
     server: EmbeddedServer, tmp_path: Path, logs: Path
 ) -> None:
-    slowly = RATE / 2.5  # it is to run on while several deployments look at it
     with job(server.url, APP, logs) as running:
-        start(running, "plain", tmp_path, slowly)
-        running.wait_for_items("source", ITEMS // 8)
+        names = start(running, "plain", tmp_path)
+        work(running)
         for flags in ([], ["--check"]):
-            code, said = deploy(running, tmp_path, "interval", *flags, rate=slowly)
+            code, said = deploy(running, tmp_path, "interval", *flags)
             assert code == 2
             assert "node 'bars' holds state and changed (interval: 1000000000 -> 2000000000)" in said
             assert "--keep bars if its state means the same to the new one, or --reset bars to forget it" in said
-        code, said = deploy(running, tmp_path, "interval", "--reset", "bar", rate=slowly)
+        code, said = deploy(running, tmp_path, "interval", "--reset", "bar")
         assert (code, "no node bar; there are: bars, dedupe, files, source" in said) == (2, True)
-        code, said = deploy(running, tmp_path, "filter", "--check", rate=slowly)
+        code, said = deploy(running, tmp_path, "filter", "--check")
         assert (code, said.splitlines()[-1]) == (0, "this can be deployed")
-        code, said = deploy(running, tmp_path, "plain", rate=slowly)
+        code, said = deploy(running, tmp_path, "plain")
         assert (code, "has this plan already" in said) == (0, True)
-        running.wait()
-    check_bars(tmp_path / "out", expected(ITEMS, slowly), SECOND)
+        end(running, tmp_path, names)
 
 
 def test_a_job_that_failed_goes_on_with_the_program_that_does_not(
@@ -98,12 +110,11 @@ def test_a_job_that_failed_goes_on_with_the_program_that_does_not(
             del running.processes[name]
         assert running.state() == "failed"
         assert sum(running.streams().values()) > 0
-        code, said = deploy(running, tmp_path, "plain", rate=RATE)
+        code, said = deploy(running, tmp_path, "plain")
         assert code == 0, said
         names = start(running, "plain", tmp_path)
-        running.wait()
-        assert {running.wait_for_exit(name) for name in names} == {0}
-    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
+        work(running)
+        end(running, tmp_path, names)
 
 
 def freeze_a_reader(running: Job) -> str:
@@ -122,7 +133,7 @@ def test_a_deployment_that_dies_is_undone(server: EmbeddedServer, tmp_path: Path
     """Killed while sources rest, it leaves a job that nobody leads; the coordinator notices, and the job goes on."""
     with job(server.url, APP, logs, env={"MDP_LEASE_TTL_MS": "5000"}) as running:
         names = start(running, "plain", tmp_path)
-        running.wait_for_items("source", ITEMS // 8)
+        work(running)
         frozen = freeze_a_reader(running)
         command = [sys.executable, "-m", "market_data_pipeline.cli", "deploy", str(APP), *given(tmp_path, "filter")]
         dying = subprocess.Popen([*command, "--redis-url", running.url, "--lease-ttl-ms", "600"], cwd=ROOT)
@@ -131,54 +142,73 @@ def test_a_deployment_that_dies_is_undone(server: EmbeddedServer, tmp_path: Path
         dying.wait()
         running.processes[frozen].send_signal(signal.SIGCONT)
         wait_until(lambda: running.info().get("phase") == "", "the deployment to be undone")
-        running.wait()
-        assert {running.wait_for_exit(name) for name in names} == {0}
+        end(running, tmp_path, names)
         assert "a deployment was given up before it exchanged the plan" in running.log("coordinator-plain")
-    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
 
 
 def test_what_cannot_be_drained_in_time_goes_on_as_it_was(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
     with job(server.url, APP, logs, env={"MDP_LEASE_TTL_MS": "20000"}) as running:
         names = start(running, "plain", tmp_path)
-        running.wait_for_items("source", ITEMS // 8)
+        work(running)
         frozen = freeze_a_reader(running)
         code, said = deploy(running, tmp_path, "filter", "--timeout", "1s")
         running.processes[frozen].send_signal(signal.SIGCONT)
         assert code == 2
         assert "not done in 1 s, the job keeps its plan" in said
-        running.wait()
-        assert {running.wait_for_exit(name) for name in names} == {0}
-    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
+        end(running, tmp_path, names)
 
 
 def test_a_program_that_changed_goes_on_in_its_data_dir(tmp_path: Path) -> None:
     """On a laptop nothing runs between two runs; what is in flight is on edges that did not change."""
     common = ["--data-dir", str(tmp_path / "data"), "--plain", "--partitions", "4"]
-    command = [sys.executable, "-m", "market_data_pipeline.cli", "run", str(APP), *given(tmp_path, "fixed"), *common]
-    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_until(lambda: sum(path.stat().st_size for path in (tmp_path / "out").glob("**/*")) > 10_000, "bars")
-    first.send_signal(signal.SIGINT)
-    first.communicate(timeout=60)
-    changed = ["run", str(APP), *given(tmp_path, "plain"), *common]
-    refused = run_mdp(*changed)
+    with mdp_run(*given(tmp_path, "fixed"), *common) as first:
+        wait_until(lambda: size(tmp_path / "out") > 10_000, "bars")
+        first.send_signal(signal.SIGINT)
+        first.communicate(timeout=PATIENCE)
+    changed = [*given(tmp_path, "plain"), *common]
+    refused = run_mdp("run", str(APP), *changed)
     assert refused.returncode == 2
     assert "'mdp run --deploy'" in refused.stderr
-    lost = run_mdp(*changed, "--keep", "bars")
+    lost = run_mdp("run", str(APP), *changed, "--keep", "bars")
     assert (lost.returncode, "give --deploy too" in lost.stderr) == (2, True)
-    done = run_mdp(*changed, "--deploy")
-    assert done.returncode == 0, done.stderr
-    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
+    before = size(tmp_path / "out")
+    with mdp_run(*changed, "--deploy", "--json") as second:
+        wait_until(lambda: size(tmp_path / "out") > before + 10_000 or second.poll() is not None, "more bars")
+        (tmp_path / "end").touch()
+        summary, said = second.communicate(timeout=PATIENCE)
+        assert second.returncode == 0, said
+    check_bars(tmp_path / "out", expected(json.loads(summary)["items_in"], RATE), SECOND)
+
+
+@contextmanager
+def mdp_run(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """``mdp run`` in the background."""
+    command = [sys.executable, "-m", "market_data_pipeline.cli", "run", str(APP), *arguments]
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield running
+    finally:
+        if running.poll() is None:
+            running.kill()
+        running.communicate()
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files in ``folder``, also of those that get other names meanwhile."""
+    found = 0
+    for path in folder.glob("**/*"):
+        with suppress(FileNotFoundError):
+            found += path.stat().st_size
+    return found
 
 
 def test_what_is_assigned_while_all_tasks_end_is_given_back(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
     """A deployment found something unsent, let the workers go on, and stopped them again before one of them had looked."""
     with job(server.url, APP, logs) as running:
         names = start(running, "plain", tmp_path)
-        running.wait_for_items("source", ITEMS // 8)
+        work(running)
         asyncio.run(stop_and_assign(running.url, running.info()["name"]))
-        running.wait()
-        assert {running.wait_for_exit(name) for name in names} == {0}
-    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
+        end(running, tmp_path, names)
 
 
 async def stop_and_assign(url: str, name: str) -> None:
@@ -191,7 +221,7 @@ async def stop_and_assign(url: str, name: str) -> None:
         while any(owner.token for owner in (await control.assignment()).values()):  # noqa: ASYNC110 - others' writes
             await asyncio.sleep(0.02)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         assert await control.ask_to_deploy("test")
         while not (term := await control.lead("test", 10_000)):  # noqa: ASYNC110 - another process gives it up
             await asyncio.sleep(0.02)
@@ -209,7 +239,7 @@ def test_workers_may_leave_while_streams_are_drained(server: EmbeddedServer, tmp
     """No coordinator gives their partitions to others meanwhile; the deployment does."""
     with job(server.url, APP, logs) as running:
         names = start(running, "plain", tmp_path)
-        running.wait_for_items("source", ITEMS // 8)
+        work(running)
         running.start("w3-plain", *given(tmp_path, "plain"))
         wait_until(lambda: "holding partitions" in running.log("w3-plain"), "a third worker")
         for name in names[1:]:
@@ -220,34 +250,32 @@ def test_workers_may_leave_while_streams_are_drained(server: EmbeddedServer, tmp
         running.processes[names[1]].kill()
         running.processes[names[2]].send_signal(signal.SIGCONT)
         running.processes[names[2]].send_signal(signal.SIGTERM)
-        assert deploying.wait(timeout=50) == 0
+        assert deploying.wait(timeout=PATIENCE) == 0
         assert running.wait_for_exit("w3-plain") == 2
-        start(running, "filter", tmp_path)
-        running.wait()
-    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
+        end(running, tmp_path, start(running, "filter", tmp_path))
 
 
 def test_a_sink_that_begins_anew_leaves_what_is_published(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
     """With another argument, its manifest forgotten: the files of before are the user's, and nothing is lost or doubled."""
     with job(server.url, APP, logs) as running:
         names = start(running, "plain", tmp_path)
-        running.wait_for_items("source", ITEMS // 4)
+        work(running)
         code, said = deploy(running, tmp_path, "rolled", "--reset", "files")
         assert code == 0, said
         assert {running.wait_for_exit(name) for name in names} == {2}
         before = set((tmp_path / "out").glob("*.jsonl"))
-        start(running, "rolled", tmp_path)
-        running.wait()
+        names = start(running, "rolled", tmp_path)
+        work(running)
+        end(running, tmp_path, names)
         assert before
         assert before < set((tmp_path / "out").glob("*.jsonl"))
-    check_bars(tmp_path / "out", expected(ITEMS, RATE), SECOND)
 
 
 def test_a_worker_that_starts_while_its_job_is_removed_waits_for_the_next(
     server: EmbeddedServer, tmp_path: Path, logs: Path
 ) -> None:
     with job(server.url, APP, logs) as running:
-        arguments = given(tmp_path, "plain", None)
+        arguments = ["--set", f"output={tmp_path / 'out'}", "--set", f"items={SOME}"]
         running.start("coordinator-1", *arguments)
         keys = running.keys
         running.processes["coordinator-1"].kill()
@@ -259,5 +287,5 @@ def test_a_worker_that_starts_while_its_job_is_removed_waits_for_the_next(
         assert not list(running.client.scan_iter("mdp:*")), "who waits writes nothing"
         running.start("coordinator-2", *arguments)
         running.wait()
-        assert worker.wait(timeout=30) == 0
-    check_bars(tmp_path / "out", expected(ITEMS, None), SECOND)
+        assert worker.wait(timeout=PATIENCE) == 0
+    check_bars(tmp_path / "out", expected(SOME), SECOND)

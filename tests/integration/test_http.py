@@ -7,7 +7,8 @@ import urllib.error
 from pathlib import Path
 
 import pytest
-from tools.jobs import APPS, job, wait_until
+from test_main_job import APP, RATE, end, until_told
+from tools.jobs import job, wait_until
 
 from market_data_pipeline.store.embedded import EmbeddedServer
 
@@ -41,18 +42,17 @@ def value(metrics: str, name: str) -> float:
 
 
 def test_endpoints(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
-    given = ["--set", f"output={tmp_path / 'out'}", "--set", "items=200000", "--set", "rate=40000"]
-    with job(server.url, APPS / "bars_job.py", logs, *given) as running:
+    calm = {"MDP_LEASE_TTL_MS": "5000"}  # a worker that a busy machine takes for dead would be another test
+    with job(server.url, APP, logs, *until_told(tmp_path, RATE), env=calm) as running:
         running.start("coordinator")
         wait_until(running.leads, "the coordinator to lead")
         running.start("w0")
-        running.wait_for_items("source", 30_000)
-        worker = running.http("w0", "/metrics")
         for name in WORKER_METRICS:
-            assert name in worker
-        assert value(worker, "mdp_items_out_total{") >= 30_000
-        assert value(worker, "mdp_duplicate_items_total{") > 0
-        wait_until(lambda: all(n in running.http("coordinator", "/metrics") for n in COORDINATOR_METRICS), "metrics")
+            wait_until(lambda name=name: name in running.http("w0", "/metrics"), name)
+        wait_until(lambda: value(running.http("w0", "/metrics"), "mdp_items_out_total{") >= 30_000, "some items")
+        wait_until(lambda: value(running.http("w0", "/metrics"), "mdp_duplicate_items_total{") > 0, "a duplicate")
+        for name in COORDINATOR_METRICS:
+            wait_until(lambda name=name: name in running.http("coordinator", "/metrics"), name)
         assert running.http("w0", "/healthz") == running.http("coordinator", "/healthz") == "ok\n"
         assert running.http("w0", "/readyz") == f"holds partitions {list(range(8))}\n"
         status = json.loads(running.http("coordinator", "/api/status"))
@@ -61,12 +61,11 @@ def test_endpoints(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
         assert status["workers"][0]["partitions"] == list(range(8))
         with pytest.raises(urllib.error.HTTPError, match="404"):
             running.http("w0", "/api/status")
-        running.wait()
+        end(running, tmp_path, RATE)
 
 
 def test_refusals_are_counted_and_ended_tasks_have_no_lag(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
-    given = ["--set", f"output={tmp_path / 'out'}", "--set", "items=2000000", "--set", "rate=40000"]
-    with job(server.url, APPS / "bars_job.py", logs, *given) as running:
+    with job(server.url, APP, logs, *until_told(tmp_path, RATE)) as running:
         running.start("coordinator", "--partitions", "2")
         running.start("w0")
         refusals = 'mdp_fenced_commits_total{cause="moved"}'

@@ -21,7 +21,7 @@ from typing import Any
 import polars as pl
 import pytest
 from test_main_job import APP, SECOND, expected
-from tools.jobs import APPS, ROOT, run_mdp, wait_until
+from tools.jobs import APPS, PATIENCE, ROOT, run_mdp, wait_until
 from tools.oracle import check_bars, plain_bars, written_bars
 
 from market_data_pipeline.store.embedded import EmbeddedServer
@@ -42,7 +42,7 @@ def mdp(*arguments: str, err: Path) -> Iterator[subprocess.Popen[bytes]]:
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-            process.wait(60)
+            process.wait(PATIENCE)
 
 
 def bars_seen(err: Path) -> int:
@@ -75,7 +75,7 @@ def test_a_data_dir_is_resumed_after_ctrl_c(tmp_path: Path) -> None:
     with mdp(*given, err=err) as first:
         wait_until(lambda: bars_seen(err) > 0, "some bars")
         first.send_signal(signal.SIGINT)
-        assert first.wait(60) == 130
+        assert first.wait(PATIENCE) == 130
     assert 0 < len(written_bars(tmp_path / "out")) < len(expected(200_000, 40_000))
     assert "job bars: interrupted after" in err.read_text()
     again = run_mdp("run", *given)
@@ -95,7 +95,7 @@ def test_a_run_that_keeps_nothing_says_what_the_next_one_does(tmp_path: Path) ->
     with mdp(*run_bars(tmp_path, "--set", "items=200000", "--set", "rate=40000"), err=err) as first:
         wait_until(lambda: bars_seen(err) > 0, "some bars")
         first.send_signal(signal.SIGINT)
-        assert first.wait(60) == 130
+        assert first.wait(PATIENCE) == 130
     assert err.read_text().splitlines()[-1].endswith("a new one begins at the start; with --data-dir DIR it resumes")
     files = len(list((tmp_path / "out").glob("*.jsonl")))
     again = run_mdp("run", *run_bars(tmp_path, "--set", "items=1000"))
@@ -112,7 +112,7 @@ def test_everything_killed_at_once_is_resumed(tmp_path: Path) -> None:
         children = subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, text=True, check=True)
         for pid in [*children.stdout.split(), str(first.pid)]:
             os.kill(int(pid), signal.SIGKILL)
-        first.wait(10)
+        first.wait(PATIENCE)
     again = run_mdp("run", *given)
     assert again.returncode == 0, again.stderr
     check_bars(tmp_path / "out", expected(200_000, 40_000), SECOND)
@@ -127,7 +127,7 @@ def test_a_child_that_dies_is_reported_and_started_again(tmp_path: Path) -> None
             ["pgrep", "-f", "-P", str(running.pid), "name w2"], capture_output=True, text=True, check=True
         )
         os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
-        assert running.wait(60) == 0
+        assert running.wait(PATIENCE) == 0
     text = err.read_text()
     assert "w2 died with signal SIGKILL; its last words:" in text
     assert "w2: starting it again" in text

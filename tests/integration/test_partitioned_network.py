@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from tools.jobs import wait_until
+from tools.jobs import PATIENCE, wait_until
 from tools.namespaces import Network, NoNamespaces, network
 from tools.paced import PARTITIONS, PacedJob, paced_job
 from tools.parent_death import die_with_parent
@@ -91,9 +91,9 @@ SILENT = 'mdp_fenced_commits_total{cause="silent"}'
 def metric(machines: Network, paced: PacedJob, name: str, metric_name: str) -> float:
     """A metric of a worker, asked for on its own machine: it listens on its loopback only."""
     address = re.findall(r"listening on (http://\S+)", paced.job.log(name))[-1]
-    program = f"import urllib.request; print(urllib.request.urlopen('{address}/metrics', timeout=5).read().decode())"
+    program = f"import urllib.request; print(urllib.request.urlopen('{address}/metrics', timeout=60).read().decode())"
     command = [*machines.inside(name), sys.executable, "-c", program]
-    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
     return float(re.findall(rf"^{re.escape(metric_name)} (\S+)$", text, re.MULTILINE)[0])
 
 
@@ -102,7 +102,7 @@ def test_a_worker_that_is_cut_off_is_replaced_fenced_and_comes_back(
     machines: Network, tmp_path: Path, with_source: bool
 ) -> None:
     with server_on(machines, "hub") as server, paced_job(server.socket_url, tmp_path, WORK) as paced:
-        env = {"MDP_REDIS_URL": server.url}
+        env = {"MDP_REDIS_URL": server.url, "MDP_LEASE_TTL_MS": "2000"}  # a busy machine cuts nobody off
         paced.pace(PACE)
         paced.job.start("coordinator", "--min-workers", "2", env=env, inside=machines.inside("hub"))
         for name in ("east", "west"):

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pytest
 from test_main_job import APP
-from tools.jobs import APPS, ROOT, every_command, job, run_mdp, wait_until
+from tools.jobs import APPS, PATIENCE, ROOT, every_command, job, run_mdp, wait_until
 
 from market_data_pipeline.store.client import connect_blocking
 from market_data_pipeline.store.embedded import EmbeddedServer, free_port
@@ -80,7 +80,7 @@ def running(url: str, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes],
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-            process.wait(60)
+            process.wait(PATIENCE)
 
 
 def log_text(folder: Path) -> str:
@@ -100,7 +100,7 @@ def test_a_running_job(url: str, running: tuple[subprocess.Popen[bytes], Path, P
     for path in folder.rglob("*.log"):
         address = re.findall(r"listening on (http://\S+)", path.read_text())[0]
         for page in ("/metrics", "/healthz", "/readyz", *(["/api/status"] if path.stem == "coordinator" else [])):
-            with urllib.request.urlopen(address + page, timeout=10) as answer:
+            with urllib.request.urlopen(address + page, timeout=PATIENCE) as answer:
                 clean(answer.read().decode() + str(answer.headers), page)
     for command in (["status"], ["status", "--json"], ["dlq"]):
         done = run_mdp(*command, "--debug", env={"MDP_REDIS_URL": url})
@@ -111,7 +111,7 @@ def test_a_running_job(url: str, running: tuple[subprocess.Popen[bytes], Path, P
     wait_until(lambda: "starting it again" in output.read_text(), "the worker to be started again")
     logs = log_text(folder)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(PATIENCE) == 130
     clean(logs, "the logs")
     clean(output.read_text(), "what mdp run printed")
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import redis.exceptions
-from test_main_job import APP, SECOND, arguments, expected
+from test_main_job import APP, RATE, end, until_told
 from tools.jobs import job, wait_until
-from tools.oracle import check_bars
 from tools.sentinel import SENTINEL_PASSWORD, Replicated, replicated
 
 from market_data_pipeline.errors import StoreUnavailable
@@ -18,11 +17,14 @@ from market_data_pipeline.store.client import connect, connect_blocking, explain
 from market_data_pipeline.store.reader import StreamReader
 from market_data_pipeline.store.url import parse_address
 
+_NEVER_DOWN_MS = 600_000
+"""For tests in which no primary dies: a busy machine makes one silent for a while."""
+
 
 @pytest.fixture(scope="module")
 def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicated]:
     """For tests that leave it as it was."""
-    with replicated(tmp_path_factory.mktemp("trio")) as running:
+    with replicated(tmp_path_factory.mktemp("trio"), _NEVER_DOWN_MS) as running:
         yield running
 
 
@@ -40,7 +42,7 @@ def patient(ask: Callable[[], bool]) -> Callable[[], bool]:
 
 def test_a_job_finishes_exactly_after_a_failover(tmp_path: Path, logs: Path) -> None:
     env = {"MDP_SENTINEL_PASSWORD": SENTINEL_PASSWORD}
-    given = arguments(tmp_path, 120_000, 30_000)
+    given = until_told(tmp_path, RATE)
     with replicated(tmp_path) as trio, job(trio.address, APP, logs, *given, env=env) as running:
         running.start("coordinator", "--min-workers", "2")
         running.start("w0")
@@ -48,24 +50,24 @@ def test_a_job_finishes_exactly_after_a_failover(tmp_path: Path, logs: Path) -> 
         running.wait_for_items("source", 20_000)
         trio.primary.kill()
         wait_until(lambda: trio.role(trio.replica) == "master", "the replica to take over")
-        wait_until(patient(lambda: running.state() in ("finished", "failed")), "the job to end", 60)
-        assert running.state() == "finished", running.info()["error"]
+        replaced = "the server was restarted or replaced; every task loads again"
+        wait_until(lambda: replaced in running.log("w0"), "the first worker to find the new primary")
+        wait_until(patient(lambda: running.state() == "running"), "us to find it")
+        end(running, tmp_path, RATE)
         assert {running.wait_for_exit(name) for name in running.processes} == {0}
         for name in running.processes:
             assert "Traceback" not in running.log(name)
             assert SENTINEL_PASSWORD not in running.log(name)
-        assert "the server was restarted or replaced; every task loads again" in running.log("w0")
-    check_bars(tmp_path / "out", expected(120_000, 30_000), SECOND)
 
 
 async def test_a_demoted_primary_is_left_at_once(tmp_path: Path) -> None:
     """The old primary lives on as a replica: whoever writes to it must go and find the new one."""
-    with replicated(tmp_path) as trio:
+    with replicated(tmp_path, _NEVER_DOWN_MS) as trio:
         client, blocking = connect(trio.address), connect_blocking(trio.address)
         try:
             async with StreamReader(client) as reader:
                 await client.set("mdp:before", 1)
-                await client.wait(1, 5000)
+                assert await client.wait(1, 60_000) == 1
                 blocking.set("mdp:before", 2)
                 waiting = asyncio.create_task(reader.read({"mdp:s": "0-0"}, 60))
                 with trio.sentinel() as sentinel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 from test_main_job import APP, SECOND, arguments, expected
-from tools.jobs import APPS, every_command, job
+from tools.jobs import APPS, every_command, job, run_mdp
 from tools.oracle import check_bars
 from tools.tls import Files, make_files, needs_tls, tls_server
 
@@ -59,7 +60,8 @@ def test_a_job_over_mutual_tls_as_a_user(secured: Secured, tmp_path: Path, logs:
             running.start(name)
         running.wait()
         assert {running.wait_for_exit(name) for name in running.processes} == {0}
-        assert running.counts()["source"]["out"] == 20_000, "mdp status reads over the same connection"
+        shown = run_mdp("status", "--json", "--redis-url", address.url, env=env)
+        assert json.loads(shown.stdout)["nodes"]["source"]["out"] == 20_000, "mdp status reads over the same connection"
     check_bars(tmp_path / "out", expected(20_000), SECOND)
 
 

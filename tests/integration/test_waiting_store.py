@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools.jobs import APPS, ROOT, run_mdp, wait_until
+from tools.jobs import APPS, PATIENCE, ROOT, run_mdp, wait_until
 
 WAITS = "waits: task store/0 and 1 more: store: connection refused"
 
@@ -33,11 +33,11 @@ def test_a_job_says_what_it_waits_for_and_goes_on(tmp_path: Path) -> None:
         troubles = json.loads(run_mdp("status", "--json", *look[1].split()).stdout)["troubles"]
         assert troubles == [{"task": "store/0", "text": "store: connection refused", "tasks": 2}]
         there.touch()
-        assert running.wait(60) == 0, err.read_text()
+        assert running.wait(PATIENCE) == 0, err.read_text()
     finally:
         if running.poll() is None:
             running.send_signal(signal.SIGINT)
-            running.wait(60)
+            running.wait(PATIENCE)
     assert "items out           2,000" in err.read_text()
     logged = (data / "logs" / "w1.log").read_text()
     assert logged.count("nothing is lost, trying again") == 1

@@ -40,7 +40,7 @@ from market_data_pipeline.store.embedded import free_port
 from tools.kafka_log import aborted, transactions
 from tools.parent_death import die_with_parent
 
-_READY_SECONDS = 20.0
+_READY_SECONDS = 120.0
 
 
 def _quiet(error: KafkaError) -> None:
@@ -144,7 +144,7 @@ class Broker:
         """Make topics."""
         admin = AdminClient(settings(self.servers))
         for made in admin.create_topics([NewTopic(topic, partitions, 1) for topic in topics]).values():
-            made.result(10)
+            made.result(60)
 
     def produce(
         self,
@@ -180,7 +180,7 @@ class Broker:
 
 def partitions_of(servers: str, topic: str) -> list[int]:
     """Numbers of the partitions that ``topic`` has; none where there is no such topic."""
-    found = AdminClient(settings(servers)).list_topics(timeout=10).topics
+    found = AdminClient(settings(servers)).list_topics(timeout=60).topics
     return sorted(found[topic].partitions) if topic in found else []
 
 
@@ -218,7 +218,7 @@ def read_topic(servers: str, topic: str, isolation: str = "read_committed") -> l
 def forgetful_cluster() -> Iterator[str]:
     """The address of a mock cluster of librdkafka, with topics of four partitions that keep their last 5 MB."""
     keeper = Producer({**settings("mock"), "test.mock.num.brokers": 1})
-    brokers = keeper.list_topics(timeout=10).brokers.values()
+    brokers = keeper.list_topics(timeout=60).brokers.values()
     yield ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
     keeper.flush(0)
 
@@ -229,8 +229,8 @@ def fill(servers: str, topic: str, values: Sequence[bytes], partition: int = 0) 
     for at, value in enumerate(values):
         producer.produce(topic, value, partition=partition)
         if at % 100 == 99:
-            producer.flush(10)
-    assert producer.flush(10) == 0
+            producer.flush(60)
+    assert producer.flush(60) == 0
 
 
 @cache

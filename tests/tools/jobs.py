@@ -11,12 +11,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import redis
+from chaos.watch import Books
+
 from market_data_pipeline.clock import SystemClock
+from market_data_pipeline.dag.plan import plan_from_dict
 from market_data_pipeline.sources.base import SourceContext
 from market_data_pipeline.sources.synthetic import Synthetic
 from market_data_pipeline.store.client import address_of, connect_blocking
@@ -27,7 +32,11 @@ APPS = Path(__file__).parent.parent / "integration" / "apps"
 ROOT = Path(__file__).parent.parent.parent
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+PATIENCE = 120.0
+"""Seconds to wait for what takes a few where nothing is wrong and the machine has time: only a failure takes so long."""
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """The first true answer of ``condition``; fails after ``seconds``."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -117,38 +126,45 @@ class Job:
         return int(self.client.scard(self.keys.ended))
 
     def wait_for_items(self, node: str, items: int) -> None:
-        """Until ``node`` has emitted so many items, as the server's status says."""
+        """Until ``node`` has emitted so many items, as the server knows."""
         wait_until(lambda: self.counts().get(node, {}).get("out", 0) >= items, f"{node} to emit {items} items")
 
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Committed counters by node."""
-        status = subprocess.run(
-            [sys.executable, "-m", "market_data_pipeline.cli", "status", "--json", "--redis-url", self.url],
-            capture_output=True, check=False, env={**os.environ, **self._env},
-        )  # fmt: skip
-        return dict(json.loads(status.stdout)["nodes"]) if status.returncode == 0 else {}
+    def counts(self) -> dict[str, Counter[str]]:
+        """Committed counters by node; none while there is no job, or no server."""
+        try:
+            info = self.info()
+            if not info:
+                return {}
+            books = Books(plan_from_dict(json.loads(info["plan"])), info["name"], 0, 0)
+            return books.look(self.client, deep=False).counts()
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
+            return {}
 
-    def wait(self, seconds: float = 60.0) -> None:
+    def wait(self, seconds: float = PATIENCE) -> None:
         """Until the job is finished; fails with the error if it failed."""
         state = wait_until(lambda: self.state() in ("finished", "failed") and self.state(), "the job to end", seconds)
         assert state == "finished", self.info()["error"]
 
-    def wait_for_exit(self, name: str, seconds: float = 30.0) -> int:
+    def wait_for_exit(self, name: str, seconds: float = PATIENCE) -> int:
         return self.processes[name].wait(timeout=seconds)
 
     def http(self, name: str, path: str) -> str:
         """A GET at the process's own port, which is found in its log."""
         found = wait_until(lambda: re.findall(r"listening on (http://\S+)", self.log(name)), f"{name} to listen")
-        with urllib.request.urlopen(found[-1] + path, timeout=5) as answer:
+        with urllib.request.urlopen(found[-1] + path, timeout=PATIENCE) as answer:
             return str(answer.read().decode())
 
-    def leads(self, name: str = "coordinator") -> bool:
-        """Whether the coordinator ``name`` says that it leads; it answers 503 until it does."""
+    def ready(self, name: str) -> str:
+        """What the process says of itself at /readyz; empty while it answers 503."""
         try:
-            return self.http(name, "/readyz") == "leading\n"
+            return self.http(name, "/readyz")
         except urllib.error.HTTPError as refusal:
             refusal.close()
-            return False
+            return ""
+
+    def leads(self, name: str = "coordinator") -> bool:
+        """Whether the coordinator ``name`` says that it leads."""
+        return self.ready(name) == "leading\n"
 
     def stop(self) -> None:
         """End whatever still runs."""
@@ -174,7 +190,7 @@ def job(
 
 
 def run_mdp(
-    *arguments: str, env: dict[str, str] | None = None, seconds: float = 90.0
+    *arguments: str, env: dict[str, str] | None = None, seconds: float = 2 * PATIENCE
 ) -> subprocess.CompletedProcess[str]:
     """The ``mdp`` command, to its end."""
     return subprocess.run(
@@ -194,7 +210,7 @@ COMMANDS = {
 
 
 def every_command(
-    app: Path, *arguments: str, env: dict[str, str], names: Iterable[str] = COMMANDS, seconds: float = 60.0
+    app: Path, *arguments: str, env: dict[str, str], names: Iterable[str] = COMMANDS, seconds: float = PATIENCE
 ) -> dict[str, subprocess.CompletedProcess[str]]:
     """All the commands at once, each to its end."""
     base = {name: value for name, value in os.environ.items() if not name.startswith("MDP_")}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from market_data_pipeline.store.embedded import EmbeddedServer, free_port
 from tools.chart import NAMESPACE, RELEASE, objects_of_kind
 from tools.deployment import Deployment
-from tools.jobs import run_mdp
+from tools.jobs import PATIENCE, run_mdp
 from tools.keda_simulator import Simulator
 from tools.paced import APP, CAPACITY, JOB, PARTITIONS, PacedJob, paced_job
 
@@ -90,7 +90,7 @@ class ScaledJob:
         self,
         until: Callable[[Sample], bool],
         what: str,
-        seconds: float,
+        seconds: float = PATIENCE,
         show: Callable[[Sample], None] = lambda _: None,
     ) -> Sample:
         """Let KEDA and the HPA work until ``until`` says so of a sample. ``AssertionError`` after ``seconds``."""

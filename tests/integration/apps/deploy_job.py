@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bars_job import source
+from bars_job import trades
 
 from market_data_pipeline import JsonLines, Pipeline
 
@@ -21,14 +21,20 @@ def _breaks_at(row: dict[str, object]) -> bool:
     return True
 
 
-def pipeline(output: Path, items: int, rate: float | None = None, version: str = "plain") -> Pipeline:
+def pipeline(
+    output: Path,
+    items: int | None = None,
+    rate: float | None = None,
+    version: str = "plain",
+    end: Path | None = None,
+) -> Pipeline:
     """``plain``; ``filter``: a node more before the keyed edge; ``boundary``: bars in a subgraph of their own; ``interval``:
     other bars; ``rolled``: the sink with another argument; ``broken`` and ``fixed``: a function that fails, and one that does
     not."""
-    trades = Pipeline("bars").source(source(items, rate), name="source")
+    job = Pipeline("bars").source(trades(items, rate, end), name="source")
     if version == "filter":
-        trades = trades.filter(_same, name="filter")
-    keyed = trades.key_by("symbol").dedupe("symbol", "trade_id", name="dedupe")
+        job = job.filter(_same, name="filter")
+    keyed = job.key_by("symbol").dedupe("symbol", "trade_id", name="dedupe")
     if version == "boundary":
         keyed = keyed.boundary().map(_as_it_is, name="map")
     if version in ("broken", "fixed"):

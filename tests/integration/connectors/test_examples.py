@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import polars as pl
 from tools.ib_gateway import IbGateway
-from tools.jobs import ROOT, run_mdp
+from tools.jobs import PATIENCE, ROOT, run_mdp
 
 from market_data_pipeline import DagRuntime
 from market_data_pipeline.store.client import connect_blocking
@@ -76,7 +76,7 @@ async def test_ticks_of_interactive_brokers_are_stored(tmp_path: Path) -> None:
             quoting = await gateway.subscribed("AAPL", "BidAsk")
             gateway.trade(trading, "AAPL", 1_790_000_000, 191.25, 100)
             gateway.quote(quoting, "AAPL", 1_790_000_000, 191.2, 191.3, 300, 200)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while (found := stored(tmp_path / "ticks.sqlite")) != (
                     [("AAPL", 191.25, 100.0)],
                     [("AAPL", 191.2, 191.3)],

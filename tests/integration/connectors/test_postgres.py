@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from tools.jobs import APPS, ROOT, Job, generate, job, run_mdp, wait_until
+from tools.jobs import APPS, PATIENCE, ROOT, Job, generate, job, run_mdp, wait_until
 from tools.oracle import plain_bars
 from tools.postgres import PostgresServer, lock_table, query, shared_server
 
@@ -310,7 +310,7 @@ async def test_a_step_on_a_frozen_server_can_be_given_up(url: str, opened: Open,
         await until_waiting(url)
         with postgres.frozen():
             step.cancel()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 with pytest.raises((asyncio.CancelledError, SinkError)):
                     await step
                 await sink.close()
@@ -342,7 +342,7 @@ async def test_a_frozen_zombie_does_not_hold_its_rows_for_ever(url: str, opened:
             await until_waiting(url)
             zombie.send_signal(signal.SIGSTOP)
             other.rollback()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 await put(successor, trade(0), trade(3))
         finally:
             zombie.kill()

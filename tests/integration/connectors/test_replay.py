@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from test_mdp_run import bars_seen, mdp
-from tools.jobs import APPS, run_mdp, wait_until
+from tools.jobs import APPS, PATIENCE, run_mdp, wait_until
 from tools.oracle import check_bars, plain_bars, written_bars
 from tools.replayed import some_trades, write_trades
 
@@ -44,7 +44,7 @@ def test_a_replay_that_is_killed_goes_on_exactly(tmp_path: Path) -> None:
         children = subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, text=True, check=True)
         for pid in [*children.stdout.split(), str(first.pid)]:
             os.kill(int(pid), signal.SIGKILL)
-        first.wait(10)
+        first.wait(PATIENCE)
     assert len(written_bars(tmp_path / "out")) < len(expected)
     again = run_mdp("run", *given, "--json")
     assert again.returncode == 0, again.stderr

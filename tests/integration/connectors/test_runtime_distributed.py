@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools.jobs import ROOT, generate
+from tools.jobs import PATIENCE, ROOT, generate
 from tools.oracle import check_bars, plain_bars, written_bars
 
 from market_data_pipeline import (
@@ -52,7 +52,7 @@ def processes() -> dict[int, str]:
 
 
 async def some_bars(running: Running) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while running.status().items_out == 0:
             assert not running.done, running.status()
             await asyncio.sleep(0.02)

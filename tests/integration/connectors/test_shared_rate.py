@@ -114,7 +114,7 @@ def test_three_workers_together_stay_within_a_venues_rate_and_so_do_two(
         running.processes["w1"].send_signal(signal.SIGKILL)
         made = venue.made
         running.wait_for_exit("w1")
-        wait_until(lambda: len(venue.served()) == SYMBOLS, "all symbols to be served by the others", 60)
+        wait_until(lambda: len(venue.served()) == SYMBOLS, "all symbols to be served by the others")
         assert circuits(running, "w0", "Venue@")
         assert set(circuits(running, "w0", "Venue@") + circuits(running, "w2", "Venue@")) == {0.0}
         calls = sorted(venue.calls)

@@ -90,7 +90,7 @@ def test_a_sink_with_a_queue_of_its_own_is_never_buried(server: EmbeddedServer, 
         assert metric(running, "coordinator", 'mdp_store_queue_high{node="store"}') == HIGH
         assert metric(running, "coordinator", 'mdp_store_queue_depth{node="store"}') > LOW
         assert metric(running, "coordinator", 'mdp_store_write_seconds{node="store"}') == 0.01
-        assert metric(running, "coordinator", "mdp_scale_sink_bound") == 1
+        wait_until(lambda: metric(running, "coordinator", "mdp_scale_sink_bound") == 1, "the sink to be what is slow")
         told.slow.unlink()
         told.pace(200)
         wait_until(lambda: status(running)["rates"] == {}, "the limit to be lifted")
@@ -104,9 +104,10 @@ def test_a_sink_with_a_queue_of_its_own_is_never_buried(server: EmbeddedServer, 
 
 
 class _Coordinator(BaseHTTPRequestHandler):
-    """An outside coordinator of writes. Its server's ``depth`` is the test's."""
+    """An outside coordinator of writes. Its server's ``depth`` is the test's; ``answers`` counts."""
 
     def do_GET(self) -> None:
+        self.server.answers += 1  # type: ignore[attr-defined]
         document = {"queue": {"depth": self.server.depth}, "write_seconds": 0.25}  # type: ignore[attr-defined]
         body = json.dumps({**document, "high": 80, "low": 20, "queue_depth": document["queue"]["depth"]}).encode()
         self.send_response(200)
@@ -121,7 +122,7 @@ class _Coordinator(BaseHTTPRequestHandler):
 @contextmanager
 def outside() -> Iterator[Any]:
     coordinator: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Coordinator)
-    coordinator.depth = 0
+    coordinator.depth = coordinator.answers = 0
     thread = threading.Thread(target=coordinator.serve_forever)
     thread.start()
     try:
@@ -149,8 +150,9 @@ def test_an_outside_coordinator_of_writes_is_obeyed(server: EmbeddedServer, tmp_
             assert "store of store: 100 wait, high 80, low 20, a write 0.250 s" in said
             writes.depth = 50
             told.pace(200)
-            held = status(running)["rates"]
             wait_until(lambda: status(running)["stores"]["store"]["queue_depth"] == 50, "the next answer")
+            held, more = status(running)["rates"], writes.answers + 3
+            wait_until(lambda: writes.answers >= more, "some more answers")
             assert status(running)["rates"] == held, "between its levels nothing is changed"
             writes.depth = 0
             wait_until(lambda: status(running)["rates"] == {}, "the limit to be lifted")

@@ -24,7 +24,7 @@ async def test_a_function_that_reads_nothing_starts_anew() -> None:
     job, _ = job_of(wait, double)
     first = TaskId("first", 0)
     job.start(first)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await until(lambda: bool(started))
         job.running[first][0].reload()
         await both.wait()

@@ -332,7 +332,7 @@ async def test_what_was_kept_comes_out_when_there_is_room_though_nothing_more_co
         found = [row["n"] for part in committed_rows(job.server, "sink").values() for row in part]
         return set(range(3_995, 4_000)) <= set(found)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await job.run_until(last_of_each)
     source.done.set()
     await job.run()

@@ -39,7 +39,7 @@ def _quiet_client() -> Iterator[None]:
 
 
 async def _next(stream: Any) -> Any:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await anext(stream)
 
 
@@ -192,7 +192,7 @@ async def test_as_a_source_it_comes_back_with_a_gap() -> None:
             await gateway.until(lambda: session not in gateway.sessions)
             gateway.trade(await gateway.subscribed("AAPL", "AllLast"), "AAPL", 9, 2.0, 1)
             items: list[Any] = []
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while len(items) < 4:
                     batch = await source.read()
                     assert batch is not None
@@ -251,7 +251,7 @@ async def test_a_lookup_that_is_never_answered_is_a_break(monkeypatch: pytest.Mo
         gateway.ignored.add("AAPL")
         connection = await InteractiveBrokers(port=gateway.port).connect()
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 with pytest.raises(FeedDown, match=r"AAPL: its contract was not told within 0\.05 s"):
                     await connection.subscribe("trade", ["AAPL"])
             gateway.ignored.clear()

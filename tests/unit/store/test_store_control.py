@@ -127,15 +127,19 @@ async def test_a_job_is_finished_only_when_its_tasks_have_ended(client: Client) 
 
 async def test_heartbeats_run_out(client: Client, server: EmbeddedServer) -> None:
     control, _ = await leader(client)
-    heart = HeartbeatThread(server.url, control.job, Heartbeat("w1", "t", (1, 2)), 300)
+    lease = 2_000
+    heart = HeartbeatThread(server.url, control.job, Heartbeat("w1", "t", (1, 2)), lease)
     heart.start()
     assert heart.run_id == (await client.info("server"))["run_id"]
-    for _ in range(5):
-        await asyncio.sleep(0.1)
-        assert (await control.workers())["w1"].pins == (1, 2)
+    key = control.keys.worker("w1")
+    await client.persist(key)
+    while not 0 < await client.pttl(key) <= lease:  # noqa: ASYNC110 - the heart's thread writes it
+        await asyncio.sleep(0.01)
+    assert (await control.workers())["w1"].pins == (1, 2)
     await asyncio.to_thread(heart.stop)
-    await asyncio.sleep(0.35)
-    assert await control.workers() == {}
+    await client.pexpire(key, 1)
+    while await control.workers() != {}:  # noqa: ASYNC110 - the server lets it run out
+        await asyncio.sleep(0.01)
 
 
 async def test_what_is_left_of_a_removed_job_cannot_touch_the_next_one(client: Client, server: EmbeddedServer) -> None:

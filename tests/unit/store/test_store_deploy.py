@@ -25,7 +25,7 @@ from market_data_pipeline.store.deploy import Deployment
 from market_data_pipeline.store.rates import published, rates_in
 from market_data_pipeline.store.reader import StreamReader
 
-TTL_MS = 300
+TTL_MS = 1_500
 
 
 def plan(apart: bool = False) -> Plan:
@@ -54,7 +54,7 @@ class Bench:
     def deployment(self, new: Plan | None = None, kind: type[Deployment] = Deployment) -> Deployment:
         return kind(self.client, self.control.job, new or plan(apart=True), Choice(), {"dedupe", "bars"}, TTL_MS)
 
-    async def run(self, deployment: Deployment, timeout: float = 5.0) -> None:
+    async def run(self, deployment: Deployment, timeout: float = 60.0) -> None:
         await deployment.run(timeout, self.said.append)
 
     async def dump(self) -> dict[bytes, Any]:

@@ -17,7 +17,8 @@ from market_data_pipeline.store.control import Control, Heartbeat, JobInfo, publ
 from market_data_pipeline.store.embedded import EmbeddedServer
 from market_data_pipeline.store.heartbeat import HeartbeatThread
 
-TTL_MS = 300
+TTL_MS = 3_000
+"""Longer than a busy machine keeps a thread from its beat."""
 PLAN = compile_dag(Pipeline("beats").source(Synthetic()).sink(Collect()).build(), 1)
 
 
