@@ -97,7 +97,7 @@ def test_a_second_job_with_the_same_name_and_another_plan(server: EmbeddedServer
     assert run_mdp("run", BARS, *given).returncode == 0
     line = refused(2, "run", BARS, *given, "--set", "interval=5s")
     assert "first difference: plan.nodes.tumblingbars.config.interval: ours 5000000000, theirs 1000000000" in line
-    assert "mdp remove bars" in line
+    assert "It has finished: begin anew with --fresh" in line
     assert run_mdp("run", BARS, *given, "--set", "interval=5s", "--fresh").returncode == 0
     assert run_mdp("remove", "bars", "--redis-url", server.url).stdout == "job bars: removed\n"
     assert "no job 'bars' on this server" in refused(2, "status", "--redis-url", server.url, "--job", "bars")
