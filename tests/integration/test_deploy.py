@@ -168,7 +168,7 @@ def test_a_program_that_changed_goes_on_in_its_data_dir(tmp_path: Path) -> None:
     changed = [*given(tmp_path, "plain"), *common]
     refused = run_mdp("run", str(APP), *changed)
     assert refused.returncode == 2
-    assert "'mdp run --deploy'" in refused.stderr
+    assert "Give it this plan with --deploy" in refused.stderr
     lost = run_mdp("run", str(APP), *changed, "--keep", "bars")
     assert (lost.returncode, "give --deploy too" in lost.stderr) == (2, True)
     before = size(tmp_path / "out")
