@@ -120,7 +120,6 @@ class RoutedIntake(Intake):
         await self._put([*passed, *self._parted(feed)])
 
     async def look(self) -> None:
-        self._time.looked()
         await self._put(self._decide())
         await super().look()
 

@@ -10,6 +10,8 @@ INTAKE = "market_data_pipeline/sources/routed_intake.py"
 ROUTES_TESTS = ("tests/unit/sources/test_routes.py",)
 STANDBY_TESTS = ("tests/unit/sources/test_standby.py",)
 INTAKE_TESTS = ("tests/unit/sources/test_routed_intake.py",)
+LINK = "market_data_pipeline/sources/feed_link.py"
+LINK_TESTS = ("tests/unit/sources/test_feed_link.py",)
 
 
 def _routes() -> list[Mutation]:
@@ -163,6 +165,20 @@ def _waiting() -> list[Mutation]:
             "loads[old] or ways[old] > 1",
             "loads[old]",
             INTAKE_TESTS,
+        ),
+        Mutation(
+            "feed: a standstill is not held against it",
+            LINK,
+            "read_until, wall = self._clock.monotonic(), self._time.read_until(),",
+            "read_until, wall = self._clock.monotonic(), self._clock.monotonic(),",
+            LINK_TESTS,
+        ),
+        Mutation(
+            "feed: who was not read on is not quiet",
+            LINK,
+            "            self._intake.tell(self.health.heard(self._clock.monotonic(), self._clock.time_ns()))\n",
+            "",
+            LINK_TESTS,
         ),
     ]
 
