@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -49,8 +48,8 @@ class Routes:
 
 
 class RoutedIntake(Intake):
-    """An :class:`Intake` of which only those records go on that ``routes`` lets pass. Also when several feeds have to wait for
-    room in the inbox, records go there in the order in which it was decided that they pass."""
+    """An :class:`Intake` of which only those records go on that ``routes`` lets pass, in the order in which that was
+    decided."""
 
     def __init__(
         self,
@@ -68,7 +67,6 @@ class RoutedIntake(Intake):
         self._routes, self._routing, self._standby, self._time = routes, routes.routing, routes.standby, routes.time
         self._provider_of = {feed.name: feed.provider for feed in routes.feeds.values()}
         self._now = 0.0
-        self._order = asyncio.Lock()
 
     async def records(self, health: FeedHealth, venue: str, records: Sequence[Any]) -> None:
         feed = health.feed
@@ -92,11 +90,6 @@ class RoutedIntake(Intake):
     def _admit(self, feed: str, record: Trade | Quote | Gap, passed: list[Any]) -> None:
         if self._standby.take(self._provider_of[feed], feed, record, self._now):
             super()._admit(feed, record, passed)
-
-    async def _put(self, records: Sequence[Any]) -> None:
-        if records:
-            async with self._order:  # which is fair: who asked first is first
-                await super()._put(records)
 
     def served(self, feed: str, kind: str, symbols: Sequence[str]) -> None:
         super().served(feed, kind, symbols)
