@@ -19,9 +19,9 @@ class WatchedTime:
         return self._seen + min(self._clock.monotonic() - self._looked_at, self._most)
 
     def read_until(self) -> float:
-        """Up to when all that came has been read, as the clock has it: now, or the last look where that was long ago."""
-        now = self._clock.monotonic()
-        return now if now - self._looked_at <= self._most else self._looked_at
+        """Up to when all that came has been read, as the clock has it: the last look. Since then the process may have stood
+        still."""
+        return self._looked_at
 
     def looked(self) -> None:
         """Somebody looks: what has come can be read until the next time."""
