@@ -112,7 +112,7 @@ def _standby() -> list[Mutation]:
         ),
         Mutation(
             "standby: records wait for room in the order in which they passed",
-            INTAKE,
+            "market_data_pipeline/sources/intake.py",
             "async with self._order:  # which is fair: who asked first is first",
             "if True:",
             ("tests/unit/sources/test_routed_intake.py",),
@@ -172,6 +172,13 @@ def _waiting() -> list[Mutation]:
             "read_until, wall = self._clock.monotonic(), self._time.read_until(),",
             "read_until, wall = self._clock.monotonic(), self._clock.monotonic(),",
             LINK_TESTS,
+        ),
+        Mutation(
+            "feed: a snapshot that comes twice fills the hole once",
+            "market_data_pipeline/sources/feed_gaps.py",
+            "if number in line.come:",
+            "if False:",
+            ("tests/unit/sources/test_feed_gaps.py",),
         ),
         Mutation(
             "feed: who was not read on is not quiet",
