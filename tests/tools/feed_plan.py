@@ -142,12 +142,7 @@ def plan_of(seed: int, way: str | None = None, short: bool = False) -> Plan:
     overlap = "500ms" if rng.random() < 0.3 else "2s"
     most_lag = rng.choice((0.0, 0.3, 0.8)) if overlap == "2s" else 0.2
     return Plan(
-        seed=seed,
-        way=way,
-        same_venue=rng.random() < 0.5,
-        symbols=symbols,
-        kinds=kinds,
-        partitions=partitions,
+        seed=seed, way=way, same_venue=rng.random() < 0.5, symbols=symbols, kinds=kinds, partitions=partitions,
         lags=tuple(rng.uniform(0, most_lag) for _ in range(count)),
         snapshot=rng.choice((0, 0, 5, 30)),
         per_connection=rng.choice((0, 0, 2)),
@@ -160,23 +155,31 @@ def plan_of(seed: int, way: str | None = None, short: bool = False) -> Plan:
         refusals=_refusals(rng, count, kinds, symbols) if rng.random() < 0.2 and way != "by symbol" else (),
         job=rng.choice(("fast", "fast", "slow", "stops")),
         is_slow=rng.random() < 0.3,
-        times={
-            "fail_after": rng.choice(("0s", "500ms", "3s")),
-            "recover_after": rng.choice(("0s", "1s", "10s")),
-            "stale_after": rng.choice((None, None, "1s")),
-        },
-        settings={
-            "quiet_after": rng.choice(("30s", "2s", "5s")),
-            "give_up_after": rng.choice((None, None, "5s")),
-            "gap_after": rng.choice(("5s", "500ms", "0s")),
-            "overlap": overlap,
-        },
+        times=_times(rng),
+        settings=_settings(rng, overlap),
         queue=rng.choice((65536, 65536, 8, 40)),
         overload=rng.choice(("block", "block", "conflate")),
         keeps=rng.choice((4096, 4096, 5)),
         min_calls=rng.choice((1000, 1000, 3)),
         begun=rng.random() < 0.3,
-    )
+    )  # fmt: skip
+
+
+def _times(rng: random.Random) -> dict[str, str | None]:
+    return {
+        "fail_after": rng.choice(("0s", "500ms", "3s")),
+        "recover_after": rng.choice(("0s", "1s", "10s")),
+        "stale_after": rng.choice((None, None, "1s")),
+    }
+
+
+def _settings(rng: random.Random, overlap: str) -> dict[str, str | None]:
+    return {
+        "quiet_after": rng.choice(("30s", "2s", "5s")),
+        "give_up_after": rng.choice((None, None, "5s")),
+        "gap_after": rng.choice(("5s", "500ms", "0s")),
+        "overlap": overlap,
+    }
 
 
 def _cuts(rng: random.Random, count: int, seconds: float) -> tuple[Cut, ...]:
