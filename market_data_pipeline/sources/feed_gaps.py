@@ -6,6 +6,7 @@ trades of A (ids are numbers that grow by one)               gives, in front of 
 ... 50, away, 53                                             ``Gap(A, 51, 52, 2, ts of 53)``
 ... 50, away, 51                                             nothing: none is missing
 ... 50, away, snapshot 51, snapshot 52, 53                   nothing; 51 and 52 are passed on as ``live``: they are not history
+... 50, away, snapshot 51, away, snapshot 51, 52             nothing; 51 is ``live`` the first time
 ... 50, away, snapshot 52, 53                                ``Gap(A, 51, 51, 1, ts of 53)``
 ... 50, away, 48, 49, 50, 51                                 nothing; what was there before passes (``dedupe`` drops it)
 ... 50, away, 3 (later than 50)                              ``Gap(A, 0, 0, 0, ts of 3)``: the ids began anew
@@ -159,6 +160,8 @@ class FeedGaps:
 
     def _snapshot(self, line: _Line, record: Trade | Quote, number: int | None) -> Trade | Quote:
         if number is None or line.last is None or number <= line.last or not line.counts:
+            return record
+        if number in line.come:  # it came before the connection broke once more
             return record
         line.come.add(number)
         return record._replace(phase="live")

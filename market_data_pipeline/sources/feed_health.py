@@ -58,7 +58,7 @@ class FeedHealth:
         return self._to("connected", "resumed", wall) if self.condition == "quiet" else []
 
     def look(self, now: float, wall: int) -> list[FeedEvent]:
-        """Time has gone on."""
+        """Time has gone on; what came up to ``now`` has been read."""
         silence = self.silence(now)
         if self.condition != "connected" or silence < self._quiet_after:
             return []

@@ -14,6 +14,7 @@ from market_data_pipeline.sources.feed_health import FeedHealth
 from market_data_pipeline.sources.intake import Intake
 from market_data_pipeline.sources.provider import FeedConnection, FeedDown, MarketDataProvider, SubscriptionRefused
 from market_data_pipeline.sources.reconnect import Backoff
+from market_data_pipeline.sources.watched_time import WatchedTime
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Patience(NamedTuple):
 
 class FeedLink:
     """One connection to ``provider`` at a time, for ``wanted``, for as long as the feed is not over. ``budget`` is asked before
-    each connect and each subscribe call; ``show`` is told the circuit's state as a number."""
+    each connect and each subscribe call; ``time`` says what was read; ``show`` is told the circuit's state as a number."""
 
     def __init__(  # noqa: PLR0913 - what belongs to one feed, by keyword
         self,
@@ -55,12 +56,13 @@ class FeedLink:
         backoff: Backoff,
         budget: Budget,
         patience: Patience,
+        time: WatchedTime,
         show: Callable[[float], None],
     ) -> None:
         self.health = health
         self._provider, self._wanted, self._intake = provider, wanted, intake
         self._breaker, self._backoff, self._budget, self._patience = breaker, backoff, budget, patience
-        self._show = show
+        self._time, self._show = time, show
         self._clock = intake.clock
         self._refused: set[tuple[str, str]] = set()
         self._ticket: Ticket | None = None
@@ -224,6 +226,8 @@ class FeedLink:
                 await self._intake.records(self.health, self._provider.name, records)
             finally:
                 self._delivering = False
+            # what came while it waited is read only from here on
+            self._intake.tell(self.health.heard(self._clock.monotonic(), self._clock.time_ns()))
 
     async def _subscribe(self, connection: FeedConnection) -> None:
         for kind in self._wanted.kinds:
@@ -276,7 +280,7 @@ class FeedLink:
         self._show_circuit()
         if self._connection is None or self._broken is None or self._broken.done() or self._delivering:
             return
-        now, wall = self._clock.monotonic(), self._clock.time_ns()
+        now, read_until, wall = self._clock.monotonic(), self._time.read_until(), self._clock.time_ns()
         try:
             found = self._connection.health()
         except Exception as error:
@@ -284,10 +288,10 @@ class FeedLink:
             return
         if found.last_message > self.health.heard_at:
             self._intake.tell(self.health.heard(found.last_message, wall))
-        self._intake.tell(self.health.look(now, wall))
+        self._intake.tell(self.health.look(read_until, wall))
         if not found.connected:
             self._broken.set_result(FeedDown(found.detail or "the client says that it is not connected"))
-        elif self._patience.quiet and (silence := self._silence(now)) >= self._patience.quiet:
+        elif self._patience.quiet and (silence := self._silence(read_until)) >= self._patience.quiet:
             self._broken.set_result(FeedDown(f"nothing for {silence:.1f} s"))
         if self._ticket is not None and now - self._since >= self._patience.stable:
             self._breaker.succeeded(self._ticket, now)

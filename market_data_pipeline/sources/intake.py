@@ -29,8 +29,9 @@ _LOUD = ("disconnected", "suspended", "failed")
 
 
 class Intake:
-    """``gap_after``: seconds after which symbols that nobody serves get a gap of unknown size, while no feed is there at
-    all."""
+    """Records go into the inbox in the order in which they came, also where several feeds have to wait for room there: so a gap
+    stays in front of what came behind it. ``gap_after``: seconds after which symbols that nobody serves get a gap of unknown
+    size, while no feed is there at all."""
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class Intake:
         self._events: deque[FeedEvent] = deque(maxlen=_MOST_EVENTS)
         self._rejected: list[DeadLetter] = []
         self._taken = asyncio.Event()
+        self._order = asyncio.Lock()
         self._up: set[str] = set()
         self._trouble, self._down = trouble, dict[str, str]()
 
@@ -93,7 +95,9 @@ class Intake:
         passed.append(known)
 
     async def _put(self, records: Sequence[Any]) -> None:
-        await self.inbox.put(records)
+        if records:
+            async with self._order:  # which is fair: who asked first is first
+                await self.inbox.put(records)
 
     def _count_gaps(self, gaps: Sequence[Gap]) -> None:
         if gaps:

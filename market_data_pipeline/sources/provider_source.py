@@ -28,6 +28,7 @@ from market_data_pipeline.sources.provider import MarketDataProvider, check_prov
 from market_data_pipeline.sources.reconnect import Backoff, Reconnect
 from market_data_pipeline.sources.spill import SpillFile
 from market_data_pipeline.sources.venue_budget import budget_name, budget_of
+from market_data_pipeline.sources.watched_time import WatchedTime
 
 EVENTS = "events"
 """The output of :class:`~market_data_pipeline.records.FeedEvent` records."""
@@ -186,6 +187,7 @@ class ProviderSource(Source):
         if position is not None:
             gaps.restarted(own, ctx.clock.monotonic())
         feeds = self._feeds(own, ctx)
+        self._time = WatchedTime(ctx.clock, 2 * self._look_every())
         self._intake = self._make_intake(feeds, gaps, ctx)
         self._links = self._make_links(feeds, ctx)
         self._tasks = [asyncio.create_task(self._run(self._links)), asyncio.create_task(self._look())]
@@ -229,6 +231,7 @@ class ProviderSource(Source):
                         backoff=Backoff(self.reconnect, self.reconnect.rng(ctx.node, ctx.partition, feed.name)),
                         budget=budget,
                         patience=patience,
+                        time=self._time,
                         show=partial(ctx.gauge, "circuit_state", feed.name),
                     )
                 )
@@ -276,6 +279,7 @@ class ProviderSource(Source):
             await self._clock.sleep(seconds)
             for link in self._links:
                 link.look()
+            self._time.looked()
             await self._intake.look()
 
     async def read(self) -> Batch | None:

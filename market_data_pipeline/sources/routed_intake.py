@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -49,8 +48,8 @@ class Routes:
 
 
 class RoutedIntake(Intake):
-    """An :class:`Intake` of which only those records go on that ``routes`` lets pass. Also when several feeds have to wait for
-    room in the inbox, records go there in the order in which it was decided that they pass."""
+    """An :class:`Intake` of which only those records go on that ``routes`` lets pass, in the order in which that was
+    decided."""
 
     def __init__(
         self,
@@ -68,7 +67,6 @@ class RoutedIntake(Intake):
         self._routes, self._routing, self._standby, self._time = routes, routes.routing, routes.standby, routes.time
         self._provider_of = {feed.name: feed.provider for feed in routes.feeds.values()}
         self._now = 0.0
-        self._order = asyncio.Lock()
 
     async def records(self, health: FeedHealth, venue: str, records: Sequence[Any]) -> None:
         feed = health.feed
@@ -93,11 +91,6 @@ class RoutedIntake(Intake):
         if self._standby.take(self._provider_of[feed], feed, record, self._now):
             super()._admit(feed, record, passed)
 
-    async def _put(self, records: Sequence[Any]) -> None:
-        if records:
-            async with self._order:  # which is fair: who asked first is first
-                await super()._put(records)
-
     def served(self, feed: str, kind: str, symbols: Sequence[str]) -> None:
         super().served(feed, kind, symbols)
         self._routing.fit(feed, [(symbol, kind) for symbol in symbols], self._time.now())
@@ -120,7 +113,6 @@ class RoutedIntake(Intake):
         await self._put([*passed, *self._parted(feed)])
 
     async def look(self) -> None:
-        self._time.looked()
         await self._put(self._decide())
         await super().look()
 

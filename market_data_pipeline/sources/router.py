@@ -21,7 +21,6 @@ from market_data_pipeline.sources.routed_intake import RoutedIntake, Routes
 from market_data_pipeline.sources.routes import Failover, Route, RouteRule
 from market_data_pipeline.sources.routing import Routing
 from market_data_pipeline.sources.standby import Standby
-from market_data_pipeline.sources.watched_time import WatchedTime
 
 
 class SourceRouter(ProviderSource):
@@ -106,7 +105,6 @@ class SourceRouter(ProviderSource):
             self.route, rankings, feeds, ctx.clock.monotonic(), offset=ctx.partition, kinds=kinds,
             catch_up=self.overlap / 1e9,
         )  # fmt: skip
-        self._time = WatchedTime(ctx.clock, 2 * self._look_every())
         keep = self.overlap + max((self.give_up_after or 0), round(self.route.times[2] * 1e9))
         self._standby = Standby(
             self._routing,

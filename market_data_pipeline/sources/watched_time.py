@@ -18,6 +18,11 @@ class WatchedTime:
         """What has passed; it never goes back."""
         return self._seen + min(self._clock.monotonic() - self._looked_at, self._most)
 
+    def read_until(self) -> float:
+        """Up to when all that came has been read, as the clock has it: the last look. Since then the process may have stood
+        still."""
+        return self._looked_at
+
     def looked(self) -> None:
         """Somebody looks: what has come can be read until the next time."""
         self._looked_at = self._clock.monotonic()

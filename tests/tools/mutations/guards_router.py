@@ -10,6 +10,8 @@ INTAKE = "market_data_pipeline/sources/routed_intake.py"
 ROUTES_TESTS = ("tests/unit/sources/test_routes.py",)
 STANDBY_TESTS = ("tests/unit/sources/test_standby.py",)
 INTAKE_TESTS = ("tests/unit/sources/test_routed_intake.py",)
+LINK = "market_data_pipeline/sources/feed_link.py"
+LINK_TESTS = ("tests/unit/sources/test_feed_link.py",)
 
 
 def _routes() -> list[Mutation]:
@@ -110,7 +112,7 @@ def _standby() -> list[Mutation]:
         ),
         Mutation(
             "standby: records wait for room in the order in which they passed",
-            INTAKE,
+            "market_data_pipeline/sources/intake.py",
             "async with self._order:  # which is fair: who asked first is first",
             "if True:",
             ("tests/unit/sources/test_routed_intake.py",),
@@ -163,6 +165,27 @@ def _waiting() -> list[Mutation]:
             "loads[old] or ways[old] > 1",
             "loads[old]",
             INTAKE_TESTS,
+        ),
+        Mutation(
+            "feed: a standstill is not held against it",
+            LINK,
+            "read_until, wall = self._clock.monotonic(), self._time.read_until(),",
+            "read_until, wall = self._clock.monotonic(), self._clock.monotonic(),",
+            LINK_TESTS,
+        ),
+        Mutation(
+            "feed: a snapshot that comes twice fills the hole once",
+            "market_data_pipeline/sources/feed_gaps.py",
+            "if number in line.come:",
+            "if False:",
+            ("tests/unit/sources/test_feed_gaps.py",),
+        ),
+        Mutation(
+            "feed: who was not read on is not quiet",
+            LINK,
+            "            self._intake.tell(self.health.heard(self._clock.monotonic(), self._clock.time_ns()))\n",
+            "",
+            LINK_TESTS,
         ),
     ]
 

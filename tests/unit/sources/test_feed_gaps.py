@@ -57,6 +57,15 @@ def test_a_snapshot_fills_the_hole_and_is_no_history_then() -> None:
     ]
 
 
+def test_what_filled_the_hole_is_history_when_it_comes_once_more() -> None:
+    gaps = _away(49, 50)
+    assert _seen(gaps, _trade(51, phase="snapshot")) == [_trade(51)]
+    gaps.lost("y", 200.0)
+    assert _seen(gaps, *(_trade(number, phase="snapshot") for number in (51, 52)), _trade(53)) == [
+        _trade(51, phase="snapshot"), _trade(52), _trade(53),
+    ]  # fmt: skip
+
+
 def test_ids_of_digits_are_numbers() -> None:
     assert _seen(_away("49", "50"), _trade("53")) == [Gap("A", 51, 52, 2, 0), _trade("53")]
 

@@ -35,8 +35,9 @@ class Ways:
         rankings = {symbol: rule.ranking(symbol, names) for symbol in symbols}
         routing = Routing(rule, rankings, feeds, self.clock.monotonic(), catch_up=1.0)
         standby = Standby(routing, "trade", dict.fromkeys(names, "x"), overlap=1.0, keep=1000.0, most=1000)
+        self.time = WatchedTime(self.clock, most)
         routes = Routes(
-            routing, standby, feeds, WatchedTime(self.clock, most), gauge=lambda name, of, value: None, decided=lambda: None,
+            routing, standby, feeds, self.time, gauge=lambda name, of, value: None, decided=lambda: None,
             suffix="",
         )  # fmt: skip
         self.intake = RoutedIntake(
@@ -54,6 +55,10 @@ class Ways:
 
     async def bring(self, feed: str, *numbers: int) -> None:
         await self.intake.records(self.health[feed], feed, [trade(number) for number in numbers])
+
+    async def look(self) -> None:
+        self.time.looked()
+        await self.intake.look()
 
     async def taken(self) -> list[Any]:
         async with asyncio.timeout(10):
@@ -88,16 +93,16 @@ async def test_who_waits_for_room_is_not_quiet() -> None:
     ways.clock.advance(60.0)
     await ways.bring("b", 13)
     async with asyncio.timeout(10):  # a switch would wait for room, too
-        await ways.intake.look()
+        await ways.look()
     assert ways.counts["switched"] == 0
     await ways.taken()
     await waiting
     ways.clock.advance(19.0)
     await ways.bring("b", 14)
-    await ways.intake.look()
+    await ways.look()
     assert ways.counts["switched"] == 0, "it was heard when it had room"
     ways.clock.advance(1.0)
-    await ways.intake.look()
+    await ways.look()
     assert ways.counts["switched_quiet"] == 1
 
 
@@ -129,7 +134,7 @@ async def test_who_waits_for_room_is_not_followed_by_who_came_meanwhile() -> Non
     ways.clock.advance(30.0)
     async with asyncio.timeout(10):  # a change would wait for room, too
         await ways.bring("a", 21)
-        await ways.intake.look()
+        await ways.look()
     taken = await ways.taken()
     await waiting
     taken += await ways.taken()
@@ -137,7 +142,7 @@ async def test_who_waits_for_room_is_not_followed_by_who_came_meanwhile() -> Non
     taken += await ways.taken()
     await ways.bring("b", 20, 21)
     ways.clock.advance(1.0)
-    await ways.intake.look()
+    await ways.look()
     await ways.bring("a", 22)
     assert [*taken, *await ways.taken()] == list(range(1, 23))
 
@@ -150,11 +155,11 @@ async def test_what_comes_behind_a_standstill_is_read_before_a_change() -> None:
     await ways.cut("a")
     ways.back("a")
     ways.clock.advance(20.0)
-    await ways.intake.look()
+    await ways.look()
     await ways.bring("a", 5)
     await ways.bring("b", *range(3, 6))
     for _ in range(2):
-        await ways.intake.look()
+        await ways.look()
     await ways.bring("a", 6)
     assert await ways.taken() == list(range(1, 7))
 

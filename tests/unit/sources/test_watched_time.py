@@ -16,6 +16,16 @@ def test_it_is_the_clocks_time_while_looks_come_in_time() -> None:
         assert time.now() == clock.monotonic()
 
 
+def test_what_came_before_the_last_look_has_been_read() -> None:
+    clock = FakeClock()
+    time = WatchedTime(clock, 1.0)
+    for at in (0.5, 5.5):
+        clock.advance(at - clock.monotonic())
+        time.looked()
+        clock.advance(0.25)
+        assert time.read_until() == at
+
+
 def test_behind_a_late_look_it_catches_up() -> None:
     clock = FakeClock()
     time = WatchedTime(clock, 1.0)
