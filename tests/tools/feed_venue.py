@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import itertools
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -18,6 +17,7 @@ from market_data_pipeline.sources.provider import (
     SubscriptionRefused,
     VenueLimits,
 )
+from tests.tools.stepped_clock import SteppedClock
 
 START = 1_000_000_000_000_000
 """Nanoseconds at the beginning of a world."""
@@ -25,27 +25,11 @@ Key = tuple[str, str]
 """A kind of records, and a symbol."""
 
 
-class WorldClock:
-    """Implements ``market_data_pipeline.clock.Clock``. Time moves when a world says so; who sleeps wakes when it is told."""
-
-    def __init__(self) -> None:
-        self.elapsed = 0.0
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._numbers = itertools.count()
+class WorldClock(SteppedClock):
+    """Time moves when a world says so; who sleeps wakes when it is told."""
 
     def time_ns(self) -> int:
-        return START + round(self.elapsed * 1e9)
-
-    def monotonic(self) -> float:
-        return self.elapsed
-
-    def computed(self) -> float:
-        return 0.0
-
-    async def sleep(self, seconds: float) -> None:
-        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self.elapsed + seconds, next(self._numbers), woken))
-        await woken
+        return START + super().time_ns()
 
     def next(self) -> float | None:
         """When somebody wants to wake."""
