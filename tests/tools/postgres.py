@@ -56,6 +56,14 @@ def _homes() -> Iterator[Path]:
         yield Path(found).resolve().parent
 
 
+def _state(pid: int) -> str:
+    """As the kernel names it: ``T`` stopped, ``Z`` ended and not waited for, empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
 def _signal(pids: Sequence[int], what: signal.Signals) -> None:
     """To those that are still there."""
     for pid in pids:
@@ -162,18 +170,26 @@ class PostgresServer:
             return [pid, *map(int, children.read_text().split())]
         return [pid]
 
+    def _stopped(self) -> list[int]:
+        """Its processes, of which the first, which makes the others, is stopped: so none comes meanwhile."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: _state(self.processes()[0]) in "TZ", "PostgreSQL to stand still")
+        return self.processes()
+
     def kill(self) -> None:
-        """SIGKILL to all its processes at once, as a crash would."""
-        _signal(self.processes(), signal.SIGKILL)
+        """SIGKILL to all its processes at once, as a crash would. None is left then: it would hold the shared memory, and no new
+        server would start."""
+        pids = self._stopped()
+        _signal(pids, signal.SIGKILL)
         assert self._process is not None
         self._process.wait()
-        pids = (self.folder / "data" / "postmaster.pid").read_text().split()
-        wait_until(lambda: not Path(f"/proc/{pids[0]}").exists(), "the server to be gone")
+        wait_until(lambda: all(_state(pid) in "Z" for pid in pids), "the server to be gone")
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """None of its processes runs inside; the connections stay."""
-        pids = self.processes()
+        pids = self._stopped()
         _signal(pids, signal.SIGSTOP)
         try:
             yield
