@@ -178,8 +178,8 @@ class PostgresServer:
         return self.processes()
 
     def kill(self) -> None:
-        """SIGKILL to all its processes at once, as a crash would. None is left then: it would hold the shared memory, and no new
-        server would start."""
+        """SIGKILL to all its processes at once, as a crash would. None is left: it would hold the shared memory, and no server
+        would start."""
         pids = self._stopped()
         _signal(pids, signal.SIGKILL)
         assert self._process is not None
