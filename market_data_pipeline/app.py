@@ -193,8 +193,7 @@ def _told(error: BaseException, file: str) -> str:
     there: Python itself says so only in a traceback."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     at = f" (line {lines[-1]})" if lines else ""
-    near = get_close_matches(error.name or "", dir(error.obj), 1) if isinstance(error, AttributeError) else []
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = nearest(error.name or "", dir(error.obj)) if isinstance(error, AttributeError) else ""
     return f"{type(error).__name__}{at}: {error}{hint}"
 
 

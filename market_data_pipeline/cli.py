@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from market_data_pipeline.errors import ConfigError
-from market_data_pipeline.options import SERVER, one_line_errors, options
+from market_data_pipeline.options import SERVER, SERVICE, one_line_errors, options
 from market_data_pipeline.terminal import visible
 
 
@@ -39,19 +39,7 @@ def _warn(warnings: Iterable[str]) -> None:
 @click.option("--reset", multiple=True, metavar="NODE", help="With --deploy: forget the state of this node.")
 @click.option("--plain", is_flag=True, help="Lines instead of a table.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as one JSON document on standard output.")
-@options(
-    "partitions",
-    "sets",
-    *SERVER,
-    "job",
-    "allow_volatile",
-    "http_host",
-    "http_port",
-    "lease_ttl_ms",
-    "log_level",
-    "config",
-    "debug",
-)
+@options("partitions", "sets", *SERVER, "job", *SERVICE)
 @one_line_errors
 def run(
     app: str,

@@ -23,6 +23,8 @@ _STARTING = ("run", "mdp-coordinator", "mdp-worker")
 """Commands that take the signal themselves once they have started something."""
 SERVER = ("redis_url", "redis_ca", "redis_cert", "redis_key")
 """Options that say where the server is."""
+SERVICE = ("allow_volatile", "http_host", "http_port", "lease_ttl_ms", "log_level", "config", "debug")
+"""Options of the services, and of ``mdp run``, which starts them."""
 
 _OPTIONS: dict[str, Any] = {
     "config": click.option("--config", metavar="FILE", help="Settings from this file (MDP_CONFIG)."),

@@ -11,7 +11,7 @@ import click
 from market_data_pipeline.app import load_app, parse_sets
 from market_data_pipeline.dag.planner import compile_dag
 from market_data_pipeline.dag.worries import check_processes, worries
-from market_data_pipeline.options import SERVER, one_line_errors, options, set_up_logging
+from market_data_pipeline.options import SERVER, SERVICE, one_line_errors, options, set_up_logging
 from market_data_pipeline.runtime.channel_limits import check_channels
 from market_data_pipeline.settings import limits_of, load_settings, server_address
 from market_data_pipeline.store.keys import job_name
@@ -22,20 +22,7 @@ log = logging.getLogger(__name__)
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="market-data-pipeline")
 @click.argument("app")
-@options(
-    *SERVER,
-    "job",
-    "partitions",
-    "sets",
-    "await_plan",
-    "allow_volatile",
-    "http_host",
-    "http_port",
-    "lease_ttl_ms",
-    "log_level",
-    "config",
-    "debug",
-)
+@options(*SERVER, "job", "partitions", "sets", "await_plan", *SERVICE)
 @click.option("--min-workers", type=int, metavar="N", help="Workers to wait for before the first assignment [1].")
 @one_line_errors
 def main(app: str, sets: tuple[str, ...], debug: bool, **flags: Any) -> None:

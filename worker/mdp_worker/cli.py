@@ -15,7 +15,7 @@ import click
 
 from market_data_pipeline.app import load_app, parse_sets
 from market_data_pipeline.dag.worries import check_processes, worries
-from market_data_pipeline.options import SERVER, one_line_errors, options, set_up_logging
+from market_data_pipeline.options import SERVER, SERVICE, one_line_errors, options, set_up_logging
 from market_data_pipeline.settings import load_settings, server_address
 from market_data_pipeline.store.keys import job_name
 from mdp_worker.pins import legal_name, parse_pins
@@ -40,19 +40,7 @@ def default_name() -> str:
     "--partition", "partition", multiple=True, metavar="N", help="Partition to ask for; repeatable; 0-3; 0/4."
 )
 @click.option("--name", metavar="NAME", help="Name of this worker (MDP_WORKER_NAME) [host-pid].")
-@options(
-    *SERVER,
-    "job",
-    "sets",
-    "await_plan",
-    "allow_volatile",
-    "http_host",
-    "http_port",
-    "lease_ttl_ms",
-    "log_level",
-    "config",
-    "debug",
-)
+@options(*SERVER, "job", "sets", "await_plan", *SERVICE)
 @one_line_errors
 def main(
     app: str, partition: tuple[str, ...], name: str | None, sets: tuple[str, ...], debug: bool, **flags: Any
