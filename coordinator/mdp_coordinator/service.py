@@ -14,7 +14,7 @@ from market_data_pipeline.clock import SYSTEM_CLOCK, Clock
 from market_data_pipeline.dag.plan import Plan
 from market_data_pipeline.errors import JobFailed, PlanMismatch
 from market_data_pipeline.feedback import StoreFeedback
-from market_data_pipeline.http import HttpServer
+from market_data_pipeline.http import HttpServer, NotAnswered
 from market_data_pipeline.metrics import CoordinatorMetrics
 from market_data_pipeline.runtime.channel_limits import levels_of
 from market_data_pipeline.runtime.store_poll import StorePoll
@@ -265,7 +265,7 @@ class Coordinator:
 
     async def _status_document(self, query: Mapping[str, str]) -> object:
         if self._waiting:
-            raise PlanMismatch(self._waiting)
+            raise NotAnswered(503, self._waiting)
         return (await self._status()).to_dict()
 
     async def _ready(self) -> tuple[bool, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.error
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +23,13 @@ ENOUGH = 50
 
 def scale(running: Job, query: str = "", name: str = "coordinator") -> dict[str, Any] | None:
     """The answer; None while there is none."""
-    try:
-        return dict(json.loads(running.http(name, "/api/scale" + query)))
-    except urllib.error.HTTPError as error:
-        if error.code == 503:
-            return None
-        raise
+    status, text = running.ask(name, "/api/scale" + query)
+    assert status in (200, 503), text
+    return dict(json.loads(text)) if status == 200 else None
 
 
 def refusal(running: Job, query: str) -> tuple[int, str]:
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        running.http("coordinator", "/api/scale" + query)
-    return refused.value.code, refused.value.read().decode()
+    return running.ask("coordinator", "/api/scale" + query)
 
 
 def start(running: Job, workers: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,13 +22,6 @@ LEASE = {"MDP_LEASE_TTL_MS": "5000"}
 def running(server: EmbeddedServer, tmp_path: Path, logs: Path) -> Iterator[Job]:
     with job(server.url, APP, logs, *until_told(tmp_path, RATE), env=LEASE) as made:
         yield made
-
-
-def http_status(running: Job, name: str, path: str) -> tuple[int, str]:
-    try:
-        return 200, running.http(name, path)
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 def give_another_plan(running: Job) -> str:
@@ -52,14 +44,14 @@ def test_who_has_another_plan_waits_until_it_is_the_jobs(running: Job, tmp_path:
     for name in ("coordinator-2", "w0"):
         running.start(name, "--await-plan")
         wait_until(lambda name=name: "waiting for another plan: job 'bars' runs plan ffff" in running.log(name), name)
-        assert http_status(running, name, "/healthz") == (200, "ok\n")
-        code, why = http_status(running, name, "/readyz")
+        assert running.ask(name, "/healthz") == (200, "ok\n")
+        code, why = running.ask(name, "/readyz")
         assert code == 503
         assert "first difference" in why
         assert "mdp remove" not in running.log(name) + why, (
             "in an update every process of the former program waits like this"
         )
-    assert http_status(running, "coordinator-2", "/api/status")[0] == 503
+    assert running.ask("coordinator-2", "/api/status") == running.ask("coordinator-2", "/readyz")
     give_back(running, fingerprint)
     running.wait_for_items("source", 20_000)
     end(running, tmp_path, RATE)
@@ -77,7 +69,7 @@ def test_a_plan_that_changes_under_way_and_comes_back(running: Job, tmp_path: Pa
     former = give_another_plan(running)
     for name in names:
         wait_until(lambda name=name: "waiting for another plan" in running.log(name), name)
-        assert http_status(running, name, "/readyz")[0] == 503
+        assert running.ask(name, "/readyz")[0] == 503
     keys = running.keys
     assert {running.client.hget(keys.lease(p), "worker") for p in range(8)} == {b""}, "given back"
     assert running.client.smembers(keys.workers) == set()
@@ -122,7 +114,7 @@ def test_a_signal_ends_the_waiting_at_once(running: Job, server: EmbeddedServer)
         wait_until(lambda name=name: "waiting for another plan" in running.log(name), name)
     server.kill()
     for name, process in others.items():
-        assert http_status(running, name, "/healthz")[0] == 200
+        assert running.ask(name, "/healthz")[0] == 200
         process.send_signal(signal.SIGTERM)
         assert running.wait_for_exit(name) == 0, "also while the server is away"
 

@@ -148,19 +148,31 @@ class Job:
     def wait_for_exit(self, name: str, seconds: float = PATIENCE) -> int:
         return self.processes[name].wait(timeout=seconds)
 
-    def http(self, name: str, path: str) -> str:
-        """A GET at the process's own port, which is found in its log."""
+    def ask(self, name: str, path: str) -> tuple[int, str]:
+        """A GET at the process's own port, which is found in its log: the status and the text."""
         found = wait_until(lambda: re.findall(r"listening on (http://\S+)", self.log(name)), f"{name} to listen")
-        with urllib.request.urlopen(found[-1] + path, timeout=PATIENCE) as answer:
-            return str(answer.read().decode())
+        try:
+            with urllib.request.urlopen(found[-1] + path, timeout=PATIENCE) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code, refusal.read().decode()
+
+    def http(self, name: str, path: str) -> str:
+        """The text of a GET that is answered, once it is: what cannot be answered now (503) is asked for again."""
+
+        def answered() -> tuple[int, str] | None:
+            status, text = self.ask(name, path)
+            return None if status == 503 else (status, text)
+
+        status, text = wait_until(answered, f"{name} to answer {path}")
+        assert status == 200, f"{path}: {status} {text}"
+        return str(text)
 
     def ready(self, name: str) -> str:
         """What the process says of itself at /readyz; empty while it answers 503."""
-        try:
-            return self.http(name, "/readyz")
-        except urllib.error.HTTPError as refusal:
-            refusal.close()
-            return ""
+        status, text = self.ask(name, "/readyz")
+        return text if status == 200 else ""
 
     def leads(self, name: str = "coordinator") -> bool:
         """Whether the coordinator ``name`` says that it leads."""
