@@ -143,7 +143,8 @@ async def check_server(client: redis.asyncio.Redis, address: str | Address, allo
     where = f"server {address_of(address)}"
     _check_version(where, info)
     _refuse_cluster(where, info, "a commit")
-    config = await _read_config(client)
+    with explained(address):
+        config = await _read_config(client)
     policy = config.get("maxmemory-policy", info.get("maxmemory_policy", "noeviction"))
     if policy != "noeviction":
         raise StoreUnavailable(

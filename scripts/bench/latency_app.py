@@ -17,6 +17,7 @@ from market_data_pipeline.frame import Array
 from market_data_pipeline.runtime.latency import LatencyHistogram
 
 SECOND = 10**9
+LATE = "the feed's start had passed when the job was ready"
 
 
 class Feed(Synthetic):
@@ -38,7 +39,7 @@ class Feed(Synthetic):
 
     async def open(self, ctx: SourceContext, position: Any | None) -> None:
         if ctx.clock.time_ns() > self.start:
-            raise ConfigError("the feed's start had passed when the job was ready; give it more time with --lead")
+            raise ConfigError(f"{LATE}; give it more time with --lead")
         await super().open(ctx, position)
 
     async def read(self) -> Batch | None:

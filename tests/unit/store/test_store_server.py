@@ -11,8 +11,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis.asyncio
 
 from market_data_pipeline.errors import StoreUnavailable
 from market_data_pipeline.store import embedded
@@ -202,3 +204,23 @@ def test_a_folder_is_free_again_though_a_forked_process_still_has_its_lock_open(
             assert again.exit_code() is None
     finally:
         os.close(copy)
+
+
+@pytest.mark.parametrize("cut_at", [1, 2])
+async def test_a_connection_that_ends_under_way_is_a_sentence_whatever_was_asked(
+    server: EmbeddedServer, cut_at: int
+) -> None:
+    asked = 0
+
+    class Cut(redis.asyncio.Redis):
+        async def execute_command(self, *args: Any, **options: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked == cut_at:
+                raise redis.exceptions.ConnectionError("Connection closed by server.")
+            return await super().execute_command(*args, **options)
+
+    async with Cut.from_url(server.url) as client:
+        with pytest.raises(StoreUnavailable, match=r"cannot be reached \(Connection closed by server\)"):
+            await check_server(client, server.url, allow_volatile=True)
+    assert asked == cut_at
