@@ -36,7 +36,7 @@ class NodeMetrics:
         self.duplicates = Counter("mdp_duplicate_items", "Items dropped as duplicates", node, registry=r)
         self.dead_letters = Counter("mdp_dead_letters", "Items that could not be used", node, registry=r)
         self.events = Counter(
-            "mdp_node_events", "late, duplicate, unkeyed, skipped ... by node", ["node", "event"], registry=r
+            "mdp_node_events", "What else a node counts: unkeyed, skipped ...", ["node", "event"], registry=r
         )
         self.counters = {
             "in": self.items_in,

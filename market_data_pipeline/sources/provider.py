@@ -56,7 +56,7 @@ class SubscriptionRefused(MdpError):
 class VenueLimits(NamedTuple):
     """How fast a venue lets itself be asked: ``per_second`` connects and subscribe calls, of all tasks, workers and jobs at
     one server together; at most ``symbols_per_call`` symbols in each, and ``symbols`` on one connection in all (0: no limit
-    is known)."""
+    is known), where one of which trades and quotes are asked for counts twice."""
 
     per_second: float = 10.0
     symbols_per_call: int = 50

@@ -66,11 +66,11 @@ class ProviderSource(Source):
     While nothing is connected, windows stay open for ``gap_after``; then, or at once where other feeds go on bringing other
     symbols, a gap of unknown size marks what may close meanwhile.
 
-    **Overload.** Up to ``queue_items`` records wait. Above three quarters of that ``on_overload`` decides: ``"block"``
-    (default) stops reading the connection; ``"conflate"`` keeps the last quote per symbol and half of ``max_delay``, so that
-    nothing behind it gets late (never conflates trades; blocks when full); ``"spill"`` writes to an unnamed file in the folder
-    ``spill_path``, at most ``spill_bytes``, then blocks. It ends at a quarter. Counted: ``conflated``, ``spilled``,
-    ``blocked``.
+    **Overload.** Up to ``queue_items`` records wait. ``on_overload``: ``"block"`` (default) stops reading the connection when
+    the queue is full; the others begin at three quarters of it: ``"conflate"`` keeps the last quote per symbol and half of
+    ``max_delay``, so that nothing behind it gets late (never conflates trades; blocks when full); ``"spill"`` writes to an
+    unnamed file in the folder ``spill_path``, at most ``spill_bytes``, then blocks. It ends at a quarter. Counted:
+    ``conflated``, ``spilled``, ``blocked``.
 
     ``quiet_after``: connected, and no message for so long, is the event ``quiet``, nothing more. ``give_up_after``: a
     connection that was quiet for so long is made anew; default: never, a venue may be closed for hours. ``max_delay``
@@ -324,8 +324,8 @@ class ProviderSource(Source):
 
 
 def labels_of(providers: Sequence[MarketDataProvider]) -> tuple[str, ...]:
-    """What providers are called in events: their names, with ``#1``, ``#2`` ... where several have one name. Raises
-    ``ConfigError`` for what is no provider."""
+    """What providers are called in events: their names; those of one name with their place among all behind it (``a``,
+    ``b#2``, ``b#3``). Raises ``ConfigError`` for what is no provider."""
     for one in providers:
         check_provider(one)
     names = Counter(one.name for one in providers)

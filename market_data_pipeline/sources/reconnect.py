@@ -1,7 +1,7 @@
 """How long to wait before a connection is tried again: full jitter, as a pure decision.
 
-The n-th try in a row waits a random time between 0 and ``first * 2^n``, at most ``most``: so clients that lost a venue at the
-same moment do not come back at the same moment.
+The n-th try in a row (from 0) waits a random time between 0 and ``first * 2^n``, at most ``most``: so clients that lost a venue
+at the same moment do not come back at the same moment.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ class SourceRouter(ProviderSource):
     exactly once), what is tried again, overload, bad input and partitions are as :class:`ProviderSource` has them; so are all
     arguments that do not stand here.
 
-    ``providers``: any objects with the methods of :class:`MarketDataProvider`. Rules call them by their names, with ``#1``,
-    ``#2`` ... behind it where several have one name. ``route``: which of them brings a symbol, and how soon that changes:
-    :class:`Failover` (default), :class:`Priority`, :class:`RoundRobin`, :class:`BySymbol`.
+    ``providers``: any objects with the methods of :class:`MarketDataProvider`. Rules call them by their names; those of one
+    name with their place among all behind it (``a``, ``b#2``, ``b#3``). ``route``: which of them brings a symbol, and how soon
+    that changes: :class:`Failover` (default), :class:`Priority`, :class:`RoundRobin`, :class:`BySymbol`.
 
     **Subscriptions.** All that may bring a symbol are connected and subscribed all the time, so a change subscribes nothing
     anew (``standby="cold"`` of a rule: backups only when they are needed). Nothing is unsubscribed before the other one serves
