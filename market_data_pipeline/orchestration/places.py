@@ -54,8 +54,9 @@ class Distributed:
     say. ``redis_url``: the server; ``None``: as the settings say, else one of its own is started for each run, which keeps its
     data in ``data_dir`` (one run at a time), or nothing. With a server that keeps its data a job that was stopped goes on when
     it is started again, and one that has finished is not run again unless ``fresh`` (which forgets it). ``server``: the binary
-    to start. ``settings``: all other settings; ``None``: :func:`load_settings` (environment and file). ``settings.job`` means
-    nothing here.
+    to start. ``settings``: all other settings; ``None``: :func:`load_settings` (environment and file). ``job``,
+    ``worker_name``, ``min_workers`` and ``http_port`` mean nothing here: there may be several runs side by side, and each has
+    its own name, its own workers, all of which it waits for, and free ports.
 
     A Dag or Pipeline goes to the workers as a document, so each of its functions must be one that another process can import;
     for any other give the program's name. Raises ``ConfigError``."""
