@@ -58,7 +58,7 @@ class ProviderSource(Source):
     (``circuit``). Connections and subscriptions are asked for at the pace of the provider's ``limits.per_second``, which all
     partitions, workers and jobs at one server share (see ``venue_budget.budget_name``), on several connections where one
     may not hold all symbols. A refused symbol is a dead letter and an event, and never stops the others; only when every symbol
-    of every feed is refused, or every feed says that no try can succeed, that is a ``SourceError``.
+    of every feed is refused as it is asked for, or every feed says that no try can succeed, that is a ``SourceError``.
 
     **Gaps.** Before the first live record after an absence, where trade ids are numbers that grow by one: exactly which are
     missing, and nothing if none is. Trades of a venue's snapshot that fill the hole have come; they are passed on as ``live``
