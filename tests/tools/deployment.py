@@ -34,5 +34,12 @@ class Deployment:
             self.leaving.append(name)
 
     def failed(self) -> list[str]:
-        """Names of processes that ended otherwise than with 0."""
-        return [name for name in (*self.running, *self.leaving) if self._job.processes[name].poll() not in (None, 0)]
+        """Names of processes that ended otherwise than with 0; one that was asked to leave before it could listen to that
+        ended by the signal itself, and had nothing yet."""
+        early = [name for name in self.leaving if "listening on" not in self._job.log(name)]
+        codes = {name: self._job.processes[name].poll() for name in (*self.running, *self.leaving)}
+        return [
+            name
+            for name, code in codes.items()
+            if code not in (None, 0) and not (name in early and code == -signal.SIGTERM)
+        ]

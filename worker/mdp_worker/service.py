@@ -137,9 +137,9 @@ class Worker:
                     over = await self._loop(heart)
                 finally:
                     await self._end_all(give_back=self._leaving or not over)
-            await self._give_back()
         finally:
             heart.stop()
+        await self._give_back()  # a heartbeat behind it would be one of a worker that is not there
         return over
 
     def _tasks(self) -> list[Task]:

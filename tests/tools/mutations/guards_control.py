@@ -141,6 +141,13 @@ def _control() -> list[Mutation]:
             HEART_TESTS,
         ),
         Mutation("lease: superseded", heart, "not self.superseded and not", "not", HEART_TESTS),
+        Mutation(
+            "worker: no heartbeat behind its goodbye",
+            "worker/mdp_worker/service.py",
+            "            heart.stop()\n        await self._give_back()",
+            "            pass\n        await self._give_back()",
+            ("tests/unit/worker/test_worker_goodbye.py",),
+        ),
         Mutation("worker: only its own partitions", state, " if owner.token == self._token", "", worker),
         Mutation(
             "worker: a new epoch is a new start",
