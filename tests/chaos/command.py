@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chaos import report
+from chaos.invariants import DRAIN_SECONDS
 from chaos.rounds import Verdict, run_round
 from chaos.schedule import KINDS, SERVERS, TOPOLOGIES, Options, RoundPlan, plan_round
 from chaos.takeover import measure
@@ -35,6 +36,7 @@ class Series:
     plans: Sequence[RoundPlan]
     folder: Path
     keep: bool
+    drain_seconds: float
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -53,6 +55,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--faults", default="", help=f"comma-separated kinds out of: {', '.join(KINDS)}")
     parser.add_argument("--round", type=int, help="only this round of --short or --long, from 0")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the evidence here, also when all is well")
+    parser.add_argument(
+        "--drain",
+        type=float,
+        default=DRAIN_SECONDS,
+        metavar="SECONDS",
+        help="by when all must be done behind the last fault",
+    )
     parser.add_argument("--plan", action="store_true", help="print the schedule and stop")
     return parser.parse_args(arguments)
 
@@ -135,7 +144,7 @@ def run(series: Series) -> Iterator[Verdict]:
         say(report.schedule(plan))
         folder = series.folder / f"seed-{plan.seed}"
         shutil.rmtree(folder, ignore_errors=True)
-        result = run_round(plan, folder, say)
+        result = run_round(plan, folder, say, series.drain_seconds)
         say(report.verdict(result))
         with (series.folder / "summary.jsonl").open("a") as file:
             file.write(json.dumps(result.to_dict()) + "\n")
@@ -176,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     if given.takeover:
         return _measure(given, folder)
-    results = list(run(Series(chosen, folder.absolute(), given.keep is not None)))
+    results = list(run(Series(chosen, folder.absolute(), given.keep is not None, given.drain)))
     violated = any(result.violations for result in results)
     if len(results) > 1:
         say("\n" + report.summary(results))

@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.packing import unpack, unseal
 
 _END_SECONDS = 90.0
-_EXIT_SECONDS = 20.0
+_EXIT_SECONDS = 60.0
 
 
 @dataclass
@@ -45,8 +45,8 @@ class Verdict:
         return asdict(self)
 
 
-def run_round(plan: RoundPlan, folder: Path, say: Callable[[str], None]) -> Verdict:
-    """Run ``plan`` in ``folder``, which then holds all evidence."""
+def run_round(plan: RoundPlan, folder: Path, say: Callable[[str], None], drain_seconds: float) -> Verdict:
+    """Run ``plan`` in ``folder``, which then holds all evidence. ``drain_seconds``: see :class:`Evidence`."""
     started = time.time()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "schedule.json").write_text(json.dumps(plan.to_dict(), indent=2))
@@ -56,9 +56,9 @@ def run_round(plan: RoundPlan, folder: Path, say: Callable[[str], None]) -> Verd
             world.after(fault.at, lambda fault=fault: inject(world, fault))  # type: ignore[misc]
         world.run_until(plan.seconds)
         world.heal()
-        state = world.wait_for_end(_END_SECONDS)
+        state = world.wait_for_end(max(_END_SECONDS, drain_seconds))
         drained = time.time() - world.healed_at
-        evidence = gather(world, state, drained)
+        evidence = replace(gather(world, state, drained), drain_seconds=drain_seconds)
     verdict = Verdict(
         plan.seed, plan.digest, judge(evidence), dict(Counter(fault.kind for fault in world.performed)), len(world.skipped),
         dict(Counter(point for point, _ in world.hits())), time.time() - started, drained, _figures(evidence),

@@ -75,7 +75,7 @@ def test_a_sink_with_a_queue_of_its_own_is_never_buried(server: EmbeddedServer, 
     told.pace(PACE)
     with job(server.url, APPS / "queue_job.py", logs, *told.arguments, env=SETTINGS) as running:
         start(running)
-        assert status(running)["rates"] == {}
+        wait_until(lambda: status(running)["rates"] == {}, "the source not to be limited")
         told.slow.touch()
         deepest: list[float] = []
 
@@ -141,7 +141,7 @@ def test_an_outside_coordinator_of_writes_is_obeyed(server: EmbeddedServer, tmp_
         with job(server.url, APPS / "queue_job.py", logs, *told.arguments, *url, env=SETTINGS) as running:
             start(running)
             wait_until(lambda: status(running)["stores"], "the coordinator to be asked")
-            assert status(running)["rates"] == {}
+            wait_until(lambda: status(running)["rates"] == {}, "the source not to be limited")
             writes.depth = 100
             wait_until(lambda: status(running)["presses"] == {"source": ["store"]}, "the source to be limited")
             assert metric(running, "coordinator", 'mdp_store_queue_depth{node="store"}') == 100
