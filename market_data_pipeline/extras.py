@@ -15,13 +15,17 @@ from market_data_pipeline.hints import nearest
 
 def extra(module: str, name: str, what: str) -> Any:
     """The module ``module``, which the extra ``name`` brings, for ``what`` (a connector's name, say). Raises ``ConfigError``
-    where it cannot be imported."""
+    where it cannot be imported: with what is missing, or, where it is there and does not work (too old, without a library of
+    the system), with what it says."""
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        missing = error.name or module
-        hint = f"pip install 'market-data-pipeline[{name}]'"
-        raise ConfigError(f"{what} needs the extra {name} ({missing} is missing): {hint}") from error
+    except Exception as error:  # what is not ours may do anything when it is imported
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        said = " ".join(f"importing it raised {type(error).__name__}: {error}".split())
+        why = f"{missing} is missing" if missing else said
+        raise ConfigError(
+            f"{what} needs the extra {name} ({why}): pip install 'market-data-pipeline[{name}]'"
+        ) from error
 
 
 OUTSIDE_PACKAGES = ("market_data_core", "market_data_store", "market_data_ibkr")

@@ -40,12 +40,25 @@ class StoreReading(NamedTuple):
         return self
 
 
+class AnyReading(Protocol):
+    """What has the fields of a :class:`StoreReading`; ``write_seconds: float`` may be missing."""
+
+    @property
+    def queue_depth(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
+
+    @property
+    def low(self) -> float: ...
+
+
 @runtime_checkable
 class StoreFeedback(Protocol):
     """A store, or whoever coordinates the writes of one, that can be asked. Any object with this method will do, and any answer
     that has the fields of a :class:`StoreReading` (``write_seconds`` may be missing)."""
 
-    async def reading(self) -> StoreReading | None:
+    async def reading(self) -> AnyReading | None:
         """The store now; ``None`` says nothing. It is asked once a second, on the event loop, also while a sink is in the
         midst of a write: it must not block. An error or no answer within a second says nothing. Who asks in a thread gives
         that a timeout of its own: a thread cannot be given up, and those of ``asyncio.to_thread`` are few, and the sinks'."""

@@ -47,58 +47,68 @@ class Settings(BaseSettings):
     )
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
-    config: Path | None = Field(None, description="file of settings: YAML, JSON or TOML, with the names of this table")
+    config: Path | None = Field(
+        default=None, description="file of settings: YAML, JSON or TOML, with the names of this table"
+    )
 
     redis_url: SecretStr | None = Field(
-        None, description="address of the server: redis://, rediss:// (TLS), unix://, redis+sentinel://"
+        default=None, description="address of the server: redis://, rediss:// (TLS), unix://, redis+sentinel://"
     )
-    redis_username: str | None = Field(None, description="user, where the address names none")
-    redis_password: SecretStr | None = Field(None, description="password, where the address holds none")
-    redis_ca: Path | None = Field(None, description="PEM file: authority trusted besides the system's (TLS)")
-    redis_cert: Path | None = Field(None, description="PEM file: client certificate (TLS)")
-    redis_key: Path | None = Field(None, description="PEM file: its key, not encrypted")
-    sentinel_password: SecretStr | None = Field(None, description="password of the sentinels themselves")
+    redis_username: str | None = Field(default=None, description="user, where the address names none")
+    redis_password: SecretStr | None = Field(default=None, description="password, where the address holds none")
+    redis_ca: Path | None = Field(default=None, description="PEM file: authority trusted besides the system's (TLS)")
+    redis_cert: Path | None = Field(default=None, description="PEM file: client certificate (TLS)")
+    redis_key: Path | None = Field(default=None, description="PEM file: its key, not encrypted")
+    sentinel_password: SecretStr | None = Field(default=None, description="password of the sentinels themselves")
     worker_name: str | None = Field(
-        None, description="name of a worker, [a-z0-9.-] (a pod's name will do); default: host and process"
+        default=None, description="name of a worker, [a-z0-9.-] (a pod's name will do); default: host and process"
     )
     await_plan: bool = Field(
-        False, description="wait while the job has another plan than this program, rather than exit"
+        default=False, description="wait while the job has another plan than this program, rather than exit"
     )
-    job: str | None = Field(None, description="job name, [a-z0-9-]{1,40}; default: the name of the Dag")
-    partitions: int = Field(8, ge=1, le=4096, description="P, the number of hash partitions; fixed for a job")
-    channel_capacity: int = Field(64, ge=2, description="capacity of a stream, in frames")
-    channel_bytes: int = Field(32 * 1024 * 1024, ge=1024, description="capacity of a stream, in bytes")
-    high_watermark_pct: float = Field(0.75, gt=0, le=1, description="share of the capacity at which a producer pauses")
-    low_watermark_pct: float = Field(0.25, ge=0, lt=1, description="share of the capacity at which it goes on")
-    frame_items: int = Field(8192, ge=1, le=1_000_000, description="items in a frame, at most")
-    frame_bytes: int = Field(256 * 1024, ge=1024, le=16 * 1024 * 1024, description="bytes of a frame, at most")
+    job: str | None = Field(default=None, description="job name, [a-z0-9-]{1,40}; default: the name of the Dag")
+    partitions: int = Field(default=8, ge=1, le=4096, description="P, the number of hash partitions; fixed for a job")
+    channel_capacity: int = Field(default=64, ge=2, description="capacity of a stream, in frames")
+    channel_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, description="capacity of a stream, in bytes")
+    high_watermark_pct: float = Field(
+        default=0.75, gt=0, le=1, description="share of the capacity at which a producer pauses"
+    )
+    low_watermark_pct: float = Field(default=0.25, ge=0, lt=1, description="share of the capacity at which it goes on")
+    frame_items: int = Field(default=8192, ge=1, le=1_000_000, description="items in a frame, at most")
+    frame_bytes: int = Field(default=256 * 1024, ge=1024, le=16 * 1024 * 1024, description="bytes of a frame, at most")
     commit_items: int = Field(
-        65536,
+        default=65536,
         ge=1,
         description="items a source reads for one commit, at most; up to four times as many where they go to over"
         " 16 partitions",
     )
-    commit_frames: int = Field(16, ge=1, le=1000, description="frames one commit appends to one stream, at most")
+    commit_frames: int = Field(
+        default=16, ge=1, le=1000, description="frames one commit appends to one stream, at most"
+    )
     linger_ms: float = Field(
-        2.0,
+        default=2.0,
         ge=0,
         le=10_000,
         description="a source commits at most this often, and at once when it was quiet before",
     )
     mark_interval_ms: float = Field(
-        20.0, ge=0, le=10_000, description="how often frames with only a mark are sent, at most"
+        default=20.0, ge=0, le=10_000, description="how often frames with only a mark are sent, at most"
     )
-    dead_letter_capacity: int = Field(100_000, ge=1, description="dead letters kept; when full, the job waits")
-    lease_ttl_ms: int = Field(3000, ge=200, le=600_000, description="a worker is dead when its heartbeat is this old")
-    min_workers: int = Field(1, ge=1, description="workers to wait for before partitions are first assigned")
-    wait_replicas: int = Field(0, ge=0, le=10, description="replicas that must have a commit before it counts (WAIT)")
-    http_host: str = Field("127.0.0.1", description="where /metrics, /healthz, /readyz and /api/status listen")
-    http_port: int = Field(0, ge=0, le=65535, description="their port; 0 picks a free one")
+    dead_letter_capacity: int = Field(default=100_000, ge=1, description="dead letters kept; when full, the job waits")
+    lease_ttl_ms: int = Field(
+        default=3000, ge=200, le=600_000, description="a worker is dead when its heartbeat is this old"
+    )
+    min_workers: int = Field(default=1, ge=1, description="workers to wait for before partitions are first assigned")
+    wait_replicas: int = Field(
+        default=0, ge=0, le=10, description="replicas that must have a commit before it counts (WAIT)"
+    )
+    http_host: str = Field(default="127.0.0.1", description="where /metrics, /healthz, /readyz and /api/status listen")
+    http_port: int = Field(default=0, ge=0, le=65535, description="their port; 0 picks a free one")
     http_allowed_hosts: str = Field(
-        "", description="names allowed in Host besides loopback and IP addresses, by commas"
+        default="", description="names allowed in Host besides loopback and IP addresses, by commas"
     )
-    allow_volatile: bool = Field(False, description="accept a server without an append-only file")
-    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="how much is logged")
+    allow_volatile: bool = Field(default=False, description="accept a server without an append-only file")
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="how much is logged")
 
     orchestrator: OrchestratorSettings = OrchestratorSettings()
 

@@ -46,6 +46,7 @@ def arguments_of(factory: Factory) -> tuple[Argument, ...]:
         hints = {}
         with suppress(Exception):
             signature = inspect.signature(factory, eval_str=True)
+    hints = {**_hints_apart(factory, signature), **hints}
     found = (
         Argument(
             one.name,
@@ -70,6 +71,22 @@ def _hints(factory: Factory) -> dict[str, Any]:
         return typing.get_type_hints(init)
     except NameError:  # a dataclass's, whose fields come from other modules
         return typing.get_type_hints(factory)
+
+
+def _hints_apart(factory: Factory, signature: inspect.Signature) -> dict[str, Any]:
+    """Those types that stand there as text and can be resolved, each by itself: one that cannot says nothing of the others."""
+    made_by: Any = inspect.getattr_static(factory, "__init__") if isinstance(factory, type) else factory
+    names = getattr(inspect.unwrap(made_by), "__globals__", {})
+    found: dict[str, Any] = {}
+
+    def alone() -> None: ...
+
+    for one in signature.parameters.values():
+        if isinstance(one.annotation, str):
+            alone.__annotations__ = {one.name: one.annotation}
+            with suppress(Exception):
+                found |= typing.get_type_hints(alone, names)
+    return found
 
 
 def takes_duration(hint: Any) -> bool:

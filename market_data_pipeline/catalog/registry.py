@@ -111,11 +111,11 @@ class Registry:
 
     def name_of(self, kind: ComponentKind, component: object) -> str | None:
         """The name under which every process finds the class of ``component``; ``None`` where there is none: not known, known
-        because this program added it, or a name that two give."""
+        because this program added it, or a name that two give or that is not allowed."""
         cls = type(component)
         wanted = f"{cls.__module__}:{cls.__qualname__}"
         for (of, name), entries in self._entries.items():
-            if of == kind and [entry.target for entry in entries] == [wanted]:
+            if of == kind and [entry.target for entry in entries] == [wanted] and _NAME.fullmatch(name):
                 return name
         return None
 

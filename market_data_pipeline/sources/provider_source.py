@@ -106,7 +106,10 @@ class ProviderSource(Source):
         live: bool = True,
     ) -> None:
         self.provider = provider
-        self.providers = tuple(provider) if isinstance(provider, Sequence) else (provider,)
+        if isinstance(provider, Sequence) and not isinstance(provider, MarketDataProvider):  # a NamedTuple may be both
+            self.providers = tuple(provider)
+        else:
+            self.providers = (provider,)
         self.labels = labels_of(self.providers)
         self.symbols, self.kinds = tuple(symbols), tuple(kinds)
         self.on_overload, self.queue_items = on_overload, queue_items

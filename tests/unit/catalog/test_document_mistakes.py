@@ -182,3 +182,26 @@ def test_validate_looks_at_channels_with_the_settings_as_a_run_does(tmp_path: Pa
     settings = tmp_path / "mdp.yaml"
     settings.write_text("commit_frames: 2")
     assert cli("validate", str(file), "--config", str(settings))[0] == 0
+
+
+def test_of_types_that_are_not_there_it_is_the_right_argument_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "typed_apart.py").write_text(
+        textwrap.dedent("""
+            from __future__ import annotations
+            from typing import TYPE_CHECKING
+            from market_data_pipeline import Discard
+            if TYPE_CHECKING:
+                from a_package_of_nobody import Thing
+
+            class Mine(Discard):
+                def __init__(self, n: int, thing: Thing | None = None) -> None: ...
+
+            def made(n: int, thing: Thing | None = None) -> Discard: ...
+        """)
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("Mine", "made"):
+        with pytest.raises(DocumentError, match=rf"the argument thing of typed_apart:{name} .*: Thing \| None; import"):
+            dag_of({"name": "x", "nodes": [{"source": "synthetic"}, {"sink": f"typed_apart:{name}", "with": {"n": 1}}]})

@@ -51,6 +51,13 @@ def silent():
 def puzzled() -> "NotHere":
     return Discard()
 '''
+NAMED = """
+from market_data_pipeline import Discard, Synthetic
+
+class Feed(Synthetic): ...
+
+class Hole(Discard): ...
+"""
 POINTS = {
     "sources": "ticks = {module}:Feed",
     "operators": "doubled = {module}:Doubled",
@@ -186,6 +193,16 @@ def test_what_is_no_such_component_is_refused_when_asked_for(site: Path, kind: A
         found.get(kind, name)
     origin = f"{kind} {name!r} (from {module.replace('_', '-')} 1.2 ({target})): "
     assert str(refused.value).startswith(origin + said.format(module=module))
+
+
+def test_a_component_is_not_written_down_by_a_name_that_is_refused(site: Path) -> None:
+    module = f"{site.name.replace('-', '_')}_named"
+    install(site, module, {"sources": "Bad-Name = {module}:Feed", "sinks": "Worse-Name = {module}:Hole"}, NAMED)
+    with (site / f"{module}-1.2.dist-info" / "entry_points.txt").open("a") as file:
+        file.write(f"[market_data_pipeline.sources]\nticks = {module}:Feed\n")
+    found, classes = Registry(), importlib.import_module(module)
+    assert found.name_of("source", classes.Feed()) == "ticks"
+    assert found.name_of("sink", classes.Hole()) is None  # it is written as module:Class
 
 
 @pytest.mark.parametrize("raised", ["raise ValueError('no licence')", "import sys; sys.exit('no licence')"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -14,7 +15,7 @@ from market_data_pipeline.dag.partition import partition_of
 from market_data_pipeline.errors import ConfigError, SourceError
 from market_data_pipeline.records import Gap, Quote, Trade
 from market_data_pipeline.sources.base import SourceContext
-from market_data_pipeline.sources.provider import FeedDown, VenueLimits
+from market_data_pipeline.sources.provider import FeedConnection, FeedDown, VenueLimits
 from market_data_pipeline.sources.provider_source import ProviderSource
 from tests.tools.fake_clock import FakeClock
 from tests.tools.feed_reading import PATIENT, QUICK, quote, reading, trade
@@ -63,6 +64,27 @@ async def test_a_snapshot_that_fills_the_hole_has_come() -> None:
         ]  # fmt: skip
         assert read.counts["recovered"] == 2
         assert read.counts["gap"] == 0
+
+
+class TupleVenue(NamedTuple):
+    """A provider that is a sequence, too."""
+
+    port: int
+    name: str = "tuple"
+    kinds: frozenset[str] = frozenset({"trade"})
+    splittable: bool = True
+    limits: VenueLimits = VenueLimits()
+
+    def check(self, symbols: Sequence[str], kinds: Sequence[str]) -> None: ...
+
+    async def connect(self) -> FeedConnection:
+        return await LineProvider(self.port).connect()
+
+
+def test_a_provider_may_be_a_named_tuple() -> None:
+    venue = TupleVenue(1)
+    assert ProviderSource(venue, ["A"]).providers == (venue,)
+    assert ProviderSource((venue, venue._replace(name="other")), ["A"]).labels == ("tuple", "other")
 
 
 async def test_quiet_is_not_disconnected() -> None:
