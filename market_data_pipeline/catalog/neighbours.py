@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-
 _put: set[str] = set()
 """Folders that are on ``sys.path`` because of a program or document."""
 
