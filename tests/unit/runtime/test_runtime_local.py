@@ -210,7 +210,9 @@ async def test_of_more_dead_letters_than_are_kept_all_are_counted() -> None:
     dag = Pipeline("d").source(ListSource(range(-5, 10_500))).map(lambda n: n + "", name="bad").sink(Collect()).build()
     runtime = DagRuntime(dag)
     await runtime.start()
-    assert [letter.item for letter in runtime.dead_letters] == list(range(-5, 9_995)), "the first: they say what began it"
+    assert [letter.item for letter in runtime.dead_letters] == list(range(-5, 9_995)), (
+        "the first: they say what began it"
+    )
     assert runtime.counts["bad"]["dead_letter"] == 10_505
 
 
