@@ -155,6 +155,8 @@ def _line(where: str, name: str) -> asyncio.Lock:
 
 
 _numbers = itertools.count(1)
+_FEW = 64
+"""Budgets among which those that are full are not looked for."""
 
 
 class MemoryBudgets(Budgets):
@@ -163,12 +165,22 @@ class MemoryBudgets(Budgets):
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__(f"memory {next(_numbers)}", clock)
         self._buckets: dict[str, Bucket] = {}
+        self._most = _FEW
         self._lock = threading.Lock()
 
     async def ask(self, name: str, rule: BudgetRule, requests: int, longest: int) -> int:
         with self._lock:
+            now = round(self._clock.monotonic() * 1e6)
+            if name not in self._buckets and len(self._buckets) >= self._most:
+                self._forget(now)
             bucket = self._buckets.setdefault(name, Bucket())
-            return bucket.ask(round(self._clock.monotonic() * 1e6), rule, requests, longest)
+            return bucket.ask(now, rule, requests, longest)
+
+    def _forget(self, now: int) -> None:
+        """What is full is as if it was not there, as on a server. Looked for each time that there are twice as many: so a
+        name costs no more, however many there are."""
+        self._buckets = {name: bucket for name, bucket in self._buckets.items() if bucket.due > now}
+        self._most = max(_FEW, 2 * len(self._buckets))
 
 
 HOST: ContextVar[Budgets | None] = ContextVar("HOST", default=None)

@@ -6,14 +6,31 @@ import ast
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+
+_put: set[str] = set()
+"""Folders that are on ``sys.path`` because of a program or document."""
 
 
 def first_on_path(folder: Path) -> None:
-    """Put ``folder`` before all others on ``sys.path``, as ``python path.py`` does: a program finds what stands beside it."""
+    """Put ``folder`` before all others on ``sys.path``, as ``python path.py`` does: a program finds what stands beside it.
+    Of those put there before, the ones that are gone are taken off: else a process that loads documents which it has written
+    (each in a folder of its own, say) would look for each import in all of them."""
+    for gone in [one for one in list(_put) if not Path(one).is_dir()]:
+        _put.discard(gone)
+        _take_off(gone)
+        sys.path_importer_cache.pop(gone, None)
     if str(folder) in sys.path:
-        sys.path.remove(str(folder))
+        _take_off(str(folder))
+    else:
+        _put.add(str(folder))
     sys.path.insert(0, str(folder))
+
+
+def _take_off(folder: str) -> None:
+    with suppress(ValueError):  # somebody else did it, in another thread too
+        sys.path.remove(folder)
 
 
 def strangers(names: Iterable[str], folder: Path) -> Iterator[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,13 +19,14 @@ _MAX_RESTARTS = 10
 _WITHIN_SECONDS = 60.0
 _FIRST_DELAY, _LAST_DELAY = 0.1, 5.0
 _LAST_LINES = 5
+_LOG_BYTES = 8 << 20
 NO_RESTART = (2,)
 """The exit code that says "configuration": starting again would not help."""
 
 
 @dataclass
 class Child:
-    """One child process. ``died`` holds when it died lately."""
+    """One child process. ``died`` holds when it died lately. ``log_bytes``: from which size on its log is begun anew."""
 
     name: str
     command: Sequence[str]
@@ -36,6 +39,13 @@ class Child:
 
     begun: int | None = None
     """How long its log was before, in bytes."""
+
+    log_bytes: int = _LOG_BYTES
+    older: Path | None = None
+    """What its log was before it was begun anew."""
+
+    _forgotten: dict[str, None] = field(default_factory=dict)
+    """Coroutines that nobody awaited, from logs that are gone."""
 
     def start(self) -> None:
         """Start it, its output appended to ``log``."""
@@ -62,7 +72,7 @@ class Child:
 
     def last_words(self) -> str:
         """The end of its log."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        lines = [line for log in self._logs() for line in log.read_text(errors="replace").splitlines()]
         return "\n".join(f"    {line}" for line in lines[-_LAST_LINES:])
 
     def never_awaited(self) -> list[str]:
@@ -72,7 +82,23 @@ class Child:
         with self.log.open("rb") as file:
             file.seek(self.begun)
             found = [line.decode(errors="replace").strip() for line in file if b"was never awaited" in line]
-        return list(dict.fromkeys(found))
+        return list(self._forgotten | dict.fromkeys(found))
+
+    def _logs(self) -> Iterator[Path]:
+        """The oldest first."""
+        return (log for log in (self.older, self.log) if log is not None and log.exists())
+
+    def tend_log(self) -> None:
+        """Begin its log anew where it is long: a child may run for months. What it held stays beside it, in place of what was
+        there. A line that comes in that moment may be lost."""
+        with suppress(OSError):  # the disk is full, say: a log is no reason to end the run
+            if self.begun is None or self.log.stat().st_size < self.log_bytes:
+                return
+            self._forgotten |= dict.fromkeys(self.never_awaited())
+            self.older = self.log.with_name(f"{self.log.name}.1")
+            shutil.copyfile(self.log, self.older)
+            os.truncate(self.log, 0)  # the child appends, so it goes on at the beginning
+            self.begun = 0
 
     def may_restart(self) -> bool:
         """Whether it died rarely enough to be started again, each time later (``start_at``); counts this death."""

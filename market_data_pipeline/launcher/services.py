@@ -32,8 +32,9 @@ class Services:
             child.start()
 
     def look_after(self) -> None:
-        """Start again what died. Raises ``JobFailed`` for one that cannot run."""
+        """Start again what died, and keep logs short. Raises ``JobFailed`` for one that cannot run."""
         for child in self._children:
+            child.tend_log()
             code = child.exit_code()
             if code is None:
                 continue

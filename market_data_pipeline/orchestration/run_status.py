@@ -68,7 +68,7 @@ def status_of_dag(name: str, where: str, state: RunState, error: str, runtime: D
         _told(nodes),
         sum(counts.get("in", counts.get("out", 0)) for counts in brought),
         sum(nodes[node.name]["in"] for node in plan.nodes if node.kind == "sink"),
-        len(runtime.dead_letters),
+        sum(counts["dead_letter"] for counts in nodes.values()),
         {edge.name: len(runtime.channel(edge)) for edge in plan.channels},
         runtime.dead_letters[0].told() if runtime.dead_letters else "",
     )

@@ -43,6 +43,8 @@ from market_data_pipeline.sources.base import Batch, Source, SourceContext
 _MANY = 1024
 _LONGEST_WAIT = 1.0
 _HELD_SECONDS = 0.05
+_LETTERS_KEPT = 10_000
+"""Dead letters of a run that are kept, the first ones; further ones are only counted: a run may last for months."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ class RunResult(NamedTuple):
 
 class DagRuntime:
     """Runs ``dag`` (or a pipeline) once. ``result`` holds the counts also after a failure; ``counts`` the counters of sources,
-    operators and sinks by node, as they grow; ``dead_letters`` the items that could not be used; ``cut`` whether :meth:`stop`
-    ended a node before its own end."""
+    operators and sinks by node, as they grow; ``dead_letters`` the first 10,000 items that could not be used (``counts`` has
+    all of them, as ``dead_letter``); ``cut`` whether :meth:`stop` ended a node before its own end."""
 
     def __init__(self, dag: Dag | Pipeline, config: RunConfig | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         self.dag = dag = dag.build() if isinstance(dag, Pipeline) else dag
@@ -96,8 +98,7 @@ class DagRuntime:
         self.counts: dict[str, Counter[str]] = {}
         self.dead_letters: list[DeadLetter] = []
         self._channels = {edge.name: self._channel(edge) for edge in self.plan.channels}
-        self.cut = False
-        self._stop = asyncio.Event()
+        self.cut, self._stop = False, asyncio.Event()
         self._errors: list[BaseException] = []
         self.stores = StoreHold(self.plan, dag, clock)
         self.run_id = secrets.token_hex(4)
@@ -358,12 +359,16 @@ class _LocalTask:
             self.chain.tick(now)
             output = self.chain.take()
             self.runtime.counts.update(self.chain.counts())
-            self.runtime.dead_letters += output.dead_letters
+            self._keep(output.dead_letters)
             await self._write_sinks(output)
             for name, edge in self.outputs.items():
                 await self._send(edge, output.frames.get(name, []), output.marks.get(name, NO_MARK))
                 if output.idle.get(name):
                     await self._send(edge, [], IDLE)
+
+    def _keep(self, letters: list[DeadLetter]) -> None:
+        kept = self.runtime.dead_letters
+        kept += letters[: _LETTERS_KEPT - len(kept)]
 
     async def _write_sinks(self, output: StepOutput) -> None:
         ended = self.chain.ended
@@ -371,7 +376,7 @@ class _LocalTask:
             frames = output.sinks.get(name, [])
             if frames or ended:
                 await sink.store(frames, ended)
-        self.runtime.dead_letters += self.chain.take_letters()
+        self._keep(self.chain.take_letters())
 
     async def _send(self, edge: PlanEdge, batches: list[Items], mark: int) -> None:
         channel = self.runtime.channel(edge)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -332,3 +333,21 @@ def test_files_of_two_folders_name_what_stands_beside_each(tmp_path: Path) -> No
     )
     assert load_file(files[0]).nodes["map"].fn.fn(1) == 2  # type: ignore[union-attr]
     assert sys.path[0] == str(tmp_path / "a")
+
+
+def test_folders_of_documents_that_are_gone_are_not_searched_any_more(tmp_path: Path) -> None:
+    own = str(tmp_path / "own")
+    sys.path.append(own)  # somebody else's, and not there either
+    before = len(sys.path)
+    for number in range(5):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        load_file(written(folder, json.dumps(line())))
+        shutil.rmtree(folder)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    load_file(written(kept, json.dumps(line())))
+    load_file(written(tmp_path, json.dumps(line())))
+    assert sys.path[:2] == [str(tmp_path), str(kept)]
+    assert len(sys.path) == before + 2, "of the five none"
+    assert own in sys.path

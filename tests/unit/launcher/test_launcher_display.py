@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import time
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from market_data_pipeline.errors import JobFailed
 from market_data_pipeline.feedback import StoreReading
 from market_data_pipeline.frame import END
 from market_data_pipeline.launcher.children import Child, service
 from market_data_pipeline.launcher.display import Lines, choose_display, nothing_stored, summary, watermark_lag
 from market_data_pipeline.launcher.live_table import LiveTable, render
+from market_data_pipeline.launcher.services import Services
 from market_data_pipeline.store.status import ChannelStatus, JobStatus
 from market_data_pipeline.store.trouble import Trouble
 
@@ -293,3 +296,37 @@ def test_a_coroutine_that_nobody_awaited_in_a_child_is_known_once_and_only_of_th
     assert child.process is not None
     assert child.process.wait(60) == 0
     assert child.never_awaited() == ["<string>:3: RuntimeWarning: coroutine 'put' was never awaited"]
+
+
+def test_a_childs_log_stays_short_and_its_last_words_are_known_all_the_same(tmp_path: Path) -> None:
+    code = """
+import sys
+async def put(): pass
+put()
+for number in range(1000):
+    print("line", number, file=sys.stderr)
+with open("gate") as gate:
+    gate.read()
+for number in range(3):
+    print("last", number, file=sys.stderr)
+sys.exit(2)
+"""
+    gate, log = tmp_path / "gate", tmp_path / "w1.log"
+    os.mkfifo(gate)
+    command = [sys.executable, "-W", "always", "-c", code.replace('"gate"', repr(str(gate)))]
+    child, services = Child("w1", command, {}, log, log_bytes=5000), Services(lambda text: None)
+    services.start([child])
+    assert child.process is not None
+    try:
+        with gate.open("w"):  # it has come there
+            services.look_after()
+            assert log.stat().st_size == 0
+        assert child.process.wait(60) == 2
+    finally:
+        child.kill()
+    assert log.read_text() == "last 0\nlast 1\nlast 2\n"
+    assert len((tmp_path / "w1.log.1").read_text().splitlines()) > 1000
+    assert re.findall("(?:line|last) .*", child.last_words()) == ["line 998", "line 999", "last 0", "last 1", "last 2"]
+    assert child.never_awaited() == ["<string>:4: RuntimeWarning: coroutine 'put' was never awaited"]
+    with pytest.raises(JobFailed, match="last 2"):
+        services.look_after()

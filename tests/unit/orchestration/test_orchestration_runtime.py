@@ -161,6 +161,11 @@ async def test_dead_letters_are_counted_and_the_first_is_told() -> None:
     )
 
 
+async def test_the_status_counts_dead_letters_that_are_not_kept_too() -> None:
+    pipeline = Pipeline("d").source(ListSource([0] * 10_001)).map(inverse, name="div").sink(Collect())
+    assert (await PipelineRuntime().run_pipeline(pipeline)).dead_letters == 10_001
+
+
 async def test_what_a_node_raises_comes_out_as_it_is_and_stands_in_the_status() -> None:
     error = Boom("as raised")
 

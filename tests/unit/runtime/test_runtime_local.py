@@ -206,6 +206,16 @@ async def test_dead_letters_are_kept_with_their_reason() -> None:
     assert runtime.counts["div"]["dead_letter"] == 1
 
 
+async def test_of_more_dead_letters_than_are_kept_all_are_counted() -> None:
+    dag = Pipeline("d").source(ListSource(range(-5, 10_500))).map(lambda n: n + "", name="bad").sink(Collect()).build()
+    runtime = DagRuntime(dag)
+    await runtime.start()
+    assert [letter.item for letter in runtime.dead_letters] == list(range(-5, 9_995)), (
+        "the first: they say what began it"
+    )
+    assert runtime.counts["bad"]["dead_letter"] == 10_505
+
+
 async def test_stop_ends_an_endless_source_and_what_was_read_is_finished(tmp_path: Path) -> None:
     runtimes: list[DagRuntime] = []
 

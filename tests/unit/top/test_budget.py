@@ -234,6 +234,23 @@ def test_an_event_loop_that_is_over_is_let_go() -> None:
     assert loops[0]() is None
 
 
+async def test_full_budgets_are_forgotten_and_others_are_not() -> None:
+    clock = FakeClock()
+    budgets = MemoryBudgets(clock)
+    slow, quick = BudgetRule(1e-3), BudgetRule(1000)
+    busy = [f"busy {number}" for number in range(100)]
+    for name in busy:
+        await budgets.of(name, slow).acquire()
+    gc.collect()
+    before = sum(isinstance(one, Bucket) for one in gc.get_objects())
+    for number in range(2000):
+        await budgets.of(f"name {number}", quick).acquire()
+        clock.elapsed += 0.01
+    assert sum(isinstance(one, Bucket) for one in gc.get_objects()) - before <= 200, "a name of a user's own may be any"
+    waits = [await budgets.ask(name, slow, 1, 10**12) for name in busy]
+    assert min(waits) > 900 * SECOND, "what they have used up is remembered"
+
+
 def test_event_loops_in_several_threads_share_the_budgets_of_the_process() -> None:
     assert in_process() is in_process(SYSTEM_CLOCK)
     assert in_process(FakeClock()) is not in_process()
