@@ -193,6 +193,8 @@ class Coordinator:
             log.info(
                 "leading, term %d" if term else "standing by: another coordinator leads", *([term] if term else [])
             )
+        if term and not self._term:  # it may have led at once, and never followed
+            self._rates.follow(rates_in(now.rates))
         self._term = term
         self._metrics.leader.set(1 if term else 0)
         if not term:
