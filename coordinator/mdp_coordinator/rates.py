@@ -196,14 +196,16 @@ class Rates:
                     found.setdefault(name, []).append(node)
         return found
 
-    def follow(self, rates: Mapping[str, float]) -> None:
-        """Take over what another leader has said, so as to go on from there. A store limits all sources before it."""
+    def follow(self, rates: Mapping[str, float], presses: Mapping[str, Collection[str]] = MappingProxyType({})) -> None:
+        """Take over what another leader has said, so as to go on from there. A store limits all sources before it.
+        ``presses``: as :attr:`presses`."""
         self._seen.clear()
         for name, source in self._sources.items():
             source.follow(rates.get(name))
         for node, store in self._stores.items():
             said = [rates.get(name) for name in self._before[node]]
-            store.follow(None if None in said else max(rate for rate in said if rate is not None))
+            pressed = any(node in presses.get(name, ()) for name in self._before[node])
+            store.follow(None if None in said else max(rate for rate in said if rate is not None), pressed)
 
     def observe(self, seen: Observation, waiting: Collection[str]) -> dict[str, float]:
         """Take the next observation, a second behind the last, and the stages that wait for the outside; the rates from now

@@ -21,7 +21,7 @@ from market_data_pipeline.runtime.store_poll import StorePoll
 from market_data_pipeline.settings import Settings, allowed_hosts, limits_of
 from market_data_pipeline.store.client import Client, check_server, connect, is_transient, refusals_explained
 from market_data_pipeline.store.control import Control, JobInfo, JobNow, publish
-from market_data_pipeline.store.rates import published, rates_in
+from market_data_pipeline.store.rates import presses_in, published, rates_in
 from market_data_pipeline.store.rights import COORDINATOR, check_rights
 from market_data_pipeline.store.status import JobStatus, read_status
 from market_data_pipeline.store.stores import HeardStores, together
@@ -193,6 +193,8 @@ class Coordinator:
             log.info(
                 "leading, term %d" if term else "standing by: another coordinator leads", *([term] if term else [])
             )
+        if term and not self._term:  # it may have led at once, and never followed
+            self._rates.follow(rates_in(now.rates), presses_in(now.rates))
         self._term = term
         self._metrics.leader.set(1 if term else 0)
         if not term:
@@ -253,7 +255,7 @@ class Coordinator:
                 if not await self._control.set_rates(self._term, self._token, said):
                     log.warning("leadership was lost before the sources' rates were said")
         else:
-            self._rates.follow(rates)
+            self._rates.follow(rates, presses_in(job.rates))
         self._metrics.limits(self._plan, rates)
 
     async def _status(self) -> JobStatus:

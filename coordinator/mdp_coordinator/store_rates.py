@@ -20,7 +20,8 @@ who brings in less is not held back, and who brings in more later gets as much a
   The rate grows by a step, and after five more by a quarter with each observation, until the queue rises, or no source
   uses half of the rate: then there is no limit any more. **Slower**: at the smaller one it rises still, and is cut as at
   first.
-* **Nothing is said**: the rate is left; after half a minute there is none. The streams have levels still.
+* **Nothing is said**: the rate is left; after half a minute there is none. The streams have levels still. Who takes over
+  and does not know that the rate is this store's waits five seconds for a word of it.
 """
 
 from __future__ import annotations
@@ -77,12 +78,14 @@ class StoreRate:
         self._cut = 0.0
         self._first = self._lowest = self._steepest = math.inf
 
-    def follow(self, rate: float | None) -> None:
-        """Another has decided this."""
+    def follow(self, rate: float | None, pressed: bool = False) -> None:
+        """Another has decided this. ``pressed``: because of this store; else it may be one that never says anything, and a
+        silence need not be long."""
         if rate != self.rate:
             self.rate = rate
-            self.pressed = self.pressed and rate is not None
             self._forget()
+        self.pressed = pressed and rate is not None
+        self._silent = 0 if pressed else _FORGOTTEN - _PATIENCE
 
     def update(self, position: float | None, intakes: Collection[float]) -> float | None:
         """The rate from now on. ``position`` of the store, see

@@ -49,9 +49,9 @@ class ProviderSource(Source):
     :class:`SourceRouter` passes on one of several at a time.
 
     **Guarantee.** A live feed cannot be read again. From its first commit on a record is in the job exactly once. What was
-    received and not yet committed when the process died is lost, unless the venue sends it again (a snapshot) or another feed
-    has it; with a dedupe nothing counts twice. After a restart every symbol's first live record has a gap record in front of
-    it.
+    received and not yet committed when the process died, or when its task loads again (the job's server was restarted, or out
+    of reach for longer than a lease), is lost, unless the venue sends it again (a snapshot) or another feed has it; with a
+    dedupe nothing counts twice. After that every symbol's first live record has a gap record in front of it.
 
     **What is tried again.** A connection that breaks, or cannot be made within ``connect_timeout``, is made again after a
     random time (``reconnect``), never before the time a venue asks for; after too many failures it is left alone for a while

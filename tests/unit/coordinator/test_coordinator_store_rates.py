@@ -204,6 +204,22 @@ def test_one_that_takes_over_keeps_the_rate_of_a_store() -> None:
     assert rates.presses == {"source": ["sink"]}
 
 
+@pytest.mark.parametrize(("presses", "known_for"), [({}, 4), ({"source": ["other"]}, 4), ({"source": ["sink"]}, 29)])
+def test_one_that_takes_over_waits_long_for_a_word_of_a_store_only_where_the_rate_is_that_stores(
+    presses: dict[str, list[str]], known_for: int
+) -> None:
+    """A rate that comes from a slow sink is for the source alone: else it would hold for half a minute after each takeover."""
+    rates = Rates(plan_of("sink"), HIGH, LOW)
+    for _ in range(3):  # as a standby
+        rates.follow({"source": 800.0}, presses)
+    assert rates.presses == ({"source": ["sink"]} if known_for == 29 else {})
+    found = []
+    for now in range(40):  # what holds the source back is not the outside, so its own rate is lifted soon
+        lengths = {"source.sink": dict.fromkeys(range(P), CAPACITY)}
+        found.append(rates.observe(Observation(float(now), True, 1, lengths, {}, {}, {"source": 800 * now}), ()))
+    assert found == [{"source": 800.0}] * (known_for + 1) + [{}] * (39 - known_for)  # the first one only begins
+
+
 def observation(now: float, frames: int, depth: float) -> Observation:
     lengths = {"source.sink": dict.fromkeys(range(P), frames)}
     flows = {TaskId("sink", p): TaskFlow({}, {"source.sink": int(now) * 100}, busy=now, outside=0.0) for p in range(P)}
