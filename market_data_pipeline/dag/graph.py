@@ -31,6 +31,13 @@ NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 """What a node may be called."""
 
 
+def checked_name(of: str, name: str) -> str:
+    """``name``, which may be wrong still where a job is made of it. Raises :class:`DagValidationError` for what is no text."""
+    if not isinstance(name, str):
+        raise DagValidationError(f"{of}({name!r:.60}): the name is to be text, such as {of}('bars')")
+    return name
+
+
 @dataclass(frozen=True)
 class Node:
     """One step: a name and a Source, Operator, Sink or coroutine function.
@@ -60,6 +67,20 @@ class Node:
         return "sink" if isinstance(self.fn, Sink) else "coroutine"
 
 
+def _check_node(given: object) -> None:
+    if not isinstance(given, Node):
+        made = given.__name__ if isinstance(given, type) else type(given).__name__
+        raise DagValidationError(f"add_node takes a Node, not {made}: add_node(Node('a_name', {made}(...)))")
+
+
+def _check_end(given: object) -> None:
+    if not isinstance(given, str):
+        name = given.name if isinstance(given, Node) else "a_name"
+        raise DagValidationError(
+            f"add_edge takes the names of nodes, not {type(given).__name__}: write {name!r} instead"
+        )
+
+
 @dataclass(frozen=True)
 class Edge:
     """``src -> dst``. At most one of: ``key`` (repartition by this field), ``broadcast`` (to all partitions),
@@ -81,7 +102,7 @@ class Dag:
     """A graph of nodes and edges, built in any order, immutable once validated."""
 
     def __init__(self, name: str = "dag") -> None:
-        self.name = name
+        self.name = checked_name("Dag", name)
         self._nodes: list[Node] = []
         self._edges: list[Edge] = []
         self._order: tuple[str, ...] | None = None
@@ -97,8 +118,9 @@ class Dag:
         return tuple(self._edges)
 
     def add_node(self, node: Node) -> Node:
-        """Add ``node``; mistakes are reported by :meth:`validate`. Returns the node."""
+        """Add ``node``; mistakes in it are reported by :meth:`validate`. Returns the node."""
         self._changeable()
+        _check_node(node)
         self._nodes.append(node)
         return node
 
@@ -115,6 +137,8 @@ class Dag:
     ) -> Edge:
         """Join two nodes by name, at the usual ports or at named ones (see :class:`Edge`). Returns the edge."""
         self._changeable()
+        _check_end(src)
+        _check_end(dst)
         edge = Edge(src, dst, key, broadcast, boundary, output, input, channel)
         self._edges.append(edge)
         return edge

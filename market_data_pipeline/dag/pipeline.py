@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import chain, count
 from typing import Any, Self
 
-from market_data_pipeline.dag.graph import Dag, Edge, Node
+from market_data_pipeline.dag.graph import Dag, Edge, Node, checked_name
 from market_data_pipeline.dag.options import NodeOptions
 from market_data_pipeline.durations import Duration
 from market_data_pipeline.errors import DagValidationError
@@ -44,7 +44,7 @@ class Pipeline:
     ``DagValidationError``, at once where one step shows it, else from :meth:`build`."""
 
     def __init__(self, name: str = "pipeline") -> None:
-        self.name = name
+        self.name = checked_name(type(self).__name__, name)
         self._nodes: list[Node] = []
         self._edges: list[Edge] = []
         self._tail: str | None = None

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market_data_pipeline.dag.graph import Dag, Edge, Node, is_coroutine_function
+from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.errors import DagValidationError
 from market_data_pipeline.operators.stateless import Map
 from market_data_pipeline.sinks.collect import Collect
@@ -52,6 +53,33 @@ def test_add_returns_what_was_added() -> None:
     assert dag.add_edge("a", "c", boundary=True) == Edge("a", "c", boundary=True)
     assert dag.add_edge("a", "d", broadcast=True) == Edge("a", "d", broadcast=True)
     assert [edge.dst for edge in dag.edges] == ["b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            lambda dag: dag.add_node(Collect()),
+            r"^add_node takes a Node, not Collect: add_node\(Node\('a_name', Collect\(",
+        ),
+        (lambda dag: dag.add_node(Collect), "^add_node takes a Node, not Collect: "),
+        (
+            lambda dag: dag.add_edge(Node("a", step), "b"),
+            "^add_edge takes the names of nodes, not Node: write 'a' instead",
+        ),
+        (
+            lambda dag: dag.add_edge("a", Collect()),
+            "^add_edge takes the names of nodes, not Collect: write 'a_name' instead",
+        ),
+        (lambda _: Dag(None), r"^Dag\(None\): the name is to be text, such as Dag\('bars'\)"),
+        (lambda _: Pipeline(5), r"^Pipeline\(5\): the name is to be text"),
+    ],
+)
+def test_what_is_no_node_and_no_name_is_refused_where_it_is_given(wrong: Any, message: str) -> None:
+    dag = linear()
+    with pytest.raises(DagValidationError, match=message):
+        wrong(dag)
+    assert dag.validate() == ("src", "double", "out")
 
 
 def test_a_valid_graph_gives_its_order() -> None:
