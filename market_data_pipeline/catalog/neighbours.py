@@ -9,6 +9,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+_OURS = frozenset({"market_data_pipeline", "mdp_coordinator", "mdp_worker"})
+"""Who runs a program from a clone of this project has them installed and beside it: the process's are meant."""
+
 _put: set[str] = set()
 """Folders that are on ``sys.path`` because of a program or document."""
 
@@ -40,7 +43,7 @@ def strangers(names: Iterable[str], folder: Path) -> Iterator[str]:
     going = list(names)
     while going:
         name = going.pop()
-        beside = None if name in seen else _beside(name, folder)
+        beside = None if name in seen or name in _OURS else _beside(name, folder)
         seen.add(name)
         if beside is None:
             continue

@@ -352,6 +352,17 @@ def test_what_neighbours_import_is_looked_at_too(folders: tuple[Path, Path]) -> 
         load_app(str(document), {})
 
 
+def test_a_program_beside_this_packages_source_runs_with_the_package_that_is_installed(
+    folders: tuple[Path, Path],
+) -> None:
+    """As in a clone of this project."""
+    one, _ = folders
+    beside = one / "market_data_pipeline" / "__init__.py"
+    beside.parent.mkdir()
+    beside.write_text("raise ImportError('not this one')\n")
+    assert factor(one / "one_of_app.py") == 2
+
+
 @pytest.mark.parametrize("text", ["def", "\0", "(" * 500, "# coding: no-such\n"])
 def test_a_neighbour_that_cannot_be_read_is_the_imports_business(tmp_path: Path, text: str) -> None:
     program = tmp_path / "unread_of_app.py"
