@@ -28,10 +28,11 @@ from market_data_pipeline.operators.bar_table import Trades, grouped, join_trade
 from market_data_pipeline.operators.bar_windows import BarWindows
 from market_data_pipeline.operators.buckets import Buckets
 from market_data_pipeline.operators.conditions import ConditionMask, Predicate
+from market_data_pipeline.operators.field_names import of_bars
 from market_data_pipeline.operators.lateness import Lateness, LatePolicy
 from market_data_pipeline.operators.phases import LIVE, Phases, check_phases, in_phases
 from market_data_pipeline.operators.trade_log import Correction, TradeLog, Values
-from market_data_pipeline.records import ACTIONS, SIDE_CODES, FieldNames, Gap, Trade, field, fields_of
+from market_data_pipeline.records import ACTIONS, SIDE_CODES, Gap, Trade, field
 
 _GROUP_AT = 65_536
 """Trades are grouped when so many wait, a bar comes out, or a commit is made: larger groups are cheaper by the trade."""
@@ -103,8 +104,7 @@ class TumblingBars(BarWindows):
         self._waiting: list[_Waiting] = []
         self._n_waiting = 0
 
-    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
-        return taken if output else fields_of("bar")
+    fields_given = of_bars
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         late: list[Frame] = []

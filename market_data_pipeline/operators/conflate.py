@@ -19,11 +19,12 @@ from market_data_pipeline.frame import END, NO_MARK, Columns, Dictionary, Frame,
 from market_data_pipeline.operators.base import Operator, pack_items
 from market_data_pipeline.operators.buckets import LONGEST, Tumbling
 from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.operators.field_names import kept
 from market_data_pipeline.operators.keys import check_field, check_key
 from market_data_pipeline.operators.lateness import LATE, Lateness, LatePolicy, check_late_policy
 from market_data_pipeline.operators.stateless import apply
 from market_data_pipeline.packing import unpack
-from market_data_pipeline.records import FieldNames, field
+from market_data_pipeline.records import field
 
 _LOOK_EVERY = 50_000_000
 """Nanoseconds between two looks whether there is room again."""
@@ -90,8 +91,7 @@ class Conflate(Operator):
     def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
         return (self.key,)
 
-    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
-        return taken
+    fields_given = kept
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         if self.interval is None and not self.ctx.pressed and not self._open:

@@ -33,10 +33,11 @@ from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import END, NO_MARK, Array, Columns, Dictionary, Frame, Items, columns_from_rows
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.operators.field_names import kept
 from market_data_pipeline.operators.hashing import hash_columns, hash_content, hash_content_columns, hash_row
 from market_data_pipeline.operators.keyset import CONTENT, MARK, KeySet
 from market_data_pipeline.packing import pack, unpack
-from market_data_pipeline.records import KINDS, MAX_TIME, MIN_TIME, FieldNames
+from market_data_pipeline.records import KINDS, MAX_TIME, MIN_TIME
 from market_data_pipeline.records import field as field_of
 
 _SEGMENT_KEYS = 4096
@@ -88,8 +89,7 @@ class Dedupe(Operator):
     def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
         return (*self.fields, *(self.content or ()))
 
-    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
-        return taken
+    fields_given = kept
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         items = frame.items

@@ -40,10 +40,10 @@ from market_data_pipeline.operators.as_records import keep
 from market_data_pipeline.operators.bar_choices import Side
 from market_data_pipeline.operators.choices import check_choice
 from market_data_pipeline.operators.conditions import Predicate
+from market_data_pipeline.operators.field_names import of_bars
 from market_data_pipeline.operators.open_bars import PROGRESS
 from market_data_pipeline.operators.phases import LIVE, Phases
 from market_data_pipeline.operators.runs import run_totals
-from market_data_pipeline.records import FieldNames, fields_of
 
 Overshoot = Literal["carry", "split"]
 
@@ -81,8 +81,7 @@ class TickBars(InformationBars):
         self.n = n
         self._set_up(label, updates_ohlc, updates_volume, phases)
 
-    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
-        return taken if output else fields_of("bar")
+    fields_given = of_bars
 
     def _pieces(self, batch: Batch) -> Pieces:
         codes, count = batch.code[batch.first], np.diff(batch.first, append=len(batch.code))
@@ -208,8 +207,7 @@ class VolumeBars(AmountBars):
         self.volume = self._set_threshold(volume, "volume", overshoot)
         self._set_up(label, updates_ohlc, updates_volume, phases)
 
-    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
-        return taken if output else fields_of("bar")
+    fields_given = of_bars
 
     def _amount(self, price: Array, size: Array) -> Array:
         return size
@@ -237,8 +235,7 @@ class DollarBars(AmountBars):
         self.notional = self._set_threshold(notional, "notional", overshoot)
         self._set_up(label, updates_ohlc, updates_volume, phases)
 
-    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
-        return taken if output else fields_of("bar")
+    fields_given = of_bars
 
     def _amount(self, price: Array, size: Array) -> Array:
         return np.abs(price) * size

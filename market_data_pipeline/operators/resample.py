@@ -27,10 +27,11 @@ from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.buckets import FARTHEST, LONGEST, OUTSIDE, Buckets
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.choices import check_choice
+from market_data_pipeline.operators.field_names import of_bars
 from market_data_pipeline.operators.lateness import Lateness, LatePolicy
 from market_data_pipeline.operators.stateless import apply
 from market_data_pipeline.packing import pack, unpack
-from market_data_pipeline.records import COLUMN_TYPES, Bar, FieldNames, field, fields_of
+from market_data_pipeline.records import COLUMN_TYPES, Bar, field
 
 _SHADOW = "shadow:"
 
@@ -68,8 +69,7 @@ class Resample(BarWindows):
         """By the same key and ``ts_open``: the bars that are not final, with their revision."""
         self._shadows = Changes()
 
-    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
-        return taken if output else fields_of("bar")
+    fields_given = of_bars
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         items = record_columns(frame.items, Bar, self.ctx)
@@ -217,8 +217,7 @@ class LabelBars(Operator):
     def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
         return (self.ts,)
 
-    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
-        return taken if output else fields_of("bar")
+    fields_given = of_bars
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         items = frame.items

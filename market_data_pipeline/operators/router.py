@@ -17,9 +17,10 @@ import numpy as np
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Columns, Dictionary, Frame, to_rows
 from market_data_pipeline.operators.base import Operator
+from market_data_pipeline.operators.field_names import kept
 from market_data_pipeline.operators.keys import check_field
 from market_data_pipeline.operators.stateless import apply, check_function
-from market_data_pipeline.records import FieldNames, field
+from market_data_pipeline.records import field
 
 UNMATCHED = "unmatched"
 
@@ -76,8 +77,7 @@ class Router(_Routes):
             if output is not None
         ]
 
-    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
-        return taken
+    fields_given = kept
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         parts: dict[str, list[Any]] = {}
@@ -110,8 +110,7 @@ class TableRouter(_Routes):
     def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
         return (self.by,)
 
-    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
-        return taken
+    fields_given = kept
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         items = frame.items

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import Columns, Frame, to_rows
 from market_data_pipeline.operators.base import Operator
-from market_data_pipeline.records import FieldNames
+from market_data_pipeline.operators.field_names import kept
 
 
 def _each(items: list[Any], work: Callable[[Iterator[Any]], None], failed: Callable[[Any, Exception], None]) -> None:
@@ -109,8 +109,7 @@ class Filter(Operator):
         check_function(predicate, "filter")
         self.predicate = predicate
 
-    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
-        return taken
+    fields_given = kept
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         predicate = self.predicate

@@ -28,10 +28,11 @@ from market_data_pipeline.frame import END, NO_MARK, Columns, Dictionary, Frame,
 from market_data_pipeline.operators.base import Operator, pack_items
 from market_data_pipeline.operators.changes import Changes
 from market_data_pipeline.operators.choices import check_choice
+from market_data_pipeline.operators.field_names import kept
 from market_data_pipeline.operators.keys import check_field, check_key
 from market_data_pipeline.operators.stateless import apply
 from market_data_pipeline.packing import pack, unpack
-from market_data_pipeline.records import FieldNames, field
+from market_data_pipeline.records import field
 
 Over = Literal["drop", "conflate", "delay"]
 By = Literal["event", "wall"]
@@ -125,8 +126,7 @@ class Throttle(Operator):
     def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
         return () if self.total else (self.key,)
 
-    def fields_given(self, taken: FieldNames, output: str = "") -> FieldNames:
-        return taken
+    fields_given = kept
 
     def process(self, frame: Frame) -> Iterable[Frame]:
         out: list[Any] = []

@@ -24,6 +24,7 @@ from market_data_pipeline.frame import END, NO_MARK, Array, Column, Columns, Fra
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.buckets import FARTHEST
 from market_data_pipeline.operators.changes import Changes
+from market_data_pipeline.operators.field_names import read_by_join
 from market_data_pipeline.operators.joins.keyed import (
     Chunk,
     Keys,
@@ -330,8 +331,7 @@ class AsofJoin(LatestJoin):
         self.late = check_late_policy(late, ("drop", "side_output"))
         self._prepare()
 
-    def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
-        return (self.key, *(self.fields if input and self.combine is None else ()))
+    fields_read = read_by_join
 
     def _matches(self, ts: Array, rights: Chunk, at: Array) -> Array:
         return np.ones(len(at), bool) if self.tolerance is None else ts - rights.ts[at] <= self.tolerance

@@ -22,6 +22,7 @@ from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.frame import NO_MARK, Frame, Items, to_rows
 from market_data_pipeline.operators.base import Operator
 from market_data_pipeline.operators.buckets import FARTHEST
+from market_data_pipeline.operators.field_names import read_by_join
 from market_data_pipeline.operators.joins.keyed import Keys, as_columns, place
 from market_data_pipeline.operators.joins.log import ItemLog
 from market_data_pipeline.operators.joins.pairs import (
@@ -170,8 +171,7 @@ class IntervalJoin(Operator):
         self._right = _Side("right", max(0, (behind if how == "left" else 0) - self.lower))
         self._watermark = NO_MARK
 
-    def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
-        return (self.key, *(self.fields if input and self.combine is None else ()))
+    fields_read = read_by_join
 
     def required_outputs(self) -> tuple[str, ...]:
         return Lateness(self.late).required_outputs

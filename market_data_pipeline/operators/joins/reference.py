@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 
 from market_data_pipeline.frame import Array, Columns, Frame
+from market_data_pipeline.operators.field_names import read_by_join
 from market_data_pipeline.operators.joins.asof import LatestJoin
 from market_data_pipeline.operators.joins.keyed import Chunk, object_array, plain_column
 from market_data_pipeline.operators.joins.pairs import Combine, How, check_pairs, value_of
@@ -75,8 +76,7 @@ class ReferenceJoin(LatestJoin):
         self.late = check_late_policy(late, ("drop", "side_output"))
         self._prepare()
 
-    def fields_read(self, input: str = "") -> tuple[str, ...]:  # noqa: A002 - what it is
-        return (self.key, *(self.fields if input and self.combine is None else ()))
+    fields_read = read_by_join
 
     def _take_left(self, chunk: Chunk) -> Iterable[Frame]:
         if self.wait:
