@@ -92,5 +92,5 @@ def test_a_slow_operator_asks_for_more(server: EmbeddedServer, tmp_path: Path, l
         assert refusal(running, "?goal=4") == (400, "unknown parameter 'goal'; there are: stage, target\n")
         assert refusal(running, "?target=x")[0] == refusal(running, "?target=1&target=2")[0] == 400
         assert refusal(running, "?stage=bars") == (404, "no stage 'bars'; there are: map\n")
-        channel = json.loads(running.http("coordinator", "/api/status"))["channels"][0]
+        channel = running.status()["channels"][0]
         assert 0 < channel["items"] <= 64 * sum(channel["lengths"].values())

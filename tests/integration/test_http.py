@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from test_main_job import APP, RATE, end, until_told
@@ -53,7 +52,7 @@ def test_endpoints(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
             wait_until(lambda name=name: name in running.http("coordinator", "/metrics"), name)
         assert running.http("w0", "/healthz") == running.http("coordinator", "/healthz") == "ok\n"
         assert running.http("w0", "/readyz") == f"holds partitions {list(range(8))}\n"
-        status = json.loads(running.http("coordinator", "/api/status"))
+        status = running.status()
         assert (status["job"], status["state"], status["tasks"]) == ("bars", "running", 9)
         assert status["owners"] == {str(p): "w0" for p in range(8)}
         assert status["workers"][0]["partitions"] == list(range(8))

@@ -85,7 +85,7 @@ def test_the_users_of_a_job_can_run_it(either: EmbeddedServer, tmp_path: Path, l
         assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
         letters = run_mdp("dlq", *look)
         assert (letters.returncode, letters.stdout) == (0, ""), letters.stderr
-        assert json.loads(running.http("coordinator", "/api/status"))["job"] == "bars"
+        assert running.status()["job"] == "bars"
         end(running, tmp_path, RATE)
         assert running.wait_for_exit("w2") == running.wait_for_exit("coordinator") == 0
         assert run_mdp("status", "--check", *look).returncode == 0

@@ -36,10 +36,8 @@ class Deployment:
     def failed(self) -> list[str]:
         """Names of processes that ended otherwise than with 0; one that was asked to leave before it could listen to that
         ended by the signal itself, and had nothing yet."""
-        early = [name for name in self.leaving if "listening on" not in self._job.log(name)]
         codes = {name: self._job.processes[name].poll() for name in (*self.running, *self.leaving)}
-        return [
-            name
-            for name, code in codes.items()
-            if code not in (None, 0) and not (name in early and code == -signal.SIGTERM)
-        ]
+        return [name for name, code in codes.items() if code and not self._left_early(name, code)]
+
+    def _left_early(self, name: str, code: int) -> bool:
+        return name in self.leaving and code == -signal.SIGTERM and "listening on" not in self._job.log(name)

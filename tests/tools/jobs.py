@@ -169,6 +169,15 @@ class Job:
         assert status == 200, f"{path}: {status} {text}"
         return str(text)
 
+    def status(self) -> dict[str, Any]:
+        """What the coordinator says at /api/status."""
+        return dict(json.loads(self.http("coordinator", "/api/status")))
+
+    def metric(self, process: str, name: str) -> float:
+        """The sum of a metric; ``name`` may go on into its labels."""
+        lines = [line for line in self.http(process, "/metrics").splitlines() if line.startswith(name)]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
     def ready(self, name: str) -> str:
         """What the process says of itself at /readyz; empty while it answers 503."""
         status, text = self.ask(name, "/readyz")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tools.jobs import APPS, ROOT, Job, job, wait_until
@@ -41,19 +39,9 @@ def url(postgres: PostgresServer) -> Iterator[str]:
         yield made
 
 
-def metric(running: Job, process: str, name: str) -> float:
-    """The sum of a metric; ``name`` may go on into its labels."""
-    lines = [line for line in running.http(process, "/metrics").splitlines() if line.startswith(name)]
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
-
-
 def resident_kib(running: Job) -> int:
     status = Path(f"/proc/{running.processes['w0'].pid}/status").read_text()
     return int(re.findall(r"VmRSS:\s+(\d+)", status)[0])
-
-
-def status(running: Job) -> dict[str, Any]:
-    return dict(json.loads(running.http("coordinator", "/api/status")))
 
 
 def test_a_locked_table_slows_the_source_and_loses_nothing(
@@ -64,32 +52,32 @@ def test_a_locked_table_slows_the_source_and_loses_nothing(
     with job(server.url, APPS / "slow_store.py", logs, *given, env=SETTINGS) as running:
         running.start("coordinator", "--partitions", "2", "--min-workers", "1")
         running.start("w0")
-        wait_until(lambda: running.state() == "running" and status(running)["items_out"] > RATE, "the job to run")
+        wait_until(lambda: running.state() == "running" and running.status()["items_out"] > RATE, "the job to run")
         # a machine that stands still at the start may have been limited for a moment
-        wait_until(lambda: status(running)["rates"] == {}, "the source not to be limited")
-        wait_until(lambda: metric(running, "w0", "mdp_source_rate_limit{") == float("inf"), "the worker to know")
+        wait_until(lambda: running.status()["rates"] == {}, "the source not to be limited")
+        wait_until(lambda: running.metric("w0", "mdp_source_rate_limit{") == float("inf"), "the worker to know")
         with lock_table(url, "trades"):
             # the first cut is by what the store took in the last seconds, which may have been before it was locked
-            wait_until(lambda: status(running)["rates"].get("source", RATE) <= RATE / 10, "the source to be limited")
-            wait_until(lambda: metric(running, "w0", "mdp_source_rate_limit{") < RATE, "the worker to obey")
-            assert metric(running, "coordinator", "mdp_source_rate_limit{") < RATE
-            held, memory = status(running), resident_kib(running)
+            wait_until(lambda: running.status()["rates"].get("source", RATE) <= RATE / 10, "the source to be limited")
+            wait_until(lambda: running.metric("w0", "mdp_source_rate_limit{") < RATE, "the worker to obey")
+            assert running.metric("coordinator", "mdp_source_rate_limit{") < RATE
+            held, memory = running.status(), resident_kib(running)
             assert held["items_in"] - held["items_out"] <= MOST_WAITING
             seen: list[int] = []
             wait_until(lambda: seen.append(resident_kib(running)) or len(seen) >= 100, "some more seconds")
-            later = status(running)
+            later = running.status()
             assert later["items_in"] - held["items_in"] <= MOST_WAITING, "nothing fits in any more"
             assert later["items_out"] == held["items_out"]
             assert max(seen) - memory < 32 * MIB
-            assert metric(running, "w0", 'mdp_channel_crossings_total{channel="source.store",level="high"}') >= 1
+            assert running.metric("w0", 'mdp_channel_crossings_total{channel="source.store",level="high"}') >= 1
             shown = subprocess.run(
                 [sys.executable, "-m", "market_data_pipeline.cli", "status", "--redis-url", server.url],
                 capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, "MDP_ALLOW_VOLATILE": "true"},
             )  # fmt: skip
             assert "slowed down: source" in " ".join(shown.stdout.split())
-        wait_until(lambda: status(running)["items_out"] > later["items_out"] + MOST_WAITING, "the store to go on")
-        assert metric(running, "w0", 'mdp_channel_crossings_total{channel="source.store",level="low"}') >= 1
-        assert metric(running, "w0", "mdp_sink_write_seconds_sum") > 5, "the wait for the lock is in it"
+        wait_until(lambda: running.status()["items_out"] > later["items_out"] + MOST_WAITING, "the store to go on")
+        assert running.metric("w0", 'mdp_channel_crossings_total{channel="source.store",level="low"}') >= 1
+        assert running.metric("w0", "mdp_sink_write_seconds_sum") > 5, "the wait for the lock is in it"
         end.touch()
         running.wait()
         items = running.counts()["source"]["out"]

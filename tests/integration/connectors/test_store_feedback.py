@@ -46,15 +46,6 @@ class Setting:
         return [(row["symbol"], row["trade_id"]) for row in rows]
 
 
-def metric(running: Job, process: str, name: str) -> float:
-    lines = [line for line in running.http(process, "/metrics").splitlines() if line.startswith(name)]
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
-
-
-def status(running: Job) -> dict[str, Any]:
-    return dict(json.loads(running.http("coordinator", "/api/status")))
-
-
 def shown(server: EmbeddedServer) -> str:
     """What ``mdp status`` says."""
     said = subprocess.run(
@@ -67,7 +58,7 @@ def shown(server: EmbeddedServer) -> str:
 def start(running: Job) -> None:
     running.start("coordinator", "--partitions", "2", "--min-workers", "1")
     running.start("w0")
-    wait_until(lambda: running.state() == "running" and status(running)["items_out"] > PACE / 2, "the job to run")
+    wait_until(lambda: running.state() == "running" and running.status()["items_out"] > PACE / 2, "the job to run")
 
 
 def test_a_sink_with_a_queue_of_its_own_is_never_buried(server: EmbeddedServer, tmp_path: Path, logs: Path) -> None:
@@ -75,26 +66,26 @@ def test_a_sink_with_a_queue_of_its_own_is_never_buried(server: EmbeddedServer, 
     told.pace(PACE)
     with job(server.url, APPS / "queue_job.py", logs, *told.arguments, env=SETTINGS) as running:
         start(running)
-        wait_until(lambda: status(running)["rates"] == {}, "the source not to be limited")
+        wait_until(lambda: running.status()["rates"] == {}, "the source not to be limited")
         told.slow.touch()
         deepest: list[float] = []
 
         def pressed() -> bool:
-            now = status(running)
+            now = running.status()
             deepest.append(now["stores"].get("store", {}).get("queue_depth", 0.0))
             return now["presses"] == {"source": ["store"]} and now["rates"]["source"] < PACE / 2
 
         wait_until(pressed, "the source to be limited")
-        wait_until(lambda: metric(running, "w0", "mdp_source_rate_limit{") < PACE / 2, "the worker to obey")
+        wait_until(lambda: running.metric("w0", "mdp_source_rate_limit{") < PACE / 2, "the worker to obey")
         assert max(deepest) <= HIGH + 5 * PACE
-        assert metric(running, "coordinator", 'mdp_store_queue_high{node="store"}') == HIGH
-        assert metric(running, "coordinator", 'mdp_store_queue_depth{node="store"}') > LOW
-        assert metric(running, "coordinator", 'mdp_store_write_seconds{node="store"}') == 0.01
-        wait_until(lambda: metric(running, "coordinator", "mdp_scale_sink_bound") == 1, "the sink to be what is slow")
+        assert running.metric("coordinator", 'mdp_store_queue_high{node="store"}') == HIGH
+        assert running.metric("coordinator", 'mdp_store_queue_depth{node="store"}') > LOW
+        assert running.metric("coordinator", 'mdp_store_write_seconds{node="store"}') == 0.01
+        wait_until(lambda: running.metric("coordinator", "mdp_scale_sink_bound") == 1, "the sink to be what is slow")
         told.slow.unlink()
         told.pace(200)
-        wait_until(lambda: status(running)["rates"] == {}, "the limit to be lifted")
-        assert status(running)["presses"] == {}
+        wait_until(lambda: running.status()["rates"] == {}, "the limit to be lifted")
+        assert running.status()["presses"] == {}
         told.pace(0)
         running.wait()
         brought = running.counts()["source"]["out"]
@@ -140,22 +131,22 @@ def test_an_outside_coordinator_of_writes_is_obeyed(server: EmbeddedServer, tmp_
         url = ["--set", f"url=http://127.0.0.1:{writes.server_port}/queue"]
         with job(server.url, APPS / "queue_job.py", logs, *told.arguments, *url, env=SETTINGS) as running:
             start(running)
-            wait_until(lambda: status(running)["stores"], "the coordinator to be asked")
-            wait_until(lambda: status(running)["rates"] == {}, "the source not to be limited")
+            wait_until(lambda: running.status()["stores"], "the coordinator to be asked")
+            wait_until(lambda: running.status()["rates"] == {}, "the source not to be limited")
             writes.depth = 100
-            wait_until(lambda: status(running)["presses"] == {"source": ["store"]}, "the source to be limited")
-            assert metric(running, "coordinator", 'mdp_store_queue_depth{node="store"}') == 100
+            wait_until(lambda: running.status()["presses"] == {"source": ["store"]}, "the source to be limited")
+            assert running.metric("coordinator", 'mdp_store_queue_depth{node="store"}') == 100
             said = shown(server)
             assert "/s (store of store)" in said
             assert "store of store: 100 wait, high 80, low 20, a write 0.250 s" in said
             writes.depth = 50
             told.pace(200)
-            wait_until(lambda: status(running)["stores"]["store"]["queue_depth"] == 50, "the next answer")
-            held, more = status(running)["rates"], writes.answers + 3
+            wait_until(lambda: running.status()["stores"]["store"]["queue_depth"] == 50, "the next answer")
+            held, more = running.status()["rates"], writes.answers + 3
             wait_until(lambda: writes.answers >= more, "some more answers")
-            assert status(running)["rates"] == held, "between its levels nothing is changed"
+            assert running.status()["rates"] == held, "between its levels nothing is changed"
             writes.depth = 0
-            wait_until(lambda: status(running)["rates"] == {}, "the limit to be lifted")
+            wait_until(lambda: running.status()["rates"] == {}, "the limit to be lifted")
             told.pace(0)
             running.wait()
             brought = running.counts()["source"]["out"]
