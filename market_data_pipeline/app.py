@@ -14,7 +14,6 @@ import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from market_data_pipeline.catalog.load import SUFFIXES, load_file
 from market_data_pipeline.catalog.neighbours import first_on_path, imports_of, strangers
+from market_data_pipeline.catalog.shapes import NO_PATH
 from market_data_pipeline.dag.graph import Dag
 from market_data_pipeline.dag.pipeline import Pipeline
 from market_data_pipeline.errors import ConfigError, MdpError
@@ -136,9 +136,8 @@ def _arguments(app: str, fn: Callable[..., Any], values: Mapping[str, str]) -> d
         raise ConfigError(f"{app}: annotation cannot be resolved: {error}") from error
     for name in values:
         if name not in parameters:
-            near = get_close_matches(name, list(parameters), 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(f"{name}: {app} has no such parameter; {hint}it takes: {', '.join(parameters) or 'none'}")
+            hint = nearest(name, parameters) or ";"
+            raise ConfigError(f"{name}: {app} has no such parameter{hint} it takes: {', '.join(parameters) or 'none'}")
     arguments: dict[str, Any] = {}
     for name, parameter in parameters.items():
         hint_type = hints.get(name, str)
@@ -152,10 +151,8 @@ def _arguments(app: str, fn: Callable[..., Any], values: Mapping[str, str]) -> d
 
 
 def _convert(name: str, text: str, hint: Any) -> Any:
-    if not text and Path in _alternatives(
-        hint
-    ):  # Path("") is this folder, and a shell's unset variable gives it unasked
-        raise ConfigError(f"parameter {name}: an empty path is none; write . for the folder this runs in")
+    if not text and Path in _alternatives(hint):
+        raise ConfigError(f"parameter {name}: {NO_PATH}")
     try:
         return TypeAdapter(hint).validate_python(text)
     except ValidationError as error:

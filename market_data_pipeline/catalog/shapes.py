@@ -24,6 +24,8 @@ from market_data_pipeline.durations import signed_duration
 from market_data_pipeline.errors import ConfigError
 from market_data_pipeline.hints import nearest
 
+NO_PATH = "an empty path is none; write . for the folder this runs in"
+"""``Path("")`` is this folder, and a shell's unset variable gives it unasked."""
 FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 """``module:qualname``."""
 UNKNOWN = "unknown"
@@ -198,8 +200,8 @@ class Location(Shape):
 
     def take(self, value: Any) -> Any:
         text = str(super().take(value))
-        if not text:  # Path("") is this folder, and a shell's unset variable gives it unasked
-            raise refused("an empty path is none; write . for the folder this runs in")
+        if not text:
+            raise refused(NO_PATH)
         return self.made(text)
 
 

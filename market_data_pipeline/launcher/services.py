@@ -42,9 +42,10 @@ class Services:
                 # it saw the job's end before we did, or somebody asked it to leave
                 child.start_at = time.monotonic() + _LEFT_SECONDS
             elif child.start_at is None:
-                self._say(f"{child.name} died with {_cause(code)}; its last words:\n{child.last_words()}")
+                words = child.last_words()
+                self._say(f"{child.name} died with {_cause(code)}; its last words:\n{words}")
                 if code in NO_RESTART or not child.may_restart():
-                    said = child.last_words().strip().splitlines()
+                    said = words.strip().splitlines()
                     raise JobFailed(
                         f"{child.name} cannot run ({_cause(code)}): {said[-1].strip() if said else 'it said nothing'}"
                     )
